@@ -1,0 +1,18 @@
+"""llabel: a labelled table becomes an LLM text classifier, compared with everything simpler."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llabel.estimator import LLMClassifier
+
+__all__ = ["LLMClassifier", "__version__"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import the classifier when it is asked for, so that `llabel --help` stays fast (PEP 562)."""
+    if name == "LLMClassifier":
+        from llabel.estimator import LLMClassifier
+
+        return LLMClassifier
+    raise AttributeError(f"module 'llabel' has no attribute {name!r}")

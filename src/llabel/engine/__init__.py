@@ -1,0 +1,1 @@
+"""What makes the LLM fast; knows tensors, not text."""

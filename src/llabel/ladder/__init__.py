@@ -1,0 +1,1 @@
+"""One file a rung; each maps texts to class probabilities."""

@@ -1,0 +1,56 @@
+"""What a classification task is made of: plain frozen data, no logic."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Label: TypeAlias = Hashable  # str, bool or int as it stands in the user's table
+Text: TypeAlias = tuple[str, ...]  # one row: the task's fields in their order
+ClassIndices: TypeAlias = npt.NDArray[np.int64]  # (n,), positions in `Task.classes`
+Probabilities: TypeAlias = npt.NDArray[np.float64]  # (n, n_classes), rows sum to 1
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """One part of a task (train, validation or test), rows in a fixed order.
+
+    Attributes:
+        ids: (n,) where each row stands in the user's data, as ``part:row`` (first data row is 1).
+        texts: (n,) one tuple of field texts per row, in the order of ``Task.fields``.
+        y: (n,) class indices.
+        groups: (n,) values of the group column, or None where none was named.
+    """
+
+    ids: tuple[str, ...]
+    texts: tuple[Text, ...]
+    y: ClassIndices
+    groups: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Fields, labels and locked splits: all that a rung may know.
+
+    Attributes:
+        name: what the user called the data (a file's or asset's name).
+        fields: names of the text columns.
+        classes: the labels in sorted order; class index = position.
+        train: rows to learn from.
+        validation: rows to choose on.
+        test: rows read once, at the end.
+        fingerprint: SHA-256 over fields, classes and every row of every part.
+    """
+
+    name: str
+    fields: tuple[str, ...]
+    classes: tuple[Label, ...]
+    train: Split
+    validation: Split
+    test: Split
+    fingerprint: str
