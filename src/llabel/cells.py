@@ -1,0 +1,115 @@
+"""One row of a table, and the words in which messages speak of rows, columns and values."""
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llabel.errors import InputError
+
+CELL_LIMIT = 10_000_000  # characters; a novel has about 500,000
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One data row and where it stands."""
+
+    file: str
+    number: int
+    line: int | None  # of the file; None where a format has no lines
+    values: dict[str, Any]
+
+    @property
+    def where(self) -> str:
+        """``row 17 (line 18)``, or ``row 17`` where the line says nothing more."""
+        return row_name(self.number, self.line)
+
+
+def row_name(number: int, line: int | None) -> str:
+    """How a row is called in messages."""
+    return f"row {number}" if line in (None, number) else f"row {number} (line {line})"
+
+
+def shown(value: object, length: int = 60) -> str:
+    """A value as a message shows it: its repr, shortened; long values are never copied whole."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= length else f"{value[:length]!r}…"
+    text = repr(value)
+    return text if len(text) <= length else text[:length] + "…"
+
+
+def listed(names: Iterable[object], limit: int = 20) -> str:
+    """Names for a message, quoted, the first `limit` of them."""
+    names = list(names)
+    more = f", … ({len(names)} in all)" if len(names) > limit else ""
+    return ", ".join(shown(name) for name in names[:limit]) + more
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """A sentence with the closest of `names`, case aside, or an empty string."""
+    folded = {known.strip().casefold(): known for known in names}
+    close = difflib.get_close_matches(name.strip().casefold(), folded, n=1)
+    return f" Did you mean {shown(folded[close[0]])}?" if close else ""
+
+
+def check_cell(value: Any, file: str, row: str, column: str) -> None:
+    """Refuse what no later step can use: a cell that is too large, or holds NUL or half characters.
+
+    Raises:
+        InputError: naming file, row, column and value.
+    """
+    if not isinstance(value, str):
+        return
+    if len(value) > CELL_LIMIT:
+        raise InputError(
+            f"{file}: {row}, column {shown(column)}: a cell of {len(value):,} characters, "
+            f"beginning {shown(value)}. At most {CELL_LIMIT:,} are allowed: shorten the text or "
+            "remove the row."
+        )
+    if "\0" in value:
+        at = value.index("\0")
+        raise InputError(
+            f"{file}: {row}, column {shown(column)}: a NUL byte at character {at + 1} of "
+            f"{shown(value[max(0, at - 20) :])}. The file is damaged or not UTF-8 text (UTF-16 "
+            "looks like this): remove NULs (tr -d '\\000' < old > new) or save it as UTF-8."
+        )
+    if not value.isascii() and re.search("[\ud800-\udfff]", value):
+        raise InputError(
+            f"{file}: {row}, column {shown(column)}: half a character (a lone surrogate such as "
+            f"\\ud83d) in {shown(value)}. Write the text again with a JSON library, as UTF-8."
+        )
+
+
+def require_columns(
+    columns: Iterable[str], names: Sequence[str], file: str, hint: str = ""
+) -> None:
+    """Refuse a table that lacks one of `columns`; the message lists the `names` there are.
+
+    Raises:
+        InputError: with the closest name and `hint`.
+    """
+    for column in columns:
+        if column not in names:
+            raise InputError(
+                f"{file}: there is no column {shown(column)}. Its columns are {listed(names)}."
+                f"{did_you_mean(column, names)}{hint}"
+            )
+
+
+def refuse_double_columns(file: str, names: Iterable[str]) -> None:
+    """Refuse a table of which two columns have the same name.
+
+    Columns without a name, which spreadsheets leave, cannot be asked for and so do no harm.
+
+    Raises:
+        InputError: with the name.
+    """
+    names = list(names)
+    double = [name for name, count in Counter(names).items() if name and count > 1]
+    if double:
+        raise InputError(
+            f"{file}: the header has the column {shown(double[0])} more than once (columns "
+            f"{listed(names)}). Give every column its own name."
+        )

@@ -1,0 +1,270 @@
+"""The label column: from cells to labels of one type, and to classes in sorted order."""
+
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from llabel.cells import did_you_mean, listed, row_name, shown
+from llabel.errors import InputError
+from llabel.task import ClassIndices, Label
+
+Place: TypeAlias = tuple[str, int, int | None]  # file, row, line
+MAX_CLASSES = 1_000
+_BOOLEANS = ({"true", "false"}, {"True", "False"}, {"TRUE", "FALSE"})
+_INTEGER = re.compile(r"(?!-0)-?(?:0|[1-9]\d{0,17})(?:\.0+)?", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?", re.ASCII)
+_DIGITS = re.compile(r"[-+]?\d+", re.ASCII)
+_NOT_CLASSES = (
+    "llabel classifies: for predicting numbers use a regression; if these are classes, write them "
+    "as words or whole numbers."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelCells:
+    """The label column of one part, as read.
+
+    Attributes:
+        part: ``train``, ``validation``, ``test`` or what the data is called.
+        values: (n,) cells; None where there is no value.
+        places: (n,) where each stands.
+        typed: False where all cells are strings because the format (CSV, TSV) knows nothing else.
+    """
+
+    part: str
+    values: Sequence[Any]
+    places: Sequence[Place]
+    typed: bool
+
+
+def normal_form(text: str) -> str:
+    """What labels that a person takes for the same have in common.
+
+    Unicode NFC, white space collapsed to single spaces and stripped, case folded: ``"Sci  Fi "`` →
+    ``"sci fi"``. ``--normalise-labels`` replaces string labels by it.
+    """
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+
+
+def read_labels(
+    column: str, parts: Sequence[LabelCells], *, normalise: bool = False
+) -> list[list[Label]]:
+    """Give the labels of all parts one type: bool, int or str.
+
+    In CSV and TSV, a column that holds nothing but ``true`` and ``false`` (or True/False, or
+    TRUE/FALSE) is boolean, and one of whole numbers as they are usually written (``7``, ``-1``, or
+    ``7.0``, but not ``007``) is of integers. Whole floats of other formats (1.0) become integers.
+
+    Args:
+        column: its name, for messages.
+        parts: the label column of each part.
+        normalise: replace string labels by their `normal_form`.
+
+    Returns:
+        For each part (n,) labels.
+
+    Raises:
+        InputError: missing labels, numbers with a fraction, lists and the like, mixed types, or
+            labels that differ only by case, white space or Unicode form.
+    """
+    values = [[_plain(column, cell, *at) for cell, at in _cells(part)] for part in parts]
+    _refuse_missing(column, parts, values)
+    if normalise:
+        values = [[normal_form(v) if isinstance(v, str) else v for v in part] for part in values]
+    untyped = [index for index, part in enumerate(parts) if not part.typed]
+    if untyped:
+        strings = {value for index in untyped for value in values[index]}
+        convert = _conversion(parts[untyped[0]].places[0][0], column, strings)
+        for index in untyped:
+            values[index] = [convert[value] for value in values[index]]
+    _refuse_mixed_types(column, parts, values)
+    if not normalise:
+        _refuse_lookalikes(parts[0].places[0][0], column, values)
+    return values
+
+
+def is_withheld(cells: LabelCells, known: Iterable[Any]) -> bool:
+    """Whether a part has no labels: all are missing, or all are -1 where `known` has no -1."""
+    found = {None if _is_missing(value) else str(value) for value in cells.values}
+    return found <= {None} or (
+        found <= {None, "-1", "-1.0"} and not {str(value) for value in known} & {"-1", "-1.0"}
+    )
+
+
+def sorted_classes(column: str, origin: str, labels: Sequence[Label]) -> tuple[Label, ...]:
+    """The distinct training labels: numbers by value, False before True, text lexicographically.
+
+    Raises:
+        InputError: there is one class only, or so many that the column is no label.
+    """
+    counts = Counter(labels)
+    if len(counts) == 1:
+        (only, count) = next(iter(counts.items()))
+        raise InputError(
+            f"{origin}: column {shown(column)} holds one class only: {shown(only)} in all "
+            f"{count:,} rows. At least two are needed: add rows of other classes, or name "
+            "another --label."
+        )
+    if len(counts) > MAX_CLASSES or (len(counts) > 20 and 2 * len(counts) > len(labels)):
+        raise InputError(
+            f"{origin}: column {shown(column)} has {len(counts):,} different values in "
+            f"{len(labels):,} rows ({listed(list(counts)[:3])}, …): it looks like a text, a number "
+            f"or an id, not a label. At most {MAX_CLASSES:,} classes are allowed, with two rows "
+            "each on average: name another --label."
+        )
+    return tuple(sorted(counts))  # type: ignore[type-var]  # labels are of one type
+
+
+def class_indices(
+    column: str, classes: Sequence[Label], cells: LabelCells, labels: Sequence[Label]
+) -> ClassIndices:
+    """Position of each label in `classes`.
+
+    Raises:
+        InputError: labels that `classes` lacks, with their rows.
+    """
+    index = {label: position for position, label in enumerate(classes)}
+    unknown = [position for position, label in enumerate(labels) if label not in index]
+    if unknown:
+        named = listed(sorted({labels[position] for position in unknown}, key=str), 5)
+        raise InputError(
+            f"{cells.places[unknown[0]][0]}: column {shown(column)} of the {cells.part} part has "
+            f"labels that the train part lacks: {named}, in {_rows(cells, unknown)}. Known are "
+            f"{listed(classes)}. Add such rows to the train part, or correct or remove these."
+        )
+    return np.fromiter((index[label] for label in labels), np.int64, len(labels))
+
+
+def match_known(
+    column: str, classes: Sequence[Label], cells: LabelCells, *, normalise: bool = False
+) -> ClassIndices:
+    """Match labels to a trained model's classes: by type and value, else by how they are written.
+
+    Raises:
+        InputError: a missing label, or one that is no known class, with their rows.
+    """
+    values = [_plain(column, cell, *at) for cell, at in _cells(cells)]
+    _refuse_missing(column, [cells], [values])
+    if normalise:
+        values = [normal_form(value) if isinstance(value, str) else value for value in values]
+    exact = {(type(label), label): position for position, label in enumerate(classes)}
+    written = {_written(label): position for position, label in enumerate(classes)}
+    found = [exact.get((type(v), v), written.get(_written(v), -1)) for v in values]
+    unknown = [position for position, index in enumerate(found) if index < 0]
+    if unknown:
+        value = values[unknown[0]]
+        raise InputError(
+            f"{cells.places[unknown[0]][0]}: column {shown(column)} has labels that the model does "
+            f"not know: {listed({values[position]: 0 for position in unknown}, 5)}, in "
+            f"{_rows(cells, unknown)}. Known are {listed(classes)}."
+            f"{did_you_mean(str(value), map(str, classes))} Correct or remove these rows."
+        )
+    return np.array(found, dtype=np.int64)
+
+
+def _written(label: Any) -> str:
+    return str(label).lower() if isinstance(label, bool) or _is_boolean(label) else str(label)
+
+
+def _is_boolean(label: Any) -> bool:
+    return isinstance(label, str) and any(label in style for style in _BOOLEANS)
+
+
+def _cells(part: LabelCells) -> Iterable[tuple[Any, Place]]:
+    return zip(part.values, part.places, strict=True)
+
+
+def _is_missing(cell: Any) -> bool:
+    if isinstance(cell, str):
+        return not cell.strip()
+    return cell is None or (isinstance(cell, float) and math.isnan(cell))
+
+
+def _plain(column: str, cell: Any, file: str, row: int, line: int | None) -> Any:
+    """The cell as str, bool, int, or None where it is missing."""
+    if _is_missing(cell):
+        return None
+    if isinstance(cell, str | bool | int):
+        return cell
+    if isinstance(cell, float) and cell.is_integer():
+        return int(cell)
+    where = f"{file}: {row_name(row, line)}, column {shown(column)}: {shown(cell)}"
+    if isinstance(cell, float):
+        raise InputError(f"{where} is a number with a fraction. {_NOT_CLASSES}")
+    raise InputError(
+        f"{where} ({type(cell).__name__}) cannot be a label. Labels are texts, true and false, or "
+        "whole numbers; several labels for a row are not supported: keep one."
+    )
+
+
+def _refuse_missing(
+    column: str, parts: Sequence[LabelCells], values: Sequence[Sequence[Any]]
+) -> None:
+    for part, labels in zip(parts, values, strict=True):
+        missing = [position for position, label in enumerate(labels) if label is None]
+        if missing:
+            raise InputError(
+                f"{part.places[missing[0]][0]}: column {shown(column)} is empty in "
+                f"{_rows(part, missing)}. Fill in the label, or remove these rows."
+            )
+
+
+def _rows(part: LabelCells, positions: Sequence[int]) -> str:
+    names = ", ".join(row_name(*part.places[position][1:]) for position in positions[:5])
+    more = f", … ({len(positions):,} rows in all)" if len(positions) > 5 else ""
+    return names + more
+
+
+def _conversion(file: str, column: str, values: set[str]) -> dict[str, Label]:
+    """What the strings of a CSV column mean, taken together."""
+    if any(values <= style for style in _BOOLEANS):
+        return {value: value.lower() == "true" for value in values}
+    if all(_INTEGER.fullmatch(value) for value in values):
+        return {value: int(value.partition(".")[0]) for value in values}
+    if all(map(_FLOAT.fullmatch, values)) and not all(map(_DIGITS.fullmatch, values)):
+        raise InputError(
+            f"{file}: column {shown(column)} holds numbers with a fraction, such as "
+            f"{listed(sorted(values)[:3])}. {_NOT_CLASSES}"
+        )
+    return {value: value for value in values}
+
+
+def _refuse_mixed_types(
+    column: str, parts: Sequence[LabelCells], values: Sequence[Sequence[Label]]
+) -> None:
+    first: dict[type, str] = {}
+    for part, labels in zip(parts, values, strict=True):
+        for label, (file, row, line) in zip(labels, part.places, strict=True):
+            if type(label) not in first:
+                first[type(label)] = f"{shown(label)} in {file}, {row_name(row, line)}"
+    if len(first) > 1:
+        kinds = {str: "text", bool: "true/false", int: "a whole number"}
+        told = " and ".join(f"{where} ({kinds[kind]})" for kind, where in first.items())
+        raise InputError(
+            f"column {shown(column)} mixes types: {told}. Write all labels the same way."
+        )
+
+
+def _refuse_lookalikes(file: str, column: str, values: Sequence[Sequence[Label]]) -> None:
+    counts = Counter(label for part in values for label in part if isinstance(label, str))
+    alike: dict[str, list[str]] = {}
+    for label in counts:
+        alike.setdefault(normal_form(label), []).append(label)
+    groups = [sorted(labels) for labels in alike.values() if len(labels) > 1]
+    if groups:
+        told = "; ".join(
+            " and ".join(f"{shown(label)} ({counts[label]:,} rows)" for label in labels)
+            for labels in groups[:10]
+        )
+        more = f"; … ({len(groups)} in all)" if len(groups) > 10 else ""
+        raise InputError(
+            f"{file}: column {shown(column)} has labels that differ only by case, spaces or "
+            f"Unicode form: {told}{more}. Choose --normalise-labels to join them (lower case, "
+            "single spaces), or make them differ."
+        )

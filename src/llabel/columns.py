@@ -1,0 +1,148 @@
+"""One part of the data, read into columns; every text, group and part name is checked."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date, time
+from decimal import Decimal
+from typing import Any
+
+from llabel.cells import Row, shown
+from llabel.classes import LabelCells, Place
+from llabel.errors import InputError
+from llabel.sources import Part, part_name
+from llabel.task import ClassIndices, Split, Text
+
+ROLES = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which columns are read, and as what."""
+
+    fields: tuple[str, ...]
+    label: str | None = None
+    group: str | None = None
+    split: str | None = None
+
+    @property
+    def wanted(self) -> list[str]:
+        """Each column once."""
+        named = (*self.fields, self.label, self.group, self.split)
+        return list(dict.fromkeys(name for name in named if name is not None))
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One part, read. All lists are (n,), or empty where no such column was named.
+
+    Attributes:
+        part: which part it plays.
+        typed: whether label cells have types, or all are strings (CSV, TSV).
+        ids: ``part:row``, as in `Split`.
+        texts: one tuple of field texts per row.
+        labels: label cells as they are.
+        groups: values of the group column, none of them empty.
+        roles: values of the split column: train, validation or test.
+        places: file, row and line, for messages.
+    """
+
+    part: str
+    typed: bool
+    ids: list[str] = field(default_factory=list)
+    texts: list[Text] = field(default_factory=list)
+    labels: list[Any] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    roles: list[str] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
+
+    def with_role(self, role: str, part: str) -> "Table":
+        """The rows whose split column says `role`, as a part of their own."""
+        rows = [row for row, found in enumerate(self.roles) if found == role]
+        return Table(
+            part,
+            self.typed,
+            ids=[self.ids[row] for row in rows],
+            texts=[self.texts[row] for row in rows],
+            labels=[self.labels[row] for row in rows],
+            groups=[self.groups[row] for row in rows] if self.groups else [],
+            places=[self.places[row] for row in rows],
+        )
+
+    @property
+    def label_cells(self) -> LabelCells:
+        """The label column, for `llabel.classes`."""
+        return LabelCells(self.part, self.labels, self.places, self.typed)
+
+    def split(self, y: ClassIndices) -> Split:
+        """The rows with their class indices (n,), locked."""
+        groups = tuple(self.groups) if self.groups else None
+        return Split(tuple(self.ids), tuple(self.texts), y, groups)
+
+
+def read_part(part: Part, role: str, columns: Columns) -> Table:
+    """Read all rows of a part.
+
+    Raises:
+        InputError: a text that is a list or the like, a row without group, an unknown part name.
+    """
+    table = Table(role, part.typed)
+    for number, row in enumerate(part.rows(columns.wanted), start=1):
+        table.ids.append(f"{part.name}:{number}")
+        table.texts.append(row_texts(row, columns.fields))
+        table.places.append((row.file, row.number, row.line))
+        if columns.label is not None:
+            table.labels.append(row.values[columns.label])
+        if columns.group is not None:
+            table.groups.append(_group(row, columns.group))
+        if columns.split is not None:
+            table.roles.append(_role(row, columns.split))
+    return table
+
+
+def row_texts(row: Row, fields: Sequence[str]) -> Text:
+    """The row's fields as texts: nothing (null, NaN) is an empty text, numbers are written out.
+
+    Raises:
+        InputError: a field that is neither text nor number.
+    """
+    return tuple(_text(row, name) for name in fields)
+
+
+def _text(row: Row, column: str) -> str:
+    value = row.values[column]
+    if isinstance(value, str):
+        return value
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float | Decimal | date | time):
+        return str(value)
+    raise InputError(
+        f"{row.file}: {row.where}, column {shown(column)}: {shown(value)} "
+        f"({type(value).__name__}) is no text. Text columns hold strings or numbers: join or "
+        "choose what the model shall read."
+    )
+
+
+def _group(row: Row, column: str) -> str:
+    value = _text(row, column)
+    if not value.strip():
+        raise InputError(
+            f"{row.file}: {row.where}, column {shown(column)}: there is no group. Every row needs "
+            "one, or rows that belong together could stand on both sides: fill it in (a row on its "
+            "own gets a value of its own)."
+        )
+    return value
+
+
+def _role(row: Row, column: str) -> str:
+    value = _text(row, column)
+    role = part_name(value)
+    if role not in ROLES:
+        raise InputError(
+            f"{row.file}: {row.where}, column {shown(column)}: {shown(value)} is no part. Allowed "
+            "are train, validation (or valid, val, dev) and test."
+        )
+    return role

@@ -1,0 +1,158 @@
+"""CSV and TSV rows by Python's csv module, with faults found down to the cell."""
+
+import csv
+import io
+import re
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from llabel.cells import (
+    CELL_LIMIT,
+    Row,
+    check_cell,
+    refuse_double_columns,
+    require_columns,
+    row_name,
+    shown,
+)
+from llabel.errors import InputError
+
+_LIMIT_LOCK = threading.Lock()  # the csv module has one limit for the whole process
+
+
+def csv_rows(
+    file: str, lines: Iterable[str], columns: Sequence[str] | None, delimiter: str
+) -> Iterator[Row]:
+    """Parse the lines of a CSV table (double quotes, header first), strictly.
+
+    Args:
+        file: the file's name, for messages.
+        lines: its decoded lines with their ends.
+        columns: the columns to read; all that have a name by default.
+        delimiter: ``,`` or a tab.
+
+    Yields:
+        Rows of strings. Blank lines are passed over; a table of no lines yields nothing.
+
+    Raises:
+        InputError: duplicated or missing column, ragged row, stray or unclosed quote, large cell.
+    """
+    record: list[str] = []  # the lines of the row being parsed: a fault is looked for in them
+    reader = csv.reader(_fed(lines, record), delimiter=delimiter, strict=True)
+    header: list[str] = []
+    number = 0
+    while True:
+        record.clear()
+        line = reader.line_num + 1
+        where = row_name(number + 1, line) if header else f"line {line}, the header"
+        try:
+            cells = _next_record(reader)
+        except csv.Error as error:
+            raise _fault(f"{file}: {where}", header, "".join(record), delimiter) from error
+        if cells is None:
+            return
+        if not cells:  # a blank line
+            continue
+        if not header:
+            header = _header(file, cells, columns or (), delimiter)
+            wanted = [name for name in header if name] if columns is None else columns
+            continue
+        if len(cells) != len(header):
+            raise _ragged(f"{file}: {where}", cells, header)
+        number += 1
+        values = dict(zip(header, cells, strict=True))
+        for name, cell in values.items():
+            check_cell(cell, file, where, name)
+        yield Row(file, number, line, {name: values[name] for name in wanted})
+
+
+def _fed(lines: Iterable[str], record: list[str]) -> Iterator[str]:
+    for line in lines:
+        # The csv module takes a lone \r (old Mac) for a line's end only at the end of a string.
+        lone = "\r" in line.rstrip("\r\n")
+        for piece in io.StringIO(line, newline="") if lone else (line,):
+            record.append(piece)
+            yield piece
+
+
+def _next_record(reader: Any, limit: int = CELL_LIMIT) -> list[str] | None:
+    """The next record; the process's limit for cells is put back before anyone else parses."""
+    with _LIMIT_LOCK:
+        before = csv.field_size_limit(limit)
+        try:
+            return next(reader, None)
+        finally:
+            csv.field_size_limit(before)
+
+
+def _header(file: str, names: list[str], columns: Iterable[str], delimiter: str) -> list[str]:
+    for name in names:
+        check_cell(name, file, "line 1, the header", name)
+    refuse_double_columns(file, names)
+    hint = " The first line must hold the column names."
+    if len(names) == 1 and (other := re.search(r"[;\t|,]", names[0])):
+        hint = (
+            f" The header is one cell, separated perhaps by {other[0]!r} where {delimiter!r} is "
+            "expected: save the table with commas (.csv) or tabs (.tsv)."
+        )
+    require_columns(columns, [name for name in names if name], file, hint)
+    return names
+
+
+def _ragged(where: str, cells: list[str], header: list[str]) -> InputError:
+    if len(cells) > len(header):
+        told = f"the first cell too many is {shown(cells[len(header)])}. Put cells that contain "
+        told += "the separator in double quotes."
+    else:
+        told = f"there is none for column {shown(header[len(cells)])}, and the last cell is "
+        told += f"{shown(cells[-1])}. Fill in the missing cells; put cells that contain a line "
+        told += "break in double quotes."
+    found = f"{len(cells)} cell{'s' * (len(cells) > 1)}"
+    return InputError(f"{where} has {found} where the header has {len(header)}: {told}")
+
+
+def _fault(where: str, header: list[str], record: str, delimiter: str) -> InputError:
+    """Find the cell that made the csv module give up, and say how to mend it."""
+    end = _stray_quote(record, delimiter)
+    cells = _parsed(record[:end], delimiter, strict=False)
+    large = next((i for i, cell in enumerate(cells) if len(cell) > CELL_LIMIT), None)
+    place = len(cells) - 1 if large is None else large
+    column = f", column {shown(header[place])}" if place < len(header) else ""
+    value = shown(cells[place])
+    if large is not None:
+        told = f"a cell of more than {CELL_LIMIT:,} characters, beginning {value}. Shorten it; if "
+        told += "it runs over many rows, a double quote that opens here is never closed."
+    elif end is None:
+        told = f"a double quote opens {value} and is never closed."
+    else:
+        told = f"text follows the closing quote of {value}."
+    return InputError(
+        f'{where}{column}: {told} A double quote inside a quoted cell is written twice ("").'
+    )
+
+
+def _stray_quote(record: str, delimiter: str) -> int | None:
+    """Length of the record's longest beginning that is well-formed, if text follows a quote."""
+
+    def strays(end: int) -> bool:
+        try:
+            _parsed(record[:end], delimiter, strict=True)
+        except csv.Error as error:
+            return "expected after" in str(error)
+        return False
+
+    low, high = 0, len(record)
+    if not strays(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if strays(middle) else (middle, high)
+    return low
+
+
+def _parsed(record: str, delimiter: str, strict: bool) -> list[str]:
+    lines = io.StringIO(record, newline="")
+    # A limit that no record reaches: the large cell itself is what is looked for.
+    limit = CELL_LIMIT if strict else 2**31 - 1
+    return _next_record(csv.reader(lines, delimiter=delimiter, strict=strict), limit) or [""]

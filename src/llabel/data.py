@@ -1,0 +1,355 @@
+"""Read → check → split → fingerprint: from what the user names to a locked `Task`."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from llabel.cells import listed, shown
+from llabel.classes import class_indices, is_withheld, match_known, read_labels, sorted_classes
+from llabel.columns import ROLES, Columns, Table, read_part, row_texts
+from llabel.errors import InputError
+from llabel.rows import fingerprint, long_fields, take, unseen_rows
+from llabel.sources import Part, Source, file_part, open_source, part_name, require_part
+from llabel.splitting import check_size, hold_out, subsample
+from llabel.task import Label, Split, Task, Text
+
+__all__ = [
+    "LoadedTask",
+    "fingerprint",
+    "load_labelled",
+    "load_task",
+    "long_fields",
+    "read_texts",
+    "take",
+    "unseen_rows",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedTask:
+    """A task, and what the user should know about how it came about (one sentence a note)."""
+
+    task: Task
+    notes: tuple[str, ...]
+
+
+def load_task(
+    data: str,
+    *,
+    text: Sequence[str],
+    label: str,
+    group: str | None = None,
+    split_column: str | None = None,
+    validation: str | None = None,
+    test: str | None = None,
+    test_split: str | None = None,
+    validation_size: float = 0.1,
+    test_size: float = 0.2,
+    train_rows: int | None = None,
+    normalise_labels: bool = False,
+    seed: int = 0,
+) -> LoadedTask:
+    """Read a labelled table and lock its train, validation and test rows.
+
+    Parts that are given stay as they are. Data with a validation part but no test part lends the
+    validation part as the test part (its labels are those people report on; the labels of public
+    test parts are often withheld). What is missing is cut from the training rows, stratified by
+    class; with `group`, whole groups are cut. The rows of test and validation do not depend on
+    `train_rows`.
+
+    Args:
+        data: a table file (.csv, .tsv, .jsonl, .parquet, each also .gz), a folder with train,
+            validation and test tables, a built-in name, or a Hugging Face Hub id (``org/name`` or
+            ``org/name:config``).
+        text: the text columns, in the order of ``Task.fields``. Empty texts are allowed (and
+            noted); numbers become texts.
+        label: the label column: texts, true and false, or whole numbers.
+        group: column whose values never stand on both sides of a cut.
+        split_column: column that says train, validation (or valid, val, dev) or test.
+        validation: a table file for the validation part, instead of `data`'s own.
+        test: a table file for the test part, instead of `data`'s own.
+        test_split: which of `data`'s parts is the test part.
+        validation_size: share of `data`'s training rows to cut as validation, in (0, 1).
+        test_size: likewise for test; the two add up to less than 1.
+        train_rows: train on so many rows only, drawn at random, stratified; 1 per class at least.
+        normalise_labels: lower-case string labels and collapse their white space.
+        seed: of the cuts and of the draw.
+
+    Returns:
+        The task and notes for the user.
+
+    Raises:
+        InputError: for whatever cannot be used, before any model is loaded.
+    """
+    check_size("--validation-size", validation_size)
+    check_size("--test-size", test_size)
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed {seed}: a whole number from 0 to {2**32 - 1} is needed.")
+    if test is not None and test_split is not None:
+        raise InputError("--test and --test-split both name the test part. Choose one of them.")
+    columns = Columns(_checked_columns(text, label), label, group, split_column)
+    source = _with_files(open_source(data), validation, test)
+    notes: list[str] = []
+    tables = _tables(source, columns, test_split, notes, keep_validation=validation is not None)
+    classes, splits = _labelled(tables, label, normalise_labels)
+    _note_shared_groups(splits, group, notes)
+    sizes = {"test": test_size, "validation": validation_size}
+    splits = _cut_missing(splits, sizes, classes, seed, notes, group=group)
+    if train_rows is not None:
+        rows = subsample(splits["train"].y, train_rows, classes=classes, seed=seed)
+        splits["train"] = take(splits["train"], rows)
+    _note_empty_texts(splits, columns.fields, notes)
+    task = Task(
+        name=source.name,
+        fields=columns.fields,
+        classes=classes,
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
+        fingerprint=fingerprint(columns.fields, classes, splits),
+    )
+    return LoadedTask(task, tuple(notes))
+
+
+def read_texts(
+    data: str, fields: Sequence[str], *, part: str | None = None
+) -> Iterator[tuple[str, Text]]:
+    """Stream ids and texts for prediction, in constant memory; labels are not looked at.
+
+    Args:
+        data: as for `load_task`.
+        fields: the text columns.
+        part: read this part only; all parts one after the other by default.
+
+    Raises:
+        InputError: as for `load_task`.
+    """
+    source = open_source(data)
+    names = list(source.parts) if part is None else [require_part(source, part, "--split")]
+    columns = Columns(tuple(fields))
+    return (
+        (f"{chosen.name}:{number}", row_texts(row, columns.fields))
+        for chosen in map(source.parts.__getitem__, names)
+        for number, row in enumerate(chosen.rows(columns.wanted), start=1)
+    )
+
+
+def load_labelled(
+    data: str,
+    text: Sequence[str],
+    label: str,
+    classes: Sequence[Label],
+    *,
+    part: str | None = None,
+    normalise_labels: bool = False,
+) -> Split:
+    """Read rows to evaluate a trained model on.
+
+    Args:
+        data: as for `load_task`.
+        text: the text columns, in the order of the model's fields.
+        label: the label column. Labels are matched to `classes` by type and value, else by how
+            they are written (``"1"`` and 1, ``"True"`` and true).
+        classes: the model's classes.
+        part: which of the data's parts; by default test, else validation, else all rows.
+        normalise_labels: as for `load_task`; give what the model was trained with.
+
+    Raises:
+        InputError: as for `load_task`, and for labels that are not among `classes`.
+    """
+    fields = _checked_columns(text, label)
+    source = open_source(data)
+    name = next(role for role in reversed(ROLES) if role in source.parts)
+    if part is not None:
+        name = require_part(source, part, "--split")
+    _refuse_unlabelled(source.parts[name], name, label, source.parts)
+    table = read_part(source.parts[name], name, Columns(fields, label))
+    if is_withheld(table.label_cells, classes):
+        raise _withheld(table.places[0][0], name, label, source.parts)
+    known = match_known(label, classes, table.label_cells, normalise=normalise_labels)
+    return table.split(known)
+
+
+def _checked_columns(text: Sequence[str], label: str) -> tuple[str, ...]:
+    if not text or isinstance(text, str):
+        raise InputError("--text: name at least one text column, several as --text A,B.")
+    if len(set(text)) != len(text):
+        raise InputError(f"--text {','.join(text)}: a column is named twice. Name each once.")
+    if label in text:
+        raise InputError(
+            f"--label {label}: this column is also a text column, so the answer would be in the "
+            "question. Remove it from --text."
+        )
+    return tuple(text)
+
+
+def _with_files(source: Source, validation: str | None, test: str | None) -> Source:
+    files = {"validation": validation, "test": test}
+    given = {role: file_part(path, role) for role, path in files.items() if path is not None}
+    if not given:
+        return source
+    train = {"train": replace(source.parts["train"], name="train")}
+    return Source(source.name, {**source.parts, **train, **given})
+
+
+def _tables(
+    source: Source,
+    columns: Columns,
+    test_split: str | None,
+    notes: list[str],
+    *,
+    keep_validation: bool,
+) -> dict[str, Table]:
+    """The parts that are given, by role and in the order of `ROLES`."""
+    if columns.split is None:
+        roles = _assign_roles(source.parts, source.name, test_split, keep_validation, notes)
+        parts = {role: source.parts[name] for role, name in roles.items()}
+        for role, part in parts.items():
+            _refuse_unlabelled(part, role, columns.label, source.parts)
+        tables = {role: read_part(part, role, columns) for role, part in parts.items()}
+    else:
+        tables = _read_by_column(source, columns, test_split, notes)
+    for role, table in tables.items():
+        if role != "train" and is_withheld(table.label_cells, tables["train"].labels):
+            raise _withheld(table.places[0][0], role, columns.label, source.parts)
+    return {role: tables[role] for role in ROLES if role in tables}
+
+
+def _labelled(
+    tables: Mapping[str, Table], label: str, normalise: bool
+) -> tuple[tuple[Label, ...], dict[str, Split]]:
+    cells = [table.label_cells for table in tables.values()]
+    labels = read_labels(label, cells, normalise=normalise)
+    classes = sorted_classes(label, tables["train"].places[0][0], labels[0])
+    return classes, {
+        role: table.split(class_indices(label, classes, table.label_cells, values))
+        for (role, table), values in zip(tables.items(), labels, strict=True)
+    }
+
+
+def _assign_roles(
+    names: Collection[str],
+    source: str,
+    test_split: str | None,
+    keep_validation: bool,
+    notes: list[str],
+) -> dict[str, str]:
+    """Role → part that plays it; roles without a part are cut from train later."""
+    roles = {role: role for role in ROLES if role in names}
+    if test_split is not None:
+        chosen = part_name(test_split)
+        if chosen not in names or chosen == "train":
+            others = [name for name in names if name != "train"]
+            there = f"its other parts are {listed(others)}" if others else "it has train rows only"
+            raise InputError(
+                f"--test-split {test_split}: {source} has no such part beside train; {there}."
+            )
+        roles["test"] = chosen
+        if chosen == "validation":
+            del roles["validation"]
+    elif "test" not in roles and "validation" in roles and not keep_validation:
+        roles["test"] = roles.pop("validation")
+        notes.append(
+            f"{source} has no test part: its validation part is held as the test part, and "
+            "validation rows are cut from train."
+        )
+    unused = [name for name in names if name not in roles.values()]
+    if unused:
+        notes.append(f"parts of {source} that are not used: {listed(unused)}.")
+    return roles
+
+
+def _refuse_unlabelled(part: Part, role: str, label: str | None, parts: Mapping[str, Part]) -> None:
+    """A label column that train has and another part lacks is withheld, not misspelt."""
+    if label not in part.columns() and label in parts["train"].columns():
+        raise _withheld(part.origin, role, label, parts)
+
+
+def _withheld(origin: str, role: str, label: str | None, parts: Collection[str]) -> InputError:
+    if role == "test" and {"validation", "test"} <= set(parts):
+        remedy = "Choose --test-split validation."
+    else:
+        remedy = f"Give a labelled file: --{role} FILE."
+    return InputError(
+        f"{origin}: the {role} part has no labels (column {shown(label)} is missing, or empty or "
+        f"-1 in every row), as is usual for public benchmarks. {remedy}"
+    )
+
+
+def _read_by_column(
+    source: Source, columns: Columns, test_split: str | None, notes: list[str]
+) -> dict[str, Table]:
+    if len(source.parts) > 1:
+        raise InputError(
+            f"--split-column {columns.split}: {source.name} has parts already "
+            f"({listed(source.parts)}). Leave the option out, or name one table."
+        )
+    whole = read_part(source.parts["train"], "train", columns)
+    names = [role for role in ROLES if role in whole.roles]
+    if "train" not in names:
+        raise InputError(
+            f"{whole.places[0][0]}: column {shown(columns.split)} names no train row, only "
+            f"{listed(names)}."
+        )
+    roles = _assign_roles(names, source.name, test_split, False, notes)
+    return {role: whole.with_role(name, role) for role, name in roles.items()}
+
+
+def _cut_missing(
+    splits: dict[str, Split],
+    sizes: Mapping[str, float],
+    classes: Sequence[Label],
+    seed: int,
+    notes: list[str],
+    *,
+    group: str | None,
+) -> dict[str, Split]:
+    """Cut test first, then validation: the shares are of the training rows as they were given."""
+    missing = [role for role in ("test", "validation") if role not in splits]
+    if sum(sizes[role] for role in missing) >= 1:
+        raise InputError(
+            f"--test-size {sizes['test']:g} and --validation-size {sizes['validation']:g} leave no "
+            "row to train on: they must add up to less than 1."
+        )
+    whole = len(splits["train"])
+    left = 1.0
+    for position, role in enumerate(missing):
+        train = splits["train"]
+        parts = ("train", *missing[position + 1 :], role)
+        kept, held = hold_out(
+            train.y,
+            sizes[role] / left,
+            classes=classes,
+            seed=seed,
+            groups=train.groups,
+            parts=parts,
+        )
+        left -= sizes[role]
+        splits = {**splits, "train": take(train, kept), role: take(train, held)}
+        how = f"whole groups of {shown(group)}" if group else "stratified by class"
+        notes.append(
+            f"{len(held):,} of {whole:,} rows ({len(held) / whole:.0%}) are cut from train as the "
+            f"{role} part: {how}, seed {seed}."
+        )
+    return splits
+
+
+def _note_shared_groups(splits: Mapping[str, Split], group: str | None, notes: list[str]) -> None:
+    known = set(splits["train"].groups or ())
+    for role in ("validation", "test"):
+        if role in splits and group is not None:
+            shared = sum(value in known for value in splits[role].groups or ())
+            if shared:
+                notes.append(
+                    f"{shared:,} of {len(splits[role]):,} {role} rows share their {shown(group)} "
+                    "with a train row; the parts are used as given."
+                )
+
+
+def _note_empty_texts(splits: Mapping[str, Split], fields: Sequence[str], notes: list[str]) -> None:
+    for index, name in enumerate(fields):
+        counts = {
+            role: sum(not texts[index].strip() for texts in splits[role].texts) for role in ROLES
+        }
+        if any(counts.values()):
+            told = ", ".join(f"{count:,} {role}" for role, count in counts.items() if count)
+            notes.append(f"column {shown(name)} is empty in some rows: {told}.")

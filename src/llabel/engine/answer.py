@@ -1,0 +1,157 @@
+"""Label log-probabilities at the answer position, without logits for the whole vocabulary."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llabel.engine.batching import FULL_VOCABULARY, Batch
+from llabel.labels import LabelTrie
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class AnswerHead:
+    """The rows of the language-model head that the labels need.
+
+    Args:
+        model: a causal language model of transformers (adapters may be injected).
+        trie: what may be answered.
+
+    Raises:
+        NotImplementedError: the model does something to its logits that is not known here
+            (found by comparing with the model's own logits).
+    """
+
+    def __init__(self, model: "PreTrainedModel", trie: LabelTrie) -> None:
+        self.model, self.trie = model, trie
+        self.backbone: nn.Module = model.get_decoder()
+        self.device: torch.device = next(self.backbone.parameters()).device
+        self._children = [torch.tensor(b.children, device=self.device) for b in trie.branchings]
+        self._tree = _Tree.of(trie, self.device)
+        self._agrees_with_model()
+
+    def logits(self, hidden: Tensor, branching: int) -> Tensor:
+        """(m, hidden) → (m, n_children) float32 logits; all tokens for `FULL_VOCABULARY`."""
+        head = self.model.get_output_embeddings()
+        weight, bias = head.weight, head.bias
+        if branching != FULL_VOCABULARY:
+            chosen = self._children[branching]
+            weight = weight[chosen]
+            bias = None if bias is None else bias[chosen]
+        raw = F.linear(hidden.to(weight.dtype), weight, bias).float()
+        return _scaled(raw, self.model.config)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Sum of the cross-entropies (nats) of every choice in the batch, a scalar."""
+        hidden = self._hidden(batch.input_ids)[batch.rows, batch.positions]  # (m, hidden)
+        total = hidden.new_zeros((), dtype=torch.float32)
+        for branching in batch.branchings.unique().tolist():
+            here = batch.branchings == branching
+            logits = self.logits(hidden[here], branching)
+            total = total + F.cross_entropy(logits, batch.targets[here], reduction="sum")
+        return total
+
+    @torch.no_grad()
+    def log_probs(self, batch: Batch) -> Tensor:
+        """(batch, n_classes) float32 log-probabilities of every label; rows sum to one."""
+        first = torch.arange(len(batch.input_ids), device=batch.input_ids.device)
+        if self._tree is None:
+            at_answer = self._hidden(batch.input_ids)[first, batch.lengths - 1]
+            hidden = at_answer[:, None]
+        else:
+            hidden = self._tree_hidden(batch, first)
+        steps = [
+            F.log_softmax(self.logits(hidden[:, number], number), dim=-1)
+            for number in range(len(self.trie.branchings))
+        ]
+        columns = [sum(steps[b][:, child] for b, child in path) for path in self.trie.steps]
+        return torch.stack(columns, dim=1)
+
+    def _hidden(self, input_ids: Tensor) -> Tensor:
+        """(batch, seq) → (batch, seq, hidden), causal, padding on the right and never read."""
+        output: Tensor = self.backbone(input_ids=input_ids, use_cache=False).last_hidden_state
+        return output
+
+    def _tree_hidden(self, batch: Batch, first: Tensor) -> Tensor:
+        """(batch, n_branchings, hidden): one pass over the prompts, one over the whole trie.
+
+        The second pass reads the prompts from the cache. Each trie token sees the prompt and its
+        own ancestors, so all branchings are read at once ("tree attention", Miao et al. 2024,
+        SpecInfer, section 4.2).
+        """
+        tree = self._tree
+        assert tree is not None
+        prompts = self.backbone(input_ids=batch.input_ids, use_cache=True)
+        rows, width = batch.input_ids.shape
+        size = len(tree.tokens)
+        inside = torch.arange(width, device=self.device) < batch.lengths[:, None]  # (batch, seq)
+        seen = torch.cat(
+            [inside[:, None].expand(rows, size, width), tree.ancestors.expand(rows, size, size)],
+            dim=-1,
+        )
+        dtype = prompts.last_hidden_state.dtype
+        mask = torch.zeros(seen.shape, dtype=dtype, device=self.device)
+        mask.masked_fill_(~seen, torch.finfo(dtype).min)
+        answers = self.backbone(
+            input_ids=tree.tokens.expand(rows, size),
+            attention_mask=mask[:, None],  # (batch, 1, tree, seq + tree)
+            position_ids=batch.lengths[:, None] + tree.depths,
+            past_key_values=prompts.past_key_values,
+            use_cache=True,
+        ).last_hidden_state
+        at_answer = prompts.last_hidden_state[first, batch.lengths - 1]
+        return torch.stack(
+            [at_answer if at is None else answers[:, at] for at in tree.read_at], dim=1
+        )
+
+    @torch.no_grad()
+    def _agrees_with_model(self) -> None:
+        """Compare with the model's own logits once: heads differ in what they do to them."""
+        ids = torch.tensor([[self.trie.tokens[0][0]] * 2], device=self.device)
+        training = self.model.training
+        self.model.eval()
+        theirs = self.model(input_ids=ids, use_cache=False).logits[:, -1].float()
+        ours = self.logits(self._hidden(ids)[:, -1], FULL_VOCABULARY)
+        self.model.train(training)
+        if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2):
+            raise NotImplementedError(
+                f"{type(self.model).__name__} treats its logits in a way that llabel does not "
+                f"know (largest difference {(ours - theirs).abs().max():.3g})."
+            )
+
+
+class _Tree:
+    """The trie's inner tokens in one row, each after its parent."""
+
+    def __init__(self, prefixes: Sequence[tuple[int, ...]], device: torch.device) -> None:
+        """`prefixes`: of all branchings, in their order."""
+        nodes = sorted({p[:n] for p in prefixes for n in range(1, len(p) + 1)}, key=len)
+        place = {node: i for i, node in enumerate(nodes)}
+        self.tokens = torch.tensor([node[-1] for node in nodes], device=device)  # (tree,)
+        self.depths = torch.tensor([len(node) - 1 for node in nodes], device=device)  # (tree,)
+        self.ancestors = torch.zeros(len(nodes), len(nodes), dtype=torch.bool, device=device)
+        for node, i in place.items():
+            for length in range(1, len(node) + 1):
+                self.ancestors[i, place[node[:length]]] = True
+        self.read_at = [place.get(prefix) for prefix in prefixes]  # None: at the answer position
+
+    @classmethod
+    def of(cls, trie: LabelTrie, device: torch.device) -> "_Tree | None":
+        """None where the first token settles every label."""
+        prefixes = [branching.prefix for branching in trie.branchings]
+        return cls(prefixes, device) if any(prefixes) else None
+
+
+def _scaled(logits: Tensor, config: Any) -> Tensor:
+    """What Cohere, Granite and Gemma 2 do to their logits after the head."""
+    if scale := getattr(config, "logit_scale", None):
+        logits = logits * scale
+    if divisor := getattr(config, "logits_scaling", None):
+        logits = logits / divisor
+    if cap := getattr(config, "final_logit_softcapping", None):
+        logits = torch.tanh(logits / cap) * cap
+    return logits

@@ -1,0 +1,92 @@
+"""Rows → micro-batches of like length, so that little of a batch is padding."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+FULL_VOCABULARY = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row as the engine sees it.
+
+    Attributes:
+        input_ids: (seq,) prompt, and as much of the answer as has to be read.
+        positions: (m,) where in `input_ids` a choice is read.
+        branchings: (m,) which choice it is: an index into the trie's branchings, or
+            `FULL_VOCABULARY`.
+        targets: (m,) the right child of that branching, or the right token id.
+    """
+
+    input_ids: tuple[int, ...]
+    positions: tuple[int, ...] = ()
+    branchings: tuple[int, ...] = ()
+    targets: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Examples padded on the right.
+
+    Causal attention never looks right, so padding needs no mask: it is simply never read.
+
+    Attributes:
+        input_ids: (batch, seq) int64.
+        lengths: (batch,) tokens of each row.
+        rows: (m,) row of each choice.
+        positions: (m,) its position in the row.
+        branchings: (m,) its branching.
+        targets: (m,) its right answer.
+    """
+
+    input_ids: Tensor
+    lengths: Tensor
+    rows: Tensor
+    positions: Tensor
+    branchings: Tensor
+    targets: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`."""
+        return Batch(*(getattr(self, name).to(device) for name in self.__slots__))
+
+
+def collate(examples: Sequence[Example], pad_token: int = 0) -> Batch:
+    """Pad examples to the longest of them."""
+    lengths = [len(example.input_ids) for example in examples]
+    input_ids = torch.full((len(examples), max(lengths)), pad_token)
+    for row, example in enumerate(examples):
+        input_ids[row, : lengths[row]] = torch.tensor(example.input_ids)
+    choices = [
+        (row, position, branching, target)
+        for row, example in enumerate(examples)
+        for position, branching, target in zip(
+            example.positions, example.branchings, example.targets, strict=True
+        )
+    ]
+    columns = torch.tensor(choices, dtype=torch.long).reshape(-1, 4).unbind(1)
+    return Batch(input_ids, torch.tensor(lengths), *columns)
+
+
+def micro_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+    """Cut rows into groups of like length whose padded size stays within `token_budget`.
+
+    Args:
+        lengths: (n,) tokens of each row.
+        token_budget: most tokens of a padded group; a longer row stands alone.
+
+    Yields:
+        Row indices, longest rows first: whoever runs out of memory does so at once.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    group: list[int] = []
+    for row in order:
+        if group and lengths[group[0]] * (len(group) + 1) > token_budget:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group

@@ -1,0 +1,74 @@
+"""What long work says of itself while it runs; consoles and logs listen, nobody has to."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something the user should know; the work goes on."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageStarted:
+    """A piece of work of known size begins.
+
+    Attributes:
+        name: what is being done, for people.
+        total: its size in rows.
+        done: rows that an earlier, interrupted process did.
+    """
+
+    name: str
+    total: int
+    done: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RowsDone:
+    """So many more rows of the current stage are done."""
+
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """One optimiser step; one line of `train.log.jsonl`.
+
+    Attributes:
+        step, steps: how many of how many.
+        epoch: epochs done, with a fraction.
+        loss: mean over the step's rows (`answer`) or target tokens (`sft`, `all`), nats.
+        learning_rate: of this step.
+        rows, tokens: what the step read, padding not counted.
+        seconds: how long it took.
+    """
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    rows: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class EpochDone:
+    """What validation said after an epoch; log loss of the right labels, nats."""
+
+    epoch: int
+    validation_loss: float
+    best: bool
+
+
+Event: TypeAlias = Note | StageStarted | RowsDone | StepDone | EpochDone
+Listener: TypeAlias = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """The listener of those who want none."""

@@ -1,0 +1,156 @@
+"""Label words → a token trie; a proper distribution over labels from softmaxes at its branchings.
+
+Labels that share first tokens cannot be told apart at the answer position alone, and summed
+log-probabilities favour short labels. So each label's probability is the product, down its path,
+of a softmax over *the children of each branching node only*: all leaves together sum to one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from llabel.errors import InputError
+from llabel.task import Label
+
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Branching:
+    """A node of the trie with two children or more.
+
+    Attributes:
+        prefix: tokens between the answer position and this node; empty at the root.
+        children: token ids that may follow, ascending; the end token stands for "stop here".
+    """
+
+    prefix: Tokens
+    children: Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTrie:
+    """Every label as a path through branchings.
+
+    Attributes:
+        words: (n_classes,) the text of each answer.
+        tokens: (n_classes,) its token ids as they follow the prompt, without any end token.
+        end_token: closes an answer (the tokenizer's end of sequence).
+        branchings: nodes where a choice is made, by depth, the root first.
+        steps: (n_classes,) pairs (index of branching, index of child) from the root down.
+    """
+
+    words: tuple[str, ...]
+    tokens: tuple[Tokens, ...]
+    end_token: int
+    branchings: tuple[Branching, ...]
+    steps: tuple[tuple[tuple[int, int], ...], ...]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest label, its end token included."""
+        return 1 + max(map(len, self.tokens))
+
+
+def label_words(classes: Sequence[Label], given: Mapping[str, str] | None = None) -> list[str]:
+    """The text the LLM answers for each class: as given, else "true"/"false" for bool, else str.
+
+    Args:
+        classes: labels in class order.
+        given: label (as text) → words, for some or all labels.
+
+    Raises:
+        InputError: a given label is none of the classes, or its words are empty.
+    """
+    given = dict(given or {})
+    words = []
+    for label in classes:
+        default = str(label).lower() if isinstance(label, bool) else str(label)
+        words.append(given.pop(str(label), default).strip())
+        if not words[-1]:
+            raise InputError(
+                f"The label {label!r} has no words to answer with. Give it some with "
+                f"--label-words '{label}=...'."
+            )
+    if given:
+        raise InputError(
+            f"--label-words names {next(iter(given))!r}, which is no label. "
+            f"Labels: {', '.join(map(str, classes))}."
+        )
+    return words
+
+
+def compile_labels(
+    words: Sequence[str], tokenise_answer: Callable[[str], Sequence[int]], end_token: int
+) -> LabelTrie:
+    """Compile label words to a trie.
+
+    Args:
+        words: (n_classes,) distinct, non-empty answers.
+        tokenise_answer: words → token ids in the context of the template (see `AnswerTokeniser`).
+        end_token: id of the token that ends an answer.
+
+    Raises:
+        InputError: fewer than two labels; a label without tokens; two labels with the same tokens.
+    """
+    if len(words) < 2:
+        raise InputError(f"A classifier needs at least two labels; given: {list(words)}.")
+    tokens = [tuple(tokenise_answer(word)) for word in words]
+    seen: dict[Tokens, str] = {}
+    for word, path in zip(words, tokens, strict=True):
+        if not path:
+            raise InputError(f"The label {word!r} has no tokens for this model's tokenizer.")
+        if path in seen:
+            raise InputError(
+                f"The labels {seen[path]!r} and {word!r} have the same tokens {list(path)} for "
+                "this model. Give one of them other words with --label-words."
+            )
+        seen[path] = word
+    # Only where one label is the beginning of another must its end be a choice of its own.
+    needs_end = {p for p in tokens if any(q != p and q[: len(p)] == p for q in tokens)}
+    paths = [(*path, end_token) if path in needs_end else path for path in tokens]
+
+    children: dict[Tokens, set[int]] = {}
+    for path in paths:
+        for depth, token in enumerate(path):
+            children.setdefault(path[:depth], set()).add(token)
+    prefixes = sorted((p for p, c in children.items() if len(c) > 1), key=lambda p: (len(p), p))
+    branchings = tuple(Branching(p, tuple(sorted(children[p]))) for p in prefixes)
+    number = {branching.prefix: i for i, branching in enumerate(branchings)}
+    steps = tuple(
+        tuple(
+            (number[path[:depth]], branchings[number[path[:depth]]].children.index(token))
+            for depth, token in enumerate(path)
+            if path[:depth] in number
+        )
+        for path in paths
+    )
+    return LabelTrie(tuple(words), tuple(tokens), end_token, branchings, steps)
+
+
+class AnswerTokeniser:
+    """Label words → the tokens that follow a prompt, which may differ from the words alone.
+
+    Args:
+        encode: text → token ids, no special tokens added.
+        tail: the template's text after its last field.
+        joint: what stands between prompt and answer.
+    """
+
+    def __init__(self, encode: Callable[[str], Sequence[int]], tail: str, joint: str) -> None:
+        self.encode, self.tail, self.joint = encode, tail, joint
+
+    def __call__(self, word: str) -> Tokens:
+        """Tokens of `word` after the prompt.
+
+        Raises:
+            InputError: the word merges with the end of the prompt, so that the prompt's own tokens
+                would change with the answer.
+        """
+        prompt = tuple(self.encode(self.tail))
+        whole = tuple(self.encode(self.tail + self.joint + word))
+        if whole[: len(prompt)] != prompt:
+            raise InputError(
+                f"The label {word!r} melts into the end of the template {self.tail[-20:]!r} for "
+                "this tokenizer. End the template with ':' or a newline."
+            )
+        return whole[len(prompt) :]

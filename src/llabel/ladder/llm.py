@@ -1,0 +1,391 @@
+"""The LLM rung: prompt → one answer, LoRA fine-tuning, label probabilities."""
+
+import json
+import os
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from llabel.assets import resolve_model
+from llabel.engine.answer import AnswerHead
+from llabel.engine.batching import FULL_VOCABULARY, Example, collate, micro_batches
+from llabel.engine.checkpoint import CheckpointFolder
+from llabel.engine.model import (
+    LoraSettings,
+    add_lora,
+    compile_layers,
+    load_adapter,
+    load_model,
+    pick_device,
+)
+from llabel.engine.training import Progress, Trainer, TrainingSettings
+from llabel.errors import InputError
+from llabel.events import Listener, Note, RowsDone, StageStarted, ignore
+from llabel.labels import AnswerTokeniser, LabelTrie, compile_labels, label_words
+from llabel.prompt import PromptEncoder, Template, load_template
+from llabel.settings import LLMSettings
+from llabel.task import Probabilities, Split, Task, Text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Rows are sorted by length within such windows when predicting, so that a stream stays a stream.
+PREDICT_WINDOW = 512
+
+
+class LLMRung:
+    """A causal language model that answers with a label.
+
+    After `fit` or `load`: `classes_`, `fields_`, `settings_`, and after `fit` `progress_` (what
+    the training did) and `truncated_` (rows of train and validation that were cut to fit).
+    """
+
+    name = "llm-lora"
+
+    def __init__(self, settings: LLMSettings) -> None:
+        self.settings = settings
+
+    def prepare(self, fields: Sequence[str], classes: Sequence[Any]) -> Self:
+        """Everything but the weights: tokenizer, template, label trie. Cheap, and checks much.
+
+        Raises:
+            InputError: the model, template, label words or lengths do not fit together.
+        """
+        from transformers import AutoTokenizer
+
+        self.fields_, self.classes_ = tuple(fields), tuple(classes)
+        self.folder_ = resolve_model(self.settings.model)
+        self.tokenizer_: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            self.folder_, local_files_only=True
+        )
+        words = label_words(self.classes_, self.settings.label_words)
+        self._set_template(
+            load_template(
+                self.settings.template, self.fields_, words, self.settings.instruction
+            ),
+            words,
+        )
+        return self
+
+    def _set_template(self, template: Template, words: Sequence[str]) -> None:
+        tokenizer = self.tokenizer_
+        self.template_ = template
+
+        def encode(text: str) -> list[int]:
+            return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+        answers = AnswerTokeniser(encode, template.literals[-1], template.joint)
+        self.trie_: LabelTrie = compile_labels(words, answers, tokenizer.eos_token_id)
+        self.max_length_ = self._max_length() - self.trie_.longest
+        self.encoder_ = PromptEncoder(tokenizer, template, self.fields_, self.max_length_)
+
+    def _max_length(self) -> int:
+        """Tokens of prompt and answer together: what was asked for, within the model's context."""
+        config = json.loads((self.folder_ / "config.json").read_text(encoding="utf-8"))
+        context = int(
+            config.get("max_position_embeddings")
+            or config.get("n_positions")
+            or config.get("text_config", {}).get("max_position_embeddings")
+            or 2048
+        )
+        asked = self.settings.max_seq_length
+        if asked is not None and asked > context:
+            raise InputError(
+                f"--max-seq-length {asked} is more than the context of {self.settings.model}: "
+                f"{context} tokens."
+            )
+        return asked or context
+
+    def fit(
+        self, task: Task, *, checkpoints: Path | None = None, notify: Listener = ignore
+    ) -> Self:
+        """Fine-tune on `task.train`, choose the epoch on `task.validation`.
+
+        Args:
+            task: its test part is not looked at.
+            checkpoints: folder for snapshots; the same call with the same folder goes on there.
+            notify: told of progress.
+        """
+        self.prepare(task.fields, task.classes)
+        train, cut_train = self.examples(task.train)
+        validation, cut_validation = self.examples(task.validation)
+        self.truncated_ = {"train": cut_train, "validation": cut_validation}
+        if cut := cut_train + cut_validation:
+            notify(
+                Note(
+                    f"{cut} of {len(train) + len(validation)} rows are longer than "
+                    f"{self.max_length_} tokens: the end of their longest field was cut."
+                )
+            )
+        choosing = self.settings
+        self.choice_: Progress | None = None
+        self._load_model()
+        notify(StageStarted("training", len(train) * choosing.epochs))
+        self.progress_ = self._train(train, choosing, task.validation, checkpoints, notify)
+        self.validation_proba_ = self.predict_proba(task.validation.texts)
+        if self.settings.refit:
+            self.choice_ = self.progress_
+            chosen = replace(choosing, epochs=self.choice_.best_epoch, patience=None)
+            both = train + validation
+            notify(StageStarted("refitting on train + validation", len(both) * chosen.epochs))
+            again = checkpoints / "refit" if checkpoints else None
+            self._load_model()
+            self.progress_ = self._train(both, chosen, None, again, notify)
+        return self
+
+    def _load_model(self) -> None:
+        """Fresh weights and fresh adapters, the same for the same seed."""
+        self.device_ = pick_device(self.settings.device)
+        base = load_model(self.folder_, self.device_, self.precision)
+        with _seeded(self.settings.seed, self.device_):
+            self.model_ = add_lora(base, _lora_settings(self.settings))
+        self._ready()
+
+    def _ready(self) -> None:
+        base: PreTrainedModel = self.model_.get_base_model()
+        self.head_ = AnswerHead(base, self.trie_)
+        if self.settings.compile:
+            compile_layers(base)
+
+    @property
+    def precision(self) -> str:
+        """The precision in use, `auto` resolved for the device."""
+        if self.settings.precision != "auto":
+            return self.settings.precision
+        cuda = pick_device(self.settings.device).type == "cuda"
+        return "bfloat16" if cuda and torch.cuda.is_bf16_supported() else "float32"
+
+    def _train(
+        self,
+        examples: list[Example],
+        settings: LLMSettings,
+        validation: Split | None,
+        checkpoints: Path | None,
+        notify: Listener,
+    ) -> Progress:
+        def validation_loss() -> float:
+            assert validation is not None
+            log_proba = np.log(np.clip(self.predict_proba(validation.texts), 1e-15, None))
+            return float(-log_proba[np.arange(len(validation)), validation.y].mean())
+
+        trainer = Trainer(
+            module=self.model_,
+            loss=self.head_.loss,
+            settings=_training_settings(settings),
+            validate=None if validation is None else validation_loss,
+            checkpoints=None if checkpoints is None else CheckpointFolder(checkpoints / "run"),
+            notify=notify,
+            device=self.device_,
+        )
+        with _seeded(settings.seed, self.device_):
+            return trainer.run(examples)
+
+    def examples(self, split: Split) -> tuple[list[Example], int]:
+        """Rows with what the loss reads of them, and how many had to be cut to fit."""
+        prompts = self.encoder_.encode(split.texts)
+        examples = [
+            self.example(prompt.input_ids, label)
+            for prompt, label in zip(prompts, split.y.tolist(), strict=True)
+        ]
+        return examples, sum(prompt.truncated for prompt in prompts)
+
+    def example(self, prompt: Sequence[int], label: int) -> Example:
+        """One row for the loss: which positions are read, and what should stand there."""
+        answer, last = self.trie_.tokens[label], len(prompt) - 1
+        if self.settings.loss == "answer":
+            steps = self.trie_.steps[label]
+            depths = [len(self.trie_.branchings[number].prefix) for number, _ in steps]
+            return Example(
+                input_ids=(*prompt, *answer[: max(depths)]),
+                positions=tuple(last + depth for depth in depths),
+                branchings=tuple(number for number, _ in steps),
+                targets=tuple(child for _, child in steps),
+            )
+        tokens = (*prompt, *answer, self.trie_.end_token)
+        start = last if self.settings.loss == "sft" else 0
+        positions = tuple(range(start, len(tokens) - 1))
+        return Example(
+            input_ids=tokens[:-1],
+            positions=positions,
+            branchings=(FULL_VOCABULARY,) * len(positions),
+            targets=tokens[start + 1 :],
+        )
+
+    def predict_proba(self, texts: Sequence[Text], notify: Listener = ignore) -> Probabilities:
+        """(n,) texts → (n, n_classes) probabilities in the order of `classes_`."""
+        parts = [proba for proba in self.stream_proba(texts, notify)]
+        return np.concatenate(parts) if parts else np.empty((0, len(self.classes_)))
+
+    def stream_proba(
+        self, texts: Sequence[Text], notify: Listener = ignore
+    ) -> Iterator[Probabilities]:
+        """The same in windows of at most `PREDICT_WINDOW` rows, in order."""
+        for start in range(0, len(texts), PREDICT_WINDOW):
+            window = texts[start : start + PREDICT_WINDOW]
+            prompts = self.encoder_.encode(window)
+            out = np.empty((len(window), len(self.classes_)))
+            lengths = [len(prompt.input_ids) for prompt in prompts]
+            for rows in micro_batches(lengths, 4 * self.settings.token_budget):
+                batch = collate([Example(prompts[row].input_ids) for row in rows])
+                log_probs = self.head_.log_probs(batch.to(self.device_))
+                out[rows] = log_probs.double().exp().cpu().numpy()
+                notify(RowsDone(len(rows)))
+            yield out / out.sum(axis=1, keepdims=True)
+
+    @torch.no_grad()
+    def generate(
+        self, texts: Sequence[Text], notify: Listener = ignore
+    ) -> tuple[npt.NDArray[np.int64], list[str]]:
+        """Let the model write its answer freely, greedily.
+
+        Returns:
+            (n,) class indices, -1 where the answer is no label (`unknown`), and the answers.
+        """
+        answers: list[str] = [""] * len(texts)
+        prompts = self.encoder_.encode(texts)
+        lengths = [len(prompt.input_ids) for prompt in prompts]
+        pad = self.tokenizer_.pad_token_id
+        pad = self.trie_.end_token if pad is None else pad
+        for rows in micro_batches(lengths, 4 * self.settings.token_budget):
+            width = lengths[rows[0]]
+            ids = torch.full((len(rows), width), pad)
+            mask = torch.zeros_like(ids)
+            for at, row in enumerate(rows):  # left padding: generation goes on at the right end
+                ids[at, width - lengths[row] :] = torch.tensor(prompts[row].input_ids)
+                mask[at, width - lengths[row] :] = 1
+            written = self.model_.generate(
+                input_ids=ids.to(self.device_),
+                attention_mask=mask.to(self.device_),
+                max_new_tokens=self.trie_.longest,
+                do_sample=False,
+                eos_token_id=self.trie_.end_token,
+                pad_token_id=pad,
+            )
+            for row, tokens in zip(rows, written[:, width:].tolist(), strict=True):
+                answers[row] = self.tokenizer_.decode(tokens, skip_special_tokens=True).strip()
+            notify(RowsDone(len(rows)))
+        index = {word: number for number, word in enumerate(self.trie_.words)}
+        return np.array([index.get(answer, -1) for answer in answers], dtype=np.int64), answers
+
+    @property
+    def trainable_parameters_(self) -> int:
+        """Weights that training may change."""
+        return sum(p.numel() for p in self.model_.parameters() if p.requires_grad)
+
+    def save(self, folder: Path) -> None:
+        """Write `adapter/` (PEFT's format) and `rung.json`, each whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f".adapter-{os.getpid()}"
+        for config in self.model_.peft_config.values():
+            config.base_model_name_or_path = self.settings.model
+        self.model_.save_pretrained(str(partial), safe_serialization=True)
+        (partial / "README.md").unlink(missing_ok=True)  # the run folder has the model card
+        _replace_folder(partial, folder / "adapter")
+        record = {
+            "rung": self.name,
+            "settings": asdict(self.settings),
+            "fields": self.fields_,
+            "classes": self.classes_,
+            "words": self.trie_.words,
+            "template": asdict(self.template_),
+        }
+        temporary = folder / f".rung-{os.getpid()}.json"
+        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
+        temporary.replace(folder / "rung.json")
+
+    @classmethod
+    def load(cls, folder: Path, **changes: Any) -> Self:
+        """What `save` wrote; `changes` are settings to override, such as `device`.
+
+        Raises:
+            InputError: the folder holds no finished rung.
+        """
+        from transformers import AutoTokenizer
+
+        path = folder / "rung.json"
+        if not path.is_file():
+            raise InputError(
+                f"{folder} holds no trained rung (rung.json is missing). "
+                "Give the --out folder of a finished `llabel fit`."
+            )
+        record = json.loads(path.read_text(encoding="utf-8"))
+        settings = record["settings"] | changes
+        settings["target_modules"] = tuple(settings["target_modules"])
+        rung = cls(LLMSettings(**settings))
+        rung.fields_, rung.classes_ = tuple(record["fields"]), tuple(record["classes"])
+        rung.folder_ = resolve_model(rung.settings.model)
+        rung.tokenizer_ = AutoTokenizer.from_pretrained(rung.folder_, local_files_only=True)
+        written = record["template"]
+        rung._set_template(
+            Template(
+                written["name"],
+                tuple(written["literals"]),
+                tuple(written["fields"]),
+                written["joint"],
+            ),
+            record["words"],
+        )
+        rung.device_ = pick_device(rung.settings.device)
+        base = load_model(rung.folder_, rung.device_, rung.precision)
+        rung.model_ = load_adapter(base, folder / "adapter")
+        rung._ready()
+        return rung
+
+
+def _lora_settings(settings: LLMSettings) -> LoraSettings:
+    modules = settings.target_modules
+    return LoraSettings(
+        r=settings.r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules="all-linear" if modules == ("all-linear",) else modules,
+        use_rslora=settings.use_rslora,
+    )
+
+
+def _training_settings(settings: LLMSettings) -> TrainingSettings:
+    return TrainingSettings(
+        learning_rate=settings.learning_rate,
+        schedule=settings.schedule,
+        warmup_ratio=settings.warmup_ratio,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        token_budget=settings.token_budget,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        patience=settings.patience,
+        seed=settings.seed,
+    )
+
+
+class _seeded:
+    """Seed torch within a block, and leave the caller's random state as it was."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.seed = seed
+        self.fork = torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+    def __enter__(self) -> None:
+        self.fork.__enter__()
+        torch.manual_seed(self.seed)
+
+    def __exit__(self, *error: Any) -> None:
+        self.fork.__exit__(*error)
+
+
+def _replace_folder(new: Path, target: Path) -> None:
+    """Put `new` where `target` is; the old one goes last."""
+    old = target.with_name(f".old-{random.getrandbits(32):08x}")
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    if old.exists():
+        import shutil
+
+        shutil.rmtree(old)

@@ -1,0 +1,268 @@
+"""How good predictions are: scores with their uncertainty, and the table of one row per class."""
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from llabel.task import ClassIndices, Label, Probabilities
+
+UNKNOWN = -1  # the class index of an answer that is no label
+LOG_LOSS_EPS = 1e-15
+ECE_BINS = 15
+SUM_TOLERANCE = 1e-4  # a float32 softmax sums to 1 within 1e-6; half precision is worse
+
+Interval: TypeAlias = tuple[float, float]
+RowKind: TypeAlias = Literal["class", "unknown", "accuracy", "macro avg"]
+
+
+class Scores(TypedDict):
+    """Scores of one system on one set of rows, ready for JSON.
+
+    Attributes:
+        rows: number of rows, at least 1.
+        accuracy: share of right answers, 0..1.
+        accuracy_ci95: [lower, upper] of the 95 % Wilson score interval of the accuracy.
+        macro_f1: unweighted mean of F1 over all classes of the task, 0..1.
+        log_loss: mean negative natural logarithm of the true class's probability, 0..34.54.
+        ece: expected calibration error, 0..1.
+    """
+
+    rows: int
+    accuracy: float
+    accuracy_ci95: list[float]
+    macro_f1: float
+    log_loss: float
+    ece: float
+
+
+class ReportRow(TypedDict):
+    """One row of a classification report, ready for JSON.
+
+    ``precision`` and ``recall`` are None in the accuracy row, whose value stands in ``f1`` as in
+    scikit-learn's printed report. ``support`` counts true rows, ``predicted`` counts answers.
+    """
+
+    name: str
+    kind: RowKind
+    precision: float | None
+    recall: float | None
+    f1: float
+    support: int
+    predicted: int
+
+
+def score(
+    y: ClassIndices, proba: Probabilities, predicted: ClassIndices | None = None
+) -> Scores | None:
+    """Score predictions against the truth.
+
+    Args:
+        y: (n,) true class indices.
+        proba: (n, n_classes) probabilities, each row summing to 1.
+        predicted: (n,) answered class indices, -1 for `unknown` (an answer that is no label);
+            None takes the most probable class, the first of equals.
+
+    Returns:
+        The scores; None for n = 0, where no score is defined. An unknown answer is wrong: it costs
+        the true class's recall, and is itself no class in the macro mean. `log_loss` and `ece`
+        judge the probabilities, whatever was answered.
+
+    Raises:
+        ValueError: shapes disagree, an index is out of range, or a row is no distribution.
+    """
+    y, proba = np.asarray(y), np.asarray(proba, dtype=np.float64)
+    _check_probabilities(proba)
+    n, n_classes = proba.shape
+    _check_indices("y", y, n, n_classes, lowest=0)
+    answers = proba.argmax(axis=1) if predicted is None else np.asarray(predicted)
+    _check_indices("predicted", answers, n, n_classes, lowest=UNKNOWN)
+    if n == 0:
+        return None
+
+    correct = int((answers == y).sum())
+    return Scores(
+        rows=n,
+        accuracy=correct / n,
+        accuracy_ci95=list(wilson_interval(correct, n)),
+        macro_f1=macro_f1(y, answers, n_classes),
+        log_loss=log_loss(y, proba),
+        ece=expected_calibration_error(y, proba),
+    )
+
+
+def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> Interval:
+    """Bound a proportion by the score interval (Wilson 1927, JASA 22, p. 209).
+
+    Args:
+        correct: successes, 0..n.
+        n: trials, at least 1.
+        confidence: coverage, between 0 and 1.
+
+    Returns:
+        (lower, upper), each in 0..1.
+
+    Raises:
+        ValueError: n is below 1 or `correct` lies outside 0..n.
+    """
+    from scipy.stats import binomtest
+
+    if n < 1 or not 0 <= correct <= n:
+        raise ValueError(f"need 0 <= correct <= n and n >= 1, got correct={correct}, n={n}")
+    interval = binomtest(correct, n).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def macro_f1(y: ClassIndices, predicted: ClassIndices, n_classes: int) -> float:
+    """Average F1 over all `n_classes`; a class neither true nor predicted counts as 0.
+
+    Args:
+        y: (n,) true class indices, n at least 1.
+        predicted: (n,) answered class indices, -1 for unknown.
+        n_classes: number of classes of the task.
+    """
+    from sklearn.metrics import f1_score
+
+    labels = np.arange(n_classes)
+    return float(f1_score(y, predicted, labels=labels, average="macro", zero_division=0))
+
+
+def log_loss(y: ClassIndices, proba: Probabilities) -> float:
+    """Return the mean of -ln p(true class), in nats.
+
+    Probabilities are clipped from below at 1e-15, scikit-learn's default eps before version 1.2
+    (since then the float64 eps, 2.2e-16), so one confident mistake costs at most 34.54.
+
+    Args:
+        y: (n,) true class indices, n at least 1.
+        proba: (n, n_classes) probabilities.
+    """
+    truth = proba[np.arange(len(y)), y]
+    return float(-np.log(np.clip(truth, LOG_LOSS_EPS, 1.0)).mean())
+
+
+def expected_calibration_error(
+    y: ClassIndices, proba: Probabilities, bins: int = ECE_BINS
+) -> float:
+    """Return the mean gap between confidence and accuracy (Guo et al. 2017, eq. 3).
+
+    The confidence is the top probability; bins are of equal width, ((m-1)/M, m/M] as in the paper,
+    weighted by their rows.
+
+    Args:
+        y: (n,) true class indices, n at least 1.
+        proba: (n, n_classes) probabilities.
+        bins: M, number of bins.
+    """
+    confidence = proba.max(axis=1)
+    correct = proba.argmax(axis=1) == y
+    edges = np.linspace(0, 1, bins + 1)
+    bin_of = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    # |B_m|/n · |acc - conf| = |sum of (correct - confidence)| / n: no empty bin to divide by.
+    gaps = np.bincount(bin_of, weights=correct - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(y))
+
+
+def report(y: ClassIndices, predicted: ClassIndices, classes: Sequence[Label]) -> list[ReportRow]:
+    """Break predictions down by class, as published classification reports do.
+
+    Args:
+        y: (n,) true class indices, n at least 1.
+        predicted: (n,) answered class indices, -1 for unknown.
+        classes: the labels, position = class index.
+
+    Returns:
+        One row per class; one for `unknown` where any was answered; accuracy; the macro average
+        over the classes, without `unknown`.
+
+    Raises:
+        ValueError: no rows, shapes disagree, or an index is out of range.
+    """
+    from sklearn.metrics import precision_recall_fscore_support
+
+    y, predicted = np.asarray(y), np.asarray(predicted)
+    _check_indices("y", y, len(y), len(classes), lowest=0)
+    _check_indices("predicted", predicted, len(y), len(classes), lowest=UNKNOWN)
+    if len(y) == 0:
+        raise ValueError("a classification report needs at least one row")
+
+    table = precision_recall_fscore_support(
+        y, predicted, labels=np.arange(len(classes)), zero_division=0
+    )
+    answered = np.bincount(predicted + 1, minlength=len(classes) + 1)  # position 0 is unknown
+    n = len(y)
+    rows = [
+        _row("class", str(label), (p, r, f1), int(support), int(count))
+        for label, p, r, f1, support, count in zip(classes, *table, answered[1:], strict=True)
+    ]
+    if answered[0]:
+        rows.append(_row("unknown", "unknown", (0.0, 0.0, 0.0), 0, int(answered[0])))
+    accuracy = _row("accuracy", "accuracy", (0.0, 0.0, float((y == predicted).mean())), n, n)
+    rows.append(accuracy | {"precision": None, "recall": None})
+    p, r, f1 = np.mean(table[:3], axis=1)
+    rows.append(_row("macro avg", "macro avg", (p, r, f1), n, n))
+    return rows
+
+
+def majority_accuracy(train_y: ClassIndices, test_y: ClassIndices) -> float:
+    """Score the answer that needs no text: the most frequent training class for every row.
+
+    Args:
+        train_y: (n,) class indices to count, n at least 1; of equally frequent ones the lowest.
+        test_y: (m,) class indices to score on, m at least 1.
+
+    Raises:
+        ValueError: either is empty.
+    """
+    if len(train_y) == 0 or len(test_y) == 0:
+        raise ValueError(
+            f"need training and test rows, got {len(train_y)} training and {len(test_y)} test rows"
+        )
+    return float((np.asarray(test_y) == np.bincount(train_y).argmax()).mean())
+
+
+def _row(
+    kind: RowKind, name: str, prf: tuple[float, float, float], support: int, predicted: int
+) -> ReportRow:
+    precision, recall, f1 = map(float, prf)  # NumPy's floats are not JSON's
+    return ReportRow(
+        name=name,
+        kind=kind,
+        precision=precision,
+        recall=recall,
+        f1=f1,
+        support=support,
+        predicted=predicted,
+    )
+
+
+def _check_probabilities(proba: Probabilities) -> None:
+    if proba.ndim != 2 or proba.shape[1] == 0:
+        raise ValueError(f"proba must have shape (n, n_classes), got {proba.shape}")
+    bad = ~np.isfinite(proba).all(axis=1)
+    if bad.any():
+        raise ValueError(f"proba must be finite; row {bad.argmax()} is {proba[bad.argmax()]}")
+    bad = (proba < 0).any(axis=1) | (np.abs(proba.sum(axis=1) - 1) > SUM_TOLERANCE)
+    if bad.any():
+        raise ValueError(
+            f"each row of proba must be a distribution (0 or above, sum 1 within "
+            f"{SUM_TOLERANCE:g}); row {bad.argmax()} is {proba[bad.argmax()]}"
+        )
+
+
+def _check_indices(
+    name: str, indices: npt.NDArray[np.int64], n: int, n_classes: int, *, lowest: int
+) -> None:
+    if indices.shape != (n,):
+        raise ValueError(f"{name} must have shape ({n},), got {indices.shape}")
+    if n == 0:
+        return
+    if not np.issubdtype(indices.dtype, np.integer):
+        raise ValueError(f"{name} must hold class indices (integers), got {indices.dtype}")
+    bad = (indices < lowest) | (indices >= n_classes)
+    if bad.any():
+        raise ValueError(
+            f"{name} must lie in {lowest}..{n_classes - 1}; row {bad.argmax()} is "
+            f"{indices[bad.argmax()]}"
+        )

@@ -1,0 +1,331 @@
+"""Template + field texts → text → token ids. Truncates the texts, never the template."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Formatter
+from typing import TYPE_CHECKING
+
+from llabel.errors import InputError
+from llabel.task import Text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BUILT_IN_TEMPLATES = ("qa", "alpaca", "plain")
+DEFAULT_INSTRUCTION = "Classify the input. Answer with exactly one of these labels: {labels}"
+
+# The published BoolQ template calls its passage "Context".
+_HEADINGS = {"passage": "Context", "context": "Context", "paragraph": "Context"}
+_ALPACA_HEAD = (
+    "Below is an instruction that describes a task, paired with an input that provides further "
+    "context. Write a response that appropriately completes the request."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A prompt with one hole per text field; the answer follows its last character.
+
+    Attributes:
+        name: a built-in name or the file it was read from.
+        literals: the n_fields + 1 texts around the holes; the last is never empty.
+        fields: the n_fields holes in reading order (a field may occur more than once).
+        joint: what stands between the prompt and the answer: a space, or nothing after a newline.
+            It belongs to the answer, since a prompt that ends in a space changes how the answer
+            is tokenised.
+    """
+
+    name: str
+    literals: tuple[str, ...]
+    fields: tuple[str, ...]
+    joint: str
+
+    def render(self, text: Text, fields: Sequence[str]) -> str:
+        """The prompt as text; `text` gives the values of `fields` in their order."""
+        values = dict(zip(fields, text, strict=True))
+        holes = [values[field] for field in self.fields]
+        return self.literals[0] + "".join(
+            value + literal for value, literal in zip(holes, self.literals[1:], strict=True)
+        )
+
+
+def load_template(
+    name: str,
+    fields: Sequence[str],
+    label_words: Sequence[str],
+    instruction: str | None = None,
+) -> Template:
+    """A built-in template by name, or the text file at that path.
+
+    A file holds the prompt with `{column}` for each text column, optionally `{labels}` for the
+    list of label words, and `{{`, `}}` for braces. One newline at its end is the editor's and is
+    dropped.
+
+    Args:
+        name: one of `BUILT_IN_TEMPLATES`, or a path.
+        fields: the text columns; each must occur in the template.
+        label_words: what the answers look like, in class order.
+        instruction: what `alpaca` asks for; may hold `{labels}`.
+
+    Raises:
+        InputError: unknown name, unreadable file, unknown or unused column, no text after the
+            last column.
+    """
+    if name in BUILT_IN_TEMPLATES:
+        source = _built_in(name, fields, instruction or DEFAULT_INSTRUCTION)
+    else:
+        source = _read_template(name)
+    if instruction and name != "alpaca":
+        raise InputError(
+            f"--instruction was given, but template {name!r} has no place for it. "
+            "Use --template alpaca, or write the instruction into your own template file."
+        )
+    return _parse(name, source, fields, ", ".join(label_words))
+
+
+def _built_in(name: str, fields: Sequence[str], instruction: str) -> str:
+    """Source text of a built-in template for these columns."""
+    holes = {field: "{" + _escape(field) + "}" for field in fields}
+    if name == "qa":
+        heads = [f"### {_heading(field)}: {hole}\n " for field, hole in holes.items()]
+        return "".join(heads) + "### Answer:"
+    if name == "alpaca":
+        shown = (
+            next(iter(holes.values()))
+            if len(holes) == 1
+            else "\n".join(f"{_escape(_heading(f))}: {hole}" for f, hole in holes.items())
+        )
+        return (
+            f"{_ALPACA_HEAD}\n\n### Instruction:\n{instruction}\n\n### Input:\n{shown}\n\n"
+            "### Response:\n"
+        )
+    return "\n".join(holes.values()) + "\nLabel:"
+
+
+def _heading(field: str) -> str:
+    return _HEADINGS.get(field.lower()) or field.replace("_", " ").strip().capitalize()
+
+
+def _escape(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def _read_template(name: str) -> str:
+    path = Path(name)
+    if not path.is_file():
+        near = difflib.get_close_matches(name, BUILT_IN_TEMPLATES, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise InputError(
+            f"--template {name!r} is neither a built-in template "
+            f"({', '.join(BUILT_IN_TEMPLATES)}) nor a file.{hint}"
+        )
+    try:
+        return path.read_text(encoding="utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"Template {name} is not UTF-8 at byte {error.start}.") from error
+
+
+def _parse(name: str, source: str, fields: Sequence[str], labels: str) -> Template:
+    """Cut `source` at its holes; fill `{labels}`; settle what joins prompt and answer."""
+    literals, holes = [""], []
+    try:
+        pieces = list(Formatter().parse(source))
+    except ValueError as error:
+        raise InputError(
+            f"Template {name!r} cannot be read: {error}. Write {{{{ and }}}} for literal braces."
+        ) from error
+    for literal, hole, spec, conversion in pieces:
+        literals[-1] += literal
+        if hole is None:
+            continue
+        if spec or conversion:
+            raise InputError(
+                f"Template {name!r}: {{{hole}}} may hold a column's name only, nothing after "
+                "':' or '!'."
+            )
+        if hole == "labels" and "labels" not in fields:
+            literals[-1] += labels
+        elif hole in fields:
+            holes.append(hole)
+            literals.append("")
+        else:
+            raise InputError(
+                f"Template {name!r} asks for {{{hole}}}, which is no text column. "
+                f"Text columns given by --text: {', '.join(fields)}; {{labels}} is the label list."
+            )
+    unused = [field for field in fields if field not in holes]
+    if unused:
+        raise InputError(
+            f"Template {name!r} does not use the text column {unused[0]!r}. "
+            f"Put {{{unused[0]}}} into the template or leave the column out of --text."
+        )
+    stripped = literals[-1].rstrip(" ")
+    if not stripped:
+        raise InputError(
+            f"Template {name!r} ends with {{{holes[-1]}}}. Put a mark such as '\\n### Answer:' "
+            "after it, so that the model can tell where the text ends."
+        )
+    joint = literals[-1][len(stripped) :] or ("" if stripped[-1].isspace() else " ")
+    literals[-1] = stripped
+    return Template(name, tuple(literals), tuple(holes), joint)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One row, ready for the model.
+
+    Attributes:
+        input_ids: (seq,) token ids; the answer is read at the last of them.
+        truncated: True where the ends of long fields were cut to fit.
+    """
+
+    input_ids: tuple[int, ...]
+    truncated: bool
+
+
+class PromptEncoder:
+    """Rows → token ids of at most `max_length`, the answer's own tokens not counted.
+
+    The whole prompt is tokenised as one text, so that tokens may cross from template to field as
+    they do in any text. Special tokens are parsed where the template itself has them; in a user's
+    text they are split into ordinary tokens, so no text can end the prompt or fake an answer mark.
+    """
+
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        template: Template,
+        fields: Sequence[str],
+        max_length: int,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.fields = tuple(fields)
+        self.max_length = max_length
+        self._head = _head_tokens(tokenizer)
+        self._runs = _split_at_special_tokens(template, self.fields, tokenizer)
+        needed = len(self._encode(("",) * len(self.fields))[0])
+        if needed >= max_length:
+            raise InputError(
+                f"The template alone takes {needed} tokens, but only {max_length} are allowed for "
+                "the prompt. Raise --max-seq-length or shorten the template or the label list."
+            )
+
+    def lengths(self, texts: Sequence[Text]) -> list[int]:
+        """Tokens of each whole prompt, before any truncation."""
+        return [len(ids) for ids, _ in map(self._encode, texts)]
+
+    def encode(self, texts: Sequence[Text]) -> list[Prompt]:
+        """(n,) prompts; rows that are too long lose the end of their longest field."""
+        return [self._fit(text) for text in texts]
+
+    def _fit(self, text: Text) -> Prompt:
+        ids, spans = self._encode(text)
+        level, truncated = self.max_length, False
+        while len(ids) > self.max_length:
+            truncated = True
+            counts = [len(ends) for ends in spans]
+            budget = max(0, sum(counts) - (len(ids) - self.max_length))
+            # Cutting may merge or split a token at the edge: never keep more than last time.
+            level = min(_water_level(counts, budget), level - 1)
+            text = tuple(
+                value if count <= level else value[: ends[level - 1] if level > 0 else 0]
+                for value, ends, count in zip(text, spans, counts, strict=True)
+            )
+            ids, spans = self._encode(text)
+        return Prompt(tuple(ids), truncated)
+
+    def _encode(self, text: Text) -> tuple[list[int], list[list[int]]]:
+        """Token ids, and for each field the end (in characters) of each of its tokens."""
+        ids = list(self._head)
+        ends: list[list[int]] = [[] for _ in self.fields]
+        for run in self._runs:
+            if isinstance(run, int):
+                ids.append(run)
+                continue
+            spans, parts, position = [], [], 0
+            for piece in run:
+                value = piece if isinstance(piece, str) else text[piece.field]
+                if not isinstance(piece, str):
+                    spans.append((position, position + len(value), piece.field))
+                parts.append(value)
+                position += len(value)
+            encoding = self.tokenizer(
+                "".join(parts),
+                add_special_tokens=False,
+                split_special_tokens=True,
+                return_offsets_mapping=True,
+                verbose=False,  # no warning about lengths that we are about to cut
+            )
+            ids += encoding["input_ids"]
+            for start, stop, field in spans:
+                ends[field] += [
+                    min(end, stop) - start
+                    for begin, end in encoding["offset_mapping"]
+                    if begin < stop and end > start
+                ]
+        return ids, ends
+
+
+@dataclass(frozen=True, slots=True)
+class _Hole:
+    field: int  # position in the task's fields
+
+
+def _water_level(counts: Sequence[int], budget: int) -> int:
+    """The greatest level L with Σ min(count, L) ≤ budget: only what stands above it is cut."""
+    remaining, level = budget, 0
+    ordered = sorted(counts)
+    for position, count in enumerate(ordered):
+        share = remaining // (len(ordered) - position)
+        if count > share:
+            return share
+        remaining -= count
+        level = count
+    return level
+
+
+def _head_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """What the tokenizer puts before any text (Llama 3: `<|begin_of_text|>`; SmolLM2: nothing)."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    with_special = tokenizer("a")["input_ids"]
+    for start in range(len(with_special) - len(plain) + 1):
+        if with_special[start : start + len(plain)] == plain:
+            return list(with_special[:start])
+    return []
+
+
+def _split_at_special_tokens(
+    template: Template, fields: Sequence[str], tokenizer: "PreTrainedTokenizerBase"
+) -> list[int | list[str | _Hole]]:
+    """Special tokens of the template as ids; between them runs of literal text and holes."""
+    specials = sorted(
+        {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special},
+        key=len,
+        reverse=True,
+    )
+    pattern = re.compile("|".join(map(re.escape, specials))) if specials else None
+    runs: list[int | list[str | _Hole]] = [[]]
+
+    def add(piece: str | _Hole) -> None:
+        if isinstance(runs[-1], int):
+            runs.append([])
+        run = runs[-1]
+        assert isinstance(run, list)
+        run.append(piece)
+
+    for number, literal in enumerate(template.literals):
+        position = 0
+        for match in pattern.finditer(literal) if pattern else ():
+            if match.start() > position:
+                add(literal[position : match.start()])
+            runs.append(int(tokenizer.convert_tokens_to_ids(match.group())))
+            position = match.end()
+        if position < len(literal):
+            add(literal[position:])
+        if number < len(template.fields):
+            add(_Hole(fields.index(template.fields[number])))
+    return [run for run in runs if run != []]

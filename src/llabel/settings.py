@@ -1,0 +1,114 @@
+"""Every setting, once: its name, type, range, default and help.
+
+The command line makes its options from these classes, `--config run.yaml` is checked against
+them, `run.json` records them and `LLMClassifier` takes the same names.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Help:
+    """What `--help` says of a setting."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSettings:
+    """What is read, and how it is cut into parts."""
+
+    text: Annotated[
+        tuple[str, ...], Help("Text columns, as A,B. Their order is the prompt's order.")
+    ]
+    label: Annotated[str, Help("Label column: string, bool or int.")]
+    group: Annotated[
+        str | None, Help("Rows that share this column's value stay on one side of every split.")
+    ] = None
+    split_column: Annotated[
+        str | None, Help("Column that says train, validation or test for each row.")
+    ] = None
+    validation: Annotated[str | None, Help("A file of validation rows.")] = None
+    test: Annotated[str | None, Help("A file of test rows.")] = None
+    test_split: Annotated[str | None, Help("Which given part to hold as the test part.")] = None
+    validation_size: Annotated[
+        float, Interval(gt=0, lt=1), Help("Share of the training rows cut off for validation.")
+    ] = 0.1
+    test_size: Annotated[
+        float, Interval(gt=0, lt=1), Help("Share of all rows cut off for the test.")
+    ] = 0.2
+    train_rows: Annotated[
+        int | None, Ge(1), Help("Train on a stratified sample of so many rows.")
+    ] = None
+    normalise_labels: Annotated[
+        bool, Help("Treat labels that differ only by case or space as one.")
+    ] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LLMSettings:
+    """A fine-tuned language model, from the prompt to the optimiser."""
+
+    model: Annotated[str, Help("Built-in name, local folder or Hub id of a causal LM.")] = (
+        "smollm2-135m"
+    )
+    template: Annotated[str, Help("qa, alpaca, plain, or a file with {column} holes.")] = "qa"
+    instruction: Annotated[
+        str | None, Help("What the alpaca template asks for; {labels} is the label list.")
+    ] = None
+    label_words: Annotated[
+        dict[str, str] | None, Help("What to answer for a label: LABEL=WORDS (repeatable).")
+    ] = None
+    max_seq_length: Annotated[
+        int | None, Ge(8), Help("Most tokens of prompt and answer. Default: the model's context.")
+    ] = None
+    r: Annotated[int, Ge(1), Help("Rank of the LoRA update.")] = 16
+    lora_alpha: Annotated[float, Ge(0), Help("LoRA scaling is lora-alpha / r.")] = 32
+    lora_dropout: Annotated[
+        float, Interval(ge=0, lt=1), Help("Dropout on the inputs of LoRA's A.")
+    ] = 0.0
+    target_modules: Annotated[
+        tuple[str, ...], Help("Linear layers to adapt, as q_proj,v_proj.")
+    ] = ("all-linear",)
+    use_rslora: Annotated[bool, Help("Scale by lora-alpha / √r instead.")] = False
+    loss: Annotated[
+        Literal["answer", "sft", "all"],
+        Help(
+            "Cross-entropy over the labels at the answer position (answer), over the answer's "
+            "tokens (sft), or over prompt and answer (all)."
+        ),
+    ] = "answer"
+    learning_rate: Annotated[float, Gt(0), Help("Peak learning rate of AdamW.")] = 5e-4
+    schedule: Annotated[
+        Literal["cosine", "linear", "constant"], Help("Learning rate after the warm-up.")
+    ] = "cosine"
+    warmup_ratio: Annotated[
+        float, Interval(ge=0, le=1), Help("Share of the steps with a rising learning rate.")
+    ] = 0.05
+    epochs: Annotated[int, Ge(1), Help("Passes over the training rows, at most.")] = 3
+    patience: Annotated[
+        int | None, Ge(1), Help("Stop after so many epochs without a better validation loss.")
+    ] = 1
+    batch_size: Annotated[int, Ge(1), Help("Rows of one optimiser step.")] = 16
+    weight_decay: Annotated[float, Ge(0), Help("AdamW's decay.")] = 0.0
+    max_grad_norm: Annotated[float, Gt(0), Help("Gradients are clipped to this norm.")] = 1.0
+    token_budget: Annotated[
+        int, Ge(1), Help("Most tokens of a micro-batch: bounds memory, not the result.")
+    ] = 512
+    refit: Annotated[
+        bool, Help("Choose epochs on validation, then train anew on train + validation.")
+    ] = False
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "int8"],
+        Help("Of the frozen weights. auto: bfloat16 on CUDA, float32 on the CPU."),
+    ] = "auto"
+    compile: Annotated[
+        bool, Help("Fuse layers with torch.compile: faster after a minute; needs a C++ compiler.")
+    ] = False
+    device: Annotated[str, Help("auto, cpu, cuda or cuda:N.")] = "auto"
+    seed: Annotated[
+        int, Interval(ge=0, lt=2**31), Help("Splits, row order, adapter initialisation, dropout.")
+    ] = 0

@@ -1,0 +1,228 @@
+"""DATA as users name it (a file, a folder of parts, a built-in or Hub name) → parts of rows."""
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llabel.cells import Row, check_cell, did_you_mean, listed, require_columns, row_name
+from llabel.errors import InputError
+from llabel.tables import FORMATS, scan_rows, table_suffix
+
+HUB_BATCH = 256  # rows held in memory at once
+PART_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_SHARD = re.compile(r"(?P<part>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of the data, not yet read.
+
+    Attributes:
+        name: ``train``, ``validation``, ``test``, or as its publisher or the table is called.
+        origin: where the rows come from, for messages.
+        typed: whether values have types (JSON, Parquet, Hub) or all are strings (CSV, TSV).
+        rows: columns (None: all) → a fresh iterator over the rows.
+    """
+
+    name: str
+    origin: str
+    typed: bool
+    rows: Callable[[Sequence[str] | None], Iterator[Row]] = field(repr=False)
+
+    def columns(self) -> list[str]:
+        """Names of the columns, as the first row has them."""
+        return list(next(self.rows(None)).values)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The data by part, in the order train, validation, test, others.
+
+    Attributes:
+        name: what the user called it, short: ``reviews`` for ``texts/reviews.csv``.
+        parts: by name; a single table without parts is the one entry ``train``.
+    """
+
+    name: str
+    parts: Mapping[str, Part]
+
+
+def part_name(name: str) -> str:
+    """``dev`` → ``validation`` and the like; a name that says nothing stays as it is."""
+    return PART_NAMES.get(name.strip().lower(), name)
+
+
+def open_source(data: str) -> Source:
+    """Find what DATA names. No row is read yet (a Hub data set is downloaded).
+
+    Args:
+        data: a built-in name, a table file, a folder with a table for each part (or one table), or
+            a Hub id ``org/name``, with ``:config`` behind it where the data set has several.
+
+    Raises:
+        InputError: there is no such data, or a folder's files are no parts.
+    """
+    from llabel.assets import is_hub_id, resolve_dataset
+
+    if is_hub_id(data.partition(":")[0]):
+        return _hub_source(data)
+    if table_suffix(Path(data)) and not Path(data).expanduser().exists():
+        scan_rows(data)  # says that there is no such file, and which one is close
+    path = resolve_dataset(data)
+    name = Path(data).expanduser().resolve().name
+    if path.is_dir():
+        return _folder_source(name, path)
+    name = path.name[: path.name.lower().rfind(table_suffix(path) or "\0")] or path.name
+    return Source(name, {"train": file_part(path, name)})
+
+
+def file_part(path: str | Path, name: str) -> Part:
+    """Make a part of one table file.
+
+    Raises:
+        InputError: there is no such file, or its name's ending says no table.
+    """
+    return _shards_part([Path(path).expanduser()], name)
+
+
+def _shards_part(paths: list[Path], name: str) -> Part:
+    for path in paths:
+        scan_rows(path)  # a wrong name is told now, not when the rows are read
+    typed = table_suffix(paths[0]) not in (".csv", ".tsv")
+    return Part(
+        name,
+        str(paths[0]) if len(paths) == 1 else f"{paths[0].parent}/{name}-*",
+        typed,
+        lambda columns: itertools.chain.from_iterable(scan_rows(path, columns) for path in paths),
+    )
+
+
+def _folder_source(name: str, folder: Path) -> Source:
+    files = _table_files(folder) or _table_files(folder / "data")
+    if not files:
+        raise InputError(
+            f"{folder}: there is no table in this folder. Put train, validation and test files in "
+            f"it (such as train.csv) that end in {', '.join(FORMATS)}, or one of these and .gz."
+        )
+    shards: dict[str, list[tuple[Path, int]]] = {}
+    for path in files:
+        stem = path.name[: path.name.lower().rindex(table_suffix(path) or "")]
+        shard = _SHARD.fullmatch(stem)
+        part = part_name(shard["part"] if shard else stem)
+        shards.setdefault(part, []).append((path, int(shard["count"]) if shard else 1))
+    if len(shards) == 1:
+        (part, only) = next(iter(shards.items()))
+        prefix = part if part == "train" else name
+        return Source(name, {"train": _shards_part(_complete(part, only), prefix)})
+    if "train" not in shards:
+        raise InputError(
+            f"{folder}: none of its tables ({listed(path.name for path in files)}) is the train "
+            "part. Call the files train, validation (or valid, val, dev) and test, or name one "
+            "file."
+        )
+    order = sorted(shards, key=lambda part: (*_rank(part), part))
+    return Source(name, {part: _shards_part(_complete(part, shards[part]), part) for part in order})
+
+
+def _table_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and table_suffix(path) and not path.name.startswith(".")
+    )
+
+
+def _complete(part: str, shards: list[tuple[Path, int]]) -> list[Path]:
+    paths = [path for path, _ in shards]
+    counts = {count for _, count in shards}
+    if counts == {1} and len(paths) > 1:
+        raise InputError(
+            f"{paths[0].parent}: several files could be the {part} part: "
+            f"{listed(path.name for path in paths)}. Keep one, or name one file."
+        )
+    if counts != {len(paths)}:
+        raise InputError(
+            f"{paths[0].parent}: {len(paths)} of {max(counts)} files of the {part} part are there "
+            f"({listed(path.name for path in paths)}). Download the missing ones."
+        )
+    return paths
+
+
+def _rank(part: str) -> tuple[int]:
+    known = ("train", "validation", "test")
+    return (known.index(part) if part in known else len(known),)
+
+
+def _hub_source(data: str) -> Source:
+    """Load a data set from the Hugging Face Hub; code that comes with one is never run."""
+    import datasets
+
+    name, _, config = data.partition(":")
+    try:
+        loaded = datasets.load_dataset(name, config or None)
+    except Exception as error:  # the library raises what its own libraries raise
+        reason = str(error).strip() or type(error).__name__
+        raise InputError(
+            f"{data}: the Hugging Face Hub data set cannot be loaded: {reason}\nCheck the name "
+            "(org/name, or org/name:config) and the network; HF_TOKEN opens private sets, and "
+            "HF_HUB_OFFLINE=1 keeps to what was downloaded before."
+        ) from error
+    parts = {part_name(part): rows for part, rows in loaded.items()}
+    if "train" not in parts:
+        if len(parts) > 1:
+            raise InputError(f"{data}: none of its parts ({listed(loaded)}) is called train.")
+        parts = {"train": next(iter(parts.values()))}
+    order = sorted(parts, key=_rank)
+    return Source(name, {part: _hub_part(data, part, parts[part]) for part in order})
+
+
+def _hub_part(data: str, part: str, dataset: Any) -> Part:
+    origin = f"{data} ({part})"
+    return Part(part, origin, True, lambda columns: _hub_rows(origin, dataset, columns))
+
+
+def _hub_rows(origin: str, dataset: Any, columns: Sequence[str] | None) -> Iterator[Row]:
+    require_columns(columns or (), dataset.column_names, origin)
+    wanted = list(dataset.column_names if columns is None else columns)
+    number = 0
+    for batch in dataset.select_columns(wanted).iter(HUB_BATCH):
+        cells = [_named(batch[name], dataset.features[name]) for name in wanted]
+        for values in zip(*cells, strict=True):
+            number += 1
+            for name, value in zip(wanted, values, strict=True):
+                check_cell(value, origin, row_name(number, None), name)
+            yield Row(origin, number, None, dict(zip(wanted, values, strict=True)))
+    if not number:
+        raise InputError(f"{origin}: there is no row. At least one is needed.")
+
+
+def _named(values: list[Any], feature: Any) -> list[Any]:
+    """Class numbers as the names their publisher gave; -1, which means withheld, as None."""
+    names = getattr(feature, "names", None)
+    if names is None:
+        return values
+    return [None if value is None or value < 0 else names[value] for value in values]
+
+
+def require_part(source: Source, name: str, option: str) -> str:
+    """The part that an option names.
+
+    Raises:
+        InputError: with the parts there are.
+    """
+    part = part_name(name)
+    if part not in source.parts:
+        raise InputError(
+            f"{option} {name}: {source.name} has no such part. Its parts are "
+            f"{listed(source.parts)}.{did_you_mean(part, source.parts)}"
+        )
+    return part

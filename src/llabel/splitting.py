@@ -1,0 +1,162 @@
+"""Cut one table into train, validation and test rows: stratified by class, or group by group."""
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from llabel.cells import shown
+from llabel.errors import InputError
+from llabel.task import ClassIndices, Label
+
+Rows = npt.NDArray[np.int64]  # positions in a table, ascending
+MAX_FOLDS = 20
+
+
+def hold_out(
+    y: ClassIndices,
+    size: float,
+    *,
+    classes: Sequence[Label],
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+    parts: Sequence[str] = ("train", "test"),
+) -> tuple[Rows, Rows]:
+    """Divide rows at random into kept and held-out ones; the class shares are alike in both.
+
+    Args:
+        y: (n,) class indices.
+        size: share to hold out, between 0 and 1.
+        classes: the labels, for messages.
+        seed: the same seed gives the same rows.
+        groups: (n,) no value of it will stand on both sides (scikit-learn's StratifiedGroupKFold,
+            so the share held out is only about `size`).
+        parts: what will be cut from these rows in all: every class needs a row (or a group) each.
+
+    Returns:
+        Positions of kept and of held-out rows, each ascending.
+
+    Raises:
+        InputError: a class has too few rows or groups.
+    """
+    _refuse_rare_classes(y, classes, groups, parts)
+    held = _held_rows(y, size, seed) if groups is None else _held_groups(y, size, seed, groups)
+    kept = np.setdiff1d(np.arange(len(y)), held)
+    lost = np.setdiff1d(y, y[kept])
+    if len(lost) or not len(held):
+        unit = "rows" if groups is None else "groups"
+        whom = f"class {shown(classes[lost[0]])} has" if len(lost) else "there are"
+        raise InputError(
+            f"{whom} too few {unit} to hold out {size:.0%} of {len(y):,} rows as {parts[-1]}. Add "
+            f"rows, or choose another --{parts[-1]}-size"
+            + (" or another group column." if groups is not None else ".")
+        )
+    return kept, held
+
+
+def subsample(y: ClassIndices, count: int, *, classes: Sequence[Label], seed: int = 0) -> Rows:
+    """Draw rows at random with every class's share kept and none lost.
+
+    Of two draws with one seed, the larger holds nearly all of the smaller, so learning curves
+    compare like with like.
+
+    Args:
+        y: (n,) class indices.
+        count: how many rows, from the number of classes to n.
+        classes: the labels, for messages.
+        seed: the same seed gives the same rows.
+
+    Returns:
+        (count,) positions, ascending.
+
+    Raises:
+        InputError: there are fewer rows than `count`, or `count` is less than the classes.
+    """
+    sizes = np.bincount(y, minlength=len(classes))
+    if not len(classes) <= count <= len(y):
+        raise InputError(
+            f"--train-rows {count}: choose from {len(classes):,} (one a class) to {len(y):,}, the "
+            "rows there are in the train part. Without --train-rows all are used."
+        )
+    quotas = _quotas(sizes, count)
+    rng = np.random.default_rng(seed)
+    drawn = [
+        rng.permutation(np.flatnonzero(y == index))[:quota] for index, quota in enumerate(quotas)
+    ]
+    return np.sort(np.concatenate(drawn))
+
+
+def check_size(option: str, size: float) -> None:
+    """Refuse a share that is not between 0 and 1.
+
+    Raises:
+        InputError: with the option's name.
+    """
+    if not (math.isfinite(size) and 0 < size < 1):
+        raise InputError(f"{option} {size:g}: a share between 0 and 1 is needed, such as 0.1.")
+
+
+def _held_rows(y: ClassIndices, size: float, seed: int) -> Rows:
+    from sklearn.model_selection import train_test_split
+
+    n_classes = len(np.unique(y))
+    count = min(max(math.ceil(size * len(y) - 1e-9), n_classes), len(y) - n_classes)
+    _, held = train_test_split(np.arange(len(y)), test_size=count, stratify=y, random_state=seed)
+    return np.sort(held)
+
+
+def _held_groups(y: ClassIndices, size: float, seed: int, groups: Sequence[str]) -> Rows:
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    _, codes = np.unique(np.asarray(groups, dtype=object), return_inverse=True)
+    most = min(MAX_FOLDS, codes.max() + 1, np.bincount(y).max())
+    folds, wanted = min(
+        ((folds, max(1, round(size * folds))) for folds in range(2, most + 1)),
+        key=lambda pair: abs(pair[1] / pair[0] - size),
+    )
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # A class in fewer groups than folds is fine: only some of the folds are held out.
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        parts = [held for _, held in splitter.split(y, y, codes)]
+    # A giant group fills a fold and few groups balance badly: the folds most like the whole serve.
+    share = np.bincount(y) / folds
+    parts.sort(key=lambda part: np.abs(np.bincount(y[part], minlength=len(share)) - share).sum())
+    return np.sort(np.concatenate(parts[:wanted]))
+
+
+def _refuse_rare_classes(
+    y: ClassIndices,
+    classes: Sequence[Label],
+    groups: Sequence[str] | None,
+    parts: Sequence[str],
+) -> None:
+    counts = np.bincount(y, minlength=len(classes))
+    unit, each = ("row", "one") if groups is None else ("group", "one group")
+    if groups is not None:
+        pairs = set(zip(y.tolist(), groups, strict=True))
+        counts = np.bincount([index for index, _ in pairs], minlength=len(classes))
+    rare = [i for i in np.argsort(counts, kind="stable") if 0 < counts[i] < len(parts)]
+    if rare:
+        named = ", ".join(f"{shown(classes[i])} ({counts[i]})" for i in rare[:10])
+        more = f" and {len(rare) - 10} more" if len(rare) > 10 else ""
+        raise InputError(
+            f"every class needs at least {len(parts)} {unit}s, {each} each for "
+            f"{', '.join(parts)}; of the {len(y):,} rows at hand these have fewer: {named}{more}. "
+            "Add rows, merge these classes "
+            "with others, or remove them."
+        )
+
+
+def _quotas(sizes: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """Largest remainders, with at least one row of every class there is."""
+    floors = (sizes > 0).astype(np.int64)
+    spare = sizes - floors
+    exact = spare * (count - floors.sum()) / max(1, spare.sum())
+    quotas = floors + exact.astype(np.int64)
+    short = count - quotas.sum()
+    order = np.argsort(-(exact - np.floor(exact)), kind="stable")
+    quotas[order[:short]] += 1
+    return quotas

@@ -1,0 +1,311 @@
+"""Tables as users keep them (CSV, TSV, JSON Lines, Parquet; plain or gzipped), one row at a time.
+
+Everything that a real file gets wrong is an `InputError` that names the file, the row as a user
+counts it (the first data row is 1), the line where that is another number, and the column.
+"""
+
+import gzip
+import json
+import shutil
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from llabel.cells import (
+    Row,
+    check_cell,
+    did_you_mean,
+    listed,
+    refuse_double_columns,
+    require_columns,
+    row_name,
+    shown,
+)
+from llabel.csv_rows import csv_rows
+from llabel.errors import InputError
+
+LINE_LIMIT = 100_000_000  # bytes; a line is held in memory while it is parsed
+PARQUET_BATCH = 256  # rows held in memory at once
+FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
+GZIP_MAGIC = b"\x1f\x8b"
+
+_FORMAT_HINTS = {
+    ".json": "If every line is one JSON object, rename it to .jsonl; otherwise turn it into one "
+    "object a line: jq -c '.[]' data.json > data.jsonl",
+    ".ndjson": "Rename it to .jsonl.",
+    ".txt": "If it is separated by commas, rename it to .csv; if by tabs, to .tsv.",
+    ".xls": "Save it from the spreadsheet as 'CSV UTF-8'.",
+    ".xlsx": "Save it from the spreadsheet as 'CSV UTF-8'.",
+    ".ods": "Save it from the spreadsheet as CSV, UTF-8.",
+    ".zip": "Unpack it first.",
+}
+_JSON_FORM = 'Every line must be one JSON object such as {"text": "…", "label": "…"}'
+
+
+def table_suffix(path: Path) -> str | None:
+    """The one of `FORMATS` that a file's name ends with (``.gz`` aside), or None."""
+    name = path.name.lower().removesuffix(".gz")
+    return next((suffix for suffix in FORMATS if name.endswith(suffix)), None)
+
+
+def read_rows(
+    path: str | Path, *, columns: Sequence[str] | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Stream a table's rows in constant memory.
+
+    Args:
+        path: a .csv, .tsv, .jsonl or .parquet file, or one of these with .gz behind it. CSV and
+            TSV are UTF-8 with a header line and double quotes around cells where needed.
+        columns: read only these, in this order; all columns by default.
+
+    Yields:
+        Row number (first data row is 1) and column → value. CSV and TSV values are strings; JSON
+        and Parquet values have the type they are written with.
+
+    Raises:
+        InputError: for whatever is wrong with the file: a wrong name at once, damage further down
+            when the rows before it have been read.
+    """
+    return ((row.number, row.values) for row in scan_rows(path, columns))
+
+
+def scan_rows(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """Like `read_rows`, but each `Row` also knows its file and line."""
+    path = Path(path)
+    return _guarded(path, _READERS[_checked_suffix(path)](path, columns))
+
+
+def _checked_suffix(path: Path) -> str:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder. Name one table file in it.")
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file.{_similar_file(path)}")
+    suffix = table_suffix(path)
+    if suffix is None:
+        hint = _FORMAT_HINTS.get(Path(path.name.lower().removesuffix(".gz")).suffix, "")
+        raise InputError(
+            f"{path}: not a kind of table that can be read. Its name must end in "
+            f"{', '.join(FORMATS)}, or one of these and .gz. {hint}".rstrip()
+        )
+    return suffix
+
+
+def _similar_file(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" There is no folder {path.parent} either."
+    return did_you_mean(path.name, (p.name for p in path.parent.iterdir() if table_suffix(p)))
+
+
+def _guarded(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
+    """Refuse a table without rows, and say what errors of disk and gzip mean."""
+    number = 0
+    try:
+        for row in rows:
+            number = row.number
+            yield row
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(
+            f"{path}: the gzip data is cut off or damaged after row {number} ({error}). Copy or "
+            "download the file again; gzip -t checks it."
+        ) from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from error
+    if number == 0:
+        raise InputError(f"{path}: there is no data row below the header. At least one is needed.")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    with path.open("rb") as file:
+        magic = file.peek(2)[:2]
+        zipped = path.name.lower().endswith(".gz")
+        if not magic:
+            raise InputError(f"{path}: the file is empty. It must hold a table with a header.")
+        if zipped and magic != GZIP_MAGIC:
+            raise InputError(f"{path}: this is not gzip data. Rename it to {path.name[:-3]}.")
+        if not zipped and magic == GZIP_MAGIC:
+            raise InputError(f"{path}: this is gzip data. Rename it to {path.name}.gz.")
+        if not zipped:
+            yield file
+            return
+        with gzip.GzipFile(fileobj=file) as unzipped:
+            yield unzipped  # type: ignore[misc]  # a GzipFile reads as IO[bytes] does
+
+
+@contextmanager
+def _opened_lines(path: Path) -> Iterator[Iterator[str]]:
+    with _opened(path) as file:
+        yield _lines(path, file)
+
+
+def _lines(path: Path, file: IO[bytes]) -> Iterator[str]:
+    """Decode line by line, so that a bad byte is found with its place and memory is bounded."""
+    offset = 0
+    number = 0
+    blank = True
+    while raw := file.readline(LINE_LIMIT + 1):
+        number += 1
+        if len(raw) > LINE_LIMIT:
+            raise InputError(
+                f"{path}: line {number} has more than {LINE_LIMIT:,} bytes, beginning "
+                f"{shown(raw[:60].decode('utf-8', 'replace'))}. Shorten or remove it."
+            )
+        text = _decoded(path, raw, number, offset)
+        offset += len(raw)
+        blank = blank and not text.strip()
+        yield text
+    if blank:
+        raise InputError(f"{path}: the file is empty. It must hold a table with a header.")
+
+
+def _decoded(path: Path, raw: bytes, number: int, offset: int) -> str:
+    if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{path}: the file is UTF-16, not UTF-8. {_iconv(path, 'UTF-16')}")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = raw[max(0, error.start - 20) : error.start].decode("utf-8", "replace")
+        raise InputError(
+            f"{path}: line {number}, byte {offset + error.start} of the file: "
+            f"0x{raw[error.start]:02X} after {before!r} is not UTF-8. "
+            f"{_iconv(path, 'WINDOWS-1252')} (or the encoding that the file has)"
+        ) from error
+    return text.removeprefix("\ufeff") if number == 1 else text
+
+
+def _iconv(path: Path, encoding: str) -> str:
+    if path.name.lower().endswith(".gz"):
+        return f"Convert it: gzip -dc {path.name} | iconv -f {encoding} -t utf-8 | gzip > new.gz"
+    return f"Convert it: iconv -f {encoding} -t utf-8 {path.name} > new{path.suffix}"
+
+
+def _csv(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+    with _opened_lines(path) as lines:
+        yield from csv_rows(str(path), lines, columns, delimiter=",")
+
+
+def _tsv(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+    with _opened_lines(path) as lines:
+        yield from csv_rows(str(path), lines, columns, delimiter="\t")
+
+
+def _jsonl(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+    with _opened_lines(path) as lines:
+        filled = ((line, text) for line, text in enumerate(lines, start=1) if text.strip())
+        for number, (line, text) in enumerate(filled, start=1):
+            where = row_name(number, line)
+            values = _json_object(f"{path}: {where}", text)
+            if columns is not None:
+                if number == 1:
+                    require_columns(columns, list(values), str(path))
+                _require_keys(f"{path}: {where}", columns, values)
+                values = {name: values[name] for name in columns}
+            for name, value in values.items():
+                check_cell(value, str(path), where, name)
+            yield Row(str(path), number, line, values)
+
+
+def _json_object(where: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text, object_pairs_hook=lambda pairs: _unique(where, pairs))
+    except InputError:
+        raise
+    except json.JSONDecodeError as error:
+        near = shown(text[max(0, error.pos - 20) : error.pos + 20])
+        raise InputError(
+            f"{where}, character {error.pos + 1}: not JSON: {error.msg}, near {near}. "
+            f"{_JSON_FORM}; jq -c . (or jq -c '.[]' for one large list) writes a file so."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON that can be read: {error}. {_JSON_FORM}.") from error
+    if not isinstance(value, dict):
+        raise InputError(
+            f"{where} is {shown(value)}, which is not an object. {_JSON_FORM}; jq -c '.[]' writes "
+            "the items of one large list so."
+        )
+    return value
+
+
+def _unique(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        double = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise InputError(
+            f"{where} has the key {shown(double)} more than once. Give every value its own key."
+        )
+    return values
+
+
+def _require_keys(where: str, columns: Iterable[str], values: dict[str, Any]) -> None:
+    for name in columns:
+        if name not in values:
+            raise InputError(
+                f"{where} lacks the key {shown(name)}; it has {listed(values)}. Every row needs "
+                f'it; an empty text is written as "{name}": "".'
+            )
+
+
+def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with _opened(path) as opened, _seekable(opened) as file:
+        try:
+            table = pq.ParquetFile(file)
+            names = table.schema_arrow.names
+            refuse_double_columns(str(path), names)
+            require_columns(columns or (), names, str(path))
+            wanted = names if columns is None else columns
+            number = 0
+            for batch in table.iter_batches(PARQUET_BATCH, columns=list(wanted)):
+                for values in _batch_rows(str(path), batch, wanted, number):
+                    number += 1
+                    for name, value in values.items():
+                        check_cell(value, str(path), row_name(number, None), name)
+                    yield Row(str(path), number, None, values)
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"{path}: not a Parquet file, or a damaged one ({reason}). Copy, download or write "
+                "the file again."
+            ) from error
+
+
+@contextmanager
+def _seekable(file: IO[bytes]) -> Iterator[IO[bytes]]:
+    """Parquet is read from its end, so gzip around it is unpacked to disk first."""
+    if not isinstance(file, gzip.GzipFile):
+        yield file
+        return
+    with tempfile.TemporaryFile() as unpacked:
+        shutil.copyfileobj(file, unpacked)
+        unpacked.seek(0)
+        yield unpacked
+
+
+def _batch_rows(
+    file: str, batch: Any, names: Sequence[str], before: int
+) -> Iterator[dict[str, Any]]:
+    cells = []
+    for name in names:
+        try:
+            cells.append(batch.column(name).to_pylist())
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{file}: rows {before + 1} to {before + batch.num_rows}, column {shown(name)}: "
+                f"text that is not UTF-8, near {shown(error.object[:60])}. Write the file again "
+                "with text decoded."
+            ) from error
+    return (dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True))
+
+
+_READERS: dict[str, Callable[[Path, Sequence[str] | None], Iterator[Row]]] = {
+    ".csv": _csv,
+    ".tsv": _tsv,
+    ".jsonl": _jsonl,
+    ".parquet": _parquet,
+}

@@ -1,0 +1,35 @@
+"""Shared fixtures: the built-in assets, fetched once into the user's own cache."""
+
+import os
+
+# Set before huggingface_hub is imported: no test may ask the Hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+from pathlib import Path
+
+import pytest
+
+from llabel.assets import resolve_dataset, resolve_model
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """Folder of the real smollm2-135m (about 20 s the first time on a machine, then at once)."""
+    return resolve_model("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def boolq() -> Path:
+    """Folder with the real train.jsonl and validation.jsonl of BoolQ."""
+    return resolve_dataset("boolq")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of data sets that are kept beside the project and never in it."""
+    beside = Path(__file__).parents[2] / "shared"
+    folder = Path(os.environ.get("LLABEL_SHARED", beside)) / "data"
+    if not folder.is_dir():
+        pytest.skip(f"there is no {folder}; set LLABEL_SHARED to the folder that holds data/")
+    return folder

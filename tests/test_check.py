@@ -1,0 +1,307 @@
+import gzip
+import json
+import os
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from llabel.check import check
+from llabel.check_view import duration, render
+from llabel.estimate import ModelSize, estimate_run, measure_matmul_rate, model_size
+from llabel.metrics import wilson_interval
+from llabel.task import Split, Task
+
+SHARED = Path(os.environ.get("LLABEL_SHARED", Path(__file__).parents[2] / "shared"))
+SMOLLM2 = ModelSize(106_168_320, 28_346_688, layers=30, hidden=576, intermediate=1536)
+
+
+def split(part, rows):
+    """Make a part from (field, ..., class index) rows."""
+    return Split(
+        ids=tuple(f"{part}:{number}" for number in range(1, len(rows) + 1)),
+        texts=tuple(tuple(row[:-1]) for row in rows),
+        y=np.array([row[-1] for row in rows], dtype=np.int64),
+    )
+
+
+def make_task(train, test=(), validation=(), fields=("text",), classes=("no", "yes")):
+    return Task(
+        name="toy",
+        fields=fields,
+        classes=classes,
+        train=split("train", train),
+        validation=split("validation", validation),
+        test=split("test", test),
+        fingerprint="f" * 64,
+    )
+
+
+def count_words(texts):
+    return [sum(len(field.split()) for field in row) for row in texts]
+
+
+def run(task, max_length=100, **options):
+    return check(task, count_words, max_length=max_length, **options)
+
+
+# Training: passage A is yes twice and no once, B ties, C is no; the majority is no (4 of 7).
+QA_TRAIN = [
+    ("q one alpha", "Passage A", 1),
+    ("q two beta", "passage  a ", 1),
+    ("q three gamma", "passage a", 0),
+    ("q four delta", "passage b", 1),
+    ("q five epsilon", "passage b", 0),
+    ("q six zeta", "passage c", 0),
+    ("q seven eta", "passage d", 0),
+]
+QA_TEST = [
+    ("t one", "PASSAGE\tA", 1),  # look-up yes: right
+    ("t two", "passage a", 0),  # look-up yes: wrong
+    ("t three", "passage b", 0),  # tie: majority no, right
+    ("t four", "passage new", 1),  # majority no: wrong
+    ("t five", "passage c", 0),  # look-up no: right
+]
+
+
+def test_overlap_and_lookup_by_field():
+    report = run(make_task(QA_TRAIN, QA_TEST, fields=("question", "passage")))
+    question, passage = report.overlap
+    assert (question.part, question.field, question.rows) == ("test", "question", 0)
+    assert question.shared_accuracy is None
+    assert question.lookup_accuracy == question.majority_accuracy == 3 / 5
+    assert (passage.field, passage.rows, passage.share) == ("passage", 4, 0.8)
+    assert passage.lookup_accuracy == 3 / 5
+    assert passage.lookup_ci95 == wilson_interval(3, 5)
+    assert passage.shared_accuracy == 3 / 4
+    assert report.best_lookup == passage
+    assert (
+        "80 % of test rows share their `passage` with training or validation; looking those up "
+        "scores 0.6000 (majority class 0.6000), so hold out by it: --group passage"
+    ) in report.warnings
+
+
+def test_validation_is_looked_up_in_training_and_test_in_both():
+    task = make_task(
+        train=[("a a a", 0), ("b b b", 0), ("x x x", 0), ("y y y", 0), ("z z z", 1)],
+        validation=[("a a a", 1), ("c c c", 1)],
+        test=[("c c c", 1), ("d d d", 0)],
+    )
+    validation, test = run(task).overlap
+    assert (validation.part, validation.rows, validation.lookup_accuracy) == ("validation", 1, 0)
+    assert (test.part, test.rows, test.lookup_accuracy) == ("test", 1, 1.0)
+
+
+def test_empty_values_are_not_shared():
+    report = run(make_task([("", "a", 0), (" ", "b", 1)], [("", "c", 1)], fields=("title", "body")))
+    assert [entry.rows for entry in report.overlap] == [0, 0]
+    assert report.best_lookup is None
+
+
+def test_class_counts_and_class_warnings():
+    train = [(f"text number {i}", 0) for i in range(95)] + [(f"odd one {i}", 1) for i in range(5)]
+    report = run(make_task(train, [("t", 1)], classes=(False, True)))
+    assert [(row.label, row.train, row.validation, row.test) for row in report.classes] == [
+        ("False", 95, 0, 0),
+        ("True", 5, 0, 1),
+    ]
+    assert any("class 'True' has only 5 training rows" in line for line in report.warnings)
+    assert any("class 'False' makes up 95 % of training" in line for line in report.warnings)
+    assert any("test has only 1 rows: an accuracy of 0.00" in line for line in report.warnings)
+
+
+def test_token_lengths_are_of_the_whole_prompt_and_totals_of_the_cut_one():
+    train = [(" ".join(["w"] * length), length % 2) for length in range(1, 21)]
+    report = run(make_task(train, [("w w w", 0)]), max_length=15)
+    lengths, test = report.tokens
+    assert (lengths.part, lengths.rows) == ("train", 20)
+    assert (lengths.p50, lengths.p95, lengths.max) == (10, 19, 20)
+    assert lengths.truncated == 5
+    assert lengths.total == sum(range(1, 16)) + 5 * 15
+    assert (test.part, test.truncated, test.total) == ("test", 0, 3)
+    assert (
+        "5 of 20 training rows (25 %) are longer than 15 tokens (longest 20) and lose the end of "
+        "their longest field: raise --max-seq-length if it matters"
+    ) in report.warnings
+
+
+def test_duplicates_are_counted_once_and_by_their_gravest_kind():
+    one, two, three = (
+        " ".join(np.random.default_rng(seed).permutation(list("abcdefghijklmnopqrstuvwxyz") * 2))
+        for seed in range(3)
+    )
+    task = make_task(
+        train=[(one, 0), (one.upper(), 0), (one + " end", 1), (two, 1)],
+        validation=[(two + " ", 0), (three, 0)],
+        test=[(one, 0), (one, 0), (three + " end", 0), ("fresh text", 0), ("fresh  text", 0)],
+    )
+    train, validation, test = run(task).repeats
+    assert (train.exact_within, train.near_within) == (1, 1)
+    assert (train.exact_earlier, train.near_earlier) == (0, 0)
+    assert (validation.exact_earlier, validation.near_earlier) == (1, 0)
+    assert (test.exact_earlier, test.near_earlier) == (2, 1)
+    assert (test.exact_within, test.near_within) == (1, 0)
+    assert any(
+        "3 test rows (60 %) repeat an earlier part's row (2 exactly, 1 nearly)" in line
+        for line in run(task).warnings
+    )
+
+
+def test_same_text_with_different_labels():
+    task = make_task(
+        train=[("same", 0), ("same", 0), ("same", 0), ("same", 0), ("Same ", 1), ("other", 0)],
+        test=[("other", 1), ("clear", 1)],
+    )
+    report = run(task)
+    assert report.conflicting_rows == 7
+    same, other = report.conflicts
+    assert same.ids == ("train:1", "train:5", "train:2", "train:3")
+    assert same.labels == ("no", "yes", "no", "no")
+    assert (other.ids, other.labels) == (("train:6", "test:1"), ("no", "yes"))
+    assert any("7 rows share their text with a row of another label" in w for w in report.warnings)
+
+
+def test_a_clean_task_has_nothing_to_warn_about():
+    rng = np.random.default_rng(0)
+    rows = [(" ".join(map(str, rng.integers(0, 10**6, 8))), i % 2) for i in range(1200)]
+    report = run(make_task(rows[:600], rows[600:]))
+    assert report.warnings == ()
+    assert report.conflicts == ()
+    assert "Nothing to warn about" in rendered(report)
+
+
+def test_report_is_json_ready_and_rendered_whole():
+    cost = partial(estimate_run, model=SMOLLM2, epochs=2, flops_per_second=1e11, token_budget=1024)
+    task = make_task(QA_TRAIN, QA_TEST, fields=("question", "[bold]"), classes=("[/no]", "yes"))
+    report = run(task, max_length=4, cost=cost)
+    assert json.loads(json.dumps(asdict(report)))["classes"][0]["label"] == "[/no]"
+    shown = rendered(report)
+    for expected in ("[/no]", "[bold]", "over 4 (cut)", "80.0%", "0.6000", "factor of two"):
+        assert expected in shown
+    for warning in report.warnings:
+        assert f"! {warning}" in shown
+
+
+def rendered(report):
+    console = Console(width=400, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    console.print(render(report))
+    return console.export_text()
+
+
+def test_tokens_and_cost_are_optional():
+    report = check(make_task(QA_TRAIN, fields=("q", "p")), None, max_length=9, cost=pytest.fail)
+    assert report.tokens is None
+    assert report.estimate is None
+    assert report.overlap == ()
+
+
+def test_cost_gets_tokens_after_truncation():
+    asked = []
+
+    def cost(train_tokens, predict_tokens):
+        asked.append((train_tokens, predict_tokens))
+
+    task = make_task([("a b c d", 0), ("e f", 1)], test=[("g h i j k", 0)], validation=[("l", 1)])
+    run(task, max_length=3, cost=cost)
+    assert asked == [(5, 4)]
+
+
+@pytest.mark.parametrize(
+    ("count_tokens", "max_length", "message"),
+    [
+        (count_words, 0, "max_length must be at least 1, got 0"),
+        (lambda texts: [1], 9, "each of the 7 train rows"),
+    ],
+)
+def test_misuse_is_named(count_tokens, max_length, message):
+    with pytest.raises(ValueError, match=message):
+        check(make_task(QA_TRAIN, fields=("q", "p")), count_tokens, max_length=max_length)
+
+
+def test_estimate_follows_its_formula():
+    found = estimate_run(
+        1_000_000,
+        500_000,
+        model=SMOLLM2,
+        epochs=3,
+        flops_per_second=200e9,
+        token_budget=2048,
+        efficiency=0.5,
+    )
+    assert found.train_seconds == pytest.approx(3 * 1e6 * 4 * 106_168_320 / 100e9)
+    assert found.predict_seconds == pytest.approx(5e5 * 2 * 106_168_320 / 100e9)
+    kept = 2048 * 30 * (7 * 576 + 4 * 1536) * 4
+    weights = 4 * (106_168_320 + 28_346_688)
+    assert found.peak_memory_mb == pytest.approx(600 + (weights + kept) / 2**20)
+    assert "within a factor of two" in found.basis
+
+
+def test_estimate_agrees_with_a_measured_training():
+    # SmolLM2-135M, float32 eager, LoRA on all linear layers: 370 tokens/s where the product ran
+    # at 285 GFLOP/s.
+    found = estimate_run(370, 0, model=SMOLLM2, epochs=1, flops_per_second=285e9, token_budget=2560)
+    assert 0.5 < found.train_seconds < 2
+
+
+@pytest.mark.parametrize("shape", [(576, 1536), (4096, 14336)])
+def test_measured_rate_is_plausible(shape):
+    assert 1e8 < measure_matmul_rate(*shape, seconds=0.05) < 1e14
+
+
+def test_model_size_leaves_out_embeddings_and_head():
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(
+        hidden_size=16,
+        intermediate_size=40,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_hidden_layers=3,
+        vocab_size=100,
+        tie_word_embeddings=False,
+    )
+    size = model_size(config)
+    attention = 16 * 16 * 2 + 16 * 8 * 2
+    assert size.linear_parameters == 3 * (attention + 3 * 16 * 40)
+    assert size.other_parameters == 2 * 100 * 16 + 7 * 16
+    assert (size.layers, size.hidden, size.intermediate) == (3, 16, 40)
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(40, "40 s"), (720, "12 min"), (12_600, "3.5 h")])
+def test_duration(seconds, said):
+    assert duration(seconds) == said
+
+
+def boolq(part):
+    path = SHARED / "data" / "boolq" / f"{part}.jsonl.gz"
+    if not path.exists():
+        pytest.skip(f"needs {path}")
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    return [(row["question"], row["passage"], int(row["answer"])) for row in rows]
+
+
+@pytest.mark.parametrize("held_out", [0, 900])
+def test_boolq_passages_looked_up_beat_the_majority(held_out):
+    rows = boolq("train")
+    task = make_task(
+        rows[held_out:],
+        test=boolq("validation"),
+        validation=rows[:held_out],
+        fields=("question", "passage"),
+        classes=(False, True),
+    )
+    report = check(task, None, max_length=256)
+    found = report.best_lookup
+    assert (found.field, found.part, found.rows) == ("passage", "test", 952)
+    assert round(found.share, 2) == 0.29
+    assert round(found.lookup_accuracy, 4) == 0.6725
+    assert round(found.shared_accuracy, 2) == 0.81
+    assert round(found.majority_accuracy, 4) == 0.6217
+    assert (
+        "29 % of test rows share their `passage` with training or validation; looking those up "
+        "scores 0.6725 (majority class 0.6217), so hold out by it: --group passage"
+    ) in report.warnings

@@ -1,0 +1,117 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labelled_tables import load, rows_of, write_csv, write_jsonl
+from llabel.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("cells", "classes"),
+    [
+        (["true", "false"], (False, True)),
+        (["TRUE", "FALSE"], (False, True)),
+        (["10", "9", "-1"], (-1, 9, 10)),
+        (["1.0", "0"], (0, 1)),
+        (["007", "8"], ("007", "8")),
+        (["true", "false", "maybe"], ("false", "maybe", "true")),
+        (["b", "B2", "a"], ("B2", "a", "b")),
+        (["None", "NA"], ("NA", "None")),
+    ],
+)
+def test_csv_labels_get_the_type_that_the_whole_column_has(
+    tmp_path: Path, cells: list[str], classes: tuple[Any, ...]
+) -> None:
+    task = load(write_csv(tmp_path / "t.csv", rows_of(30, cells))).task
+    assert task.classes == classes
+    assert [type(label) for label in task.classes] == [type(label) for label in classes]
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [([True, False], (False, True)), ([2, 10.0], (2, 10)), (["true", "x"], ("true", "x"))],
+)
+def test_json_labels_keep_their_type(
+    tmp_path: Path, values: list[Any], classes: tuple[Any, ...]
+) -> None:
+    rows = [{"text": t, "label": y} for t, y in rows_of(30, values)]
+    task = load(write_jsonl(tmp_path / "t.jsonl", rows)).task
+    assert task.classes == classes
+    assert [type(label) for label in task.classes] == [type(label) for label in classes]
+
+
+def test_csv_and_json_parts_agree_on_types(tmp_path: Path) -> None:
+    write_csv(tmp_path / "train.csv", rows_of(20, ["True", "False"]))
+    write_jsonl(tmp_path / "test.jsonl", [{"text": "a", "label": True}])
+    task = load(str(tmp_path)).task
+    assert task.classes == (False, True)
+    assert task.test.y.tolist() == [1]
+
+
+def test_normalised_labels(tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "t.csv", rows_of(40, ["Sci  Fi", "sci fi ", "Crime", "crime"]))
+    with pytest.raises(InputError) as error:
+        load(data)
+    for words in (
+        *("t.csv: column 'label'", "'Sci  Fi' (10 rows) and 'sci fi ' (10 rows)"),
+        *("'Crime' (10 rows) and 'crime' (10 rows)", "--normalise-labels"),
+    ):
+        assert words in str(error.value)
+    assert load(data, normalise_labels=True).task.classes == ("crime", "sci fi")
+
+
+LABEL_FAULTS: dict[str, tuple[list[Any], list[str]]] = {
+    "missing": (
+        ["a", "b", None, "b", "a", " "] * 4,
+        ["'label' is empty in row 3, row 6, row 9, row 12, row 15, … (8 rows in all)", "Fill in"],
+    ),
+    "one class": (["a"] * 9, ["one class only: 'a' in all 9 rows", "At least two", "--label"]),
+    "rare": (
+        [*"ab" * 9, "c", "c", "d"],
+        ["at least 3 rows, one each for train, validation, test", "'d' (1), 'c' (2)", "merge"],
+    ),
+    "fraction": ([0.5, 1] * 9, ["row 1", "'label': 0.5", "number with a fraction", "regression"]),
+    "list": ([["a"], "b"] * 9, ["row 1", "['a'] (list) cannot be a label", "keep one"]),
+    "mixed": (
+        [True, "true"] * 9,
+        ["mixes types", "True in", "row 1 (true/false)", "'true' in", "row 2 (text)", "same way"],
+    ),
+    "bool and int": ([True, 1] * 9, ["mixes types", "(a whole number)"]),
+    "ids": ([f"id {i}" for i in range(60)], ["60 different values in 60 rows", "another --label"]),
+    "many": ([i % 1001 for i in range(3003)], ["1,001 different values", "At most 1,000"]),
+}
+
+
+@pytest.mark.parametrize(("values", "told"), LABEL_FAULTS.values(), ids=LABEL_FAULTS)
+def test_label_faults_are_told(tmp_path: Path, values: list[Any], told: list[str]) -> None:
+    rows = [{"text": f"t{i}", "label": value} for i, value in enumerate(values)]
+    data = write_jsonl(tmp_path / "t.jsonl", rows)
+    with pytest.raises(InputError) as error:
+        load(data)
+    assert [words for words in told if words not in str(error.value)] == []
+
+
+def test_csv_numbers_with_fractions_are_no_labels(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"t.csv: column 'label' holds numbers.*'0.5', '1'.*regr"):
+        load(write_csv(tmp_path / "t.csv", rows_of(30, ["0.5", "1"])))
+
+
+def test_test_labels_that_train_lacks(tmp_path: Path) -> None:
+    write_csv(tmp_path / "train.csv", rows_of(20))
+    write_csv(tmp_path / "test.csv", [("a", "yes"), ("b", "perhaps")])
+    with pytest.raises(InputError) as error:
+        load(str(tmp_path))
+    for words in ("test.csv", "test part", "'perhaps', in row 2 (line 3)", "Known are 'no', 'yes'"):
+        assert words in str(error.value)
+
+
+def test_rare_groups_are_told(tmp_path: Path) -> None:
+    rows = [(f"t{i}", "ab"[i < 9], f"g{i % 9 if i >= 9 else 0}") for i in range(60)]
+    data = write_csv(tmp_path / "t.csv", rows, "text,label,g")
+    with pytest.raises(InputError, match=r"at least 3 groups, one group each.*'b' \(1\)"):
+        load(data, group="g")
+    rows[4] = ("t", "b", "")
+    write_csv(tmp_path / "t.csv", rows, "text,label,g")
+    with pytest.raises(InputError, match=r"row 5 \(line 6\), column 'g': there is no group"):
+        load(data, group="g")

@@ -1,0 +1,303 @@
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from labelled_tables import load, rows_of, splits, texts, write_csv, write_jsonl
+from llabel.data import (
+    load_labelled,
+    load_task,
+    read_texts,
+    unseen_rows,
+)
+from llabel.errors import InputError
+from llabel.sources import open_source
+
+YES_NO = [True, False] * 10
+SHARED = Path(os.environ.get("LLABEL_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+def test_a_single_table_is_cut_in_three(tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "reviews.csv", rows_of(200, ["a", "b", "b", "b"]))
+    loaded = load(data)
+    task = loaded.task
+    assert (task.name, task.fields, task.classes) == ("reviews", ("text",), ("a", "b"))
+    assert [len(part) for part in splits(task)] == [140, 20, 40]
+    assert [int((part.y == 0).sum()) for part in splits(task)] == [35, 5, 10]
+    ids = [id for part in splits(task) for id in part.ids]
+    assert Counter(ids) == Counter(f"reviews:{row}" for row in range(1, 201))
+    assert task.test.ids[0] == f"reviews:{int(texts(task.test)[0].split()[1]) + 1}"
+    assert loaded.notes == (
+        "40 of 200 rows (20%) are cut from train as the test part: stratified by class, seed 0.",
+        "20 of 200 rows (10%) are cut from train as the validation part: stratified by class, "
+        "seed 0.",
+    )
+    assert load(data).task.fingerprint == task.fingerprint
+    other = load(data, seed=1).task
+    assert other.fingerprint != task.fingerprint
+    assert set(other.test.ids) != set(task.test.ids)
+
+
+def test_train_rows_leaves_validation_and_test_alone(tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "t.csv", rows_of(200))
+    whole, small, tiny = (load(data, train_rows=n).task for n in (None, 50, 10))
+    assert small.test.ids == tiny.test.ids == whole.test.ids
+    assert small.validation.ids == tiny.validation.ids == whole.validation.ids
+    assert (len(small.train), len(tiny.train)) == (50, 10)
+    assert set(tiny.train.ids) < set(small.train.ids) < set(whole.train.ids)
+    assert list(small.train.ids) == [id for id in whole.train.ids if id in set(small.train.ids)]
+    with pytest.raises(InputError, match=r"--train-rows 141: choose from 2 .* to 140"):
+        load(data, train_rows=141)
+
+
+def test_groups_stand_on_one_side_of_both_cuts(tmp_path: Path) -> None:
+    rows = [(f"text {i}", "ab"[i // 3 % 2], f"g{i // 3}") for i in range(180)]
+    data = write_csv(tmp_path / "t.csv", rows, "text,label,author")
+    task = load(data, group="author").task
+    seen = [set(part.groups or ()) for part in splits(task)]
+    assert not seen[0] & seen[1]
+    assert not seen[0] & seen[2]
+    assert not seen[1] & seen[2]
+    assert sum(map(len, splits(task))) == 180
+
+
+def test_given_parts_stay_as_they_are(tmp_path: Path) -> None:
+    for part, start, n in (("train", 0, 20), ("dev", 100, 6), ("test", 200, 8)):
+        write_csv(tmp_path / "d" / f"{part}.csv", rows_of(n, start=start))
+    loaded = load(str(tmp_path / "d"))
+    assert [len(part) for part in splits(loaded.task)] == [20, 6, 8]
+    assert loaded.task.name == "d"
+    assert loaded.task.train.ids[16] == "train:17"
+    assert loaded.task.validation.ids[0] == "validation:1"
+    assert loaded.notes == ()
+
+
+def test_without_a_test_part_validation_is_held_as_test(tmp_path: Path) -> None:
+    write_csv(tmp_path / "d" / "train.csv", rows_of(40))
+    write_jsonl(
+        tmp_path / "d" / "val.jsonl", [{"text": t, "label": y} for t, y in rows_of(10, start=90)]
+    )
+    loaded = load(str(tmp_path / "d"))
+    assert texts(loaded.task.test) == [f"text {i}" for i in range(90, 100)]
+    assert loaded.task.test.ids[0] == "validation:1"
+    assert [len(part) for part in splits(loaded.task)] == [36, 4, 10]
+    assert "its validation part is held as the test part" in loaded.notes[0]
+    kept = load(
+        str(tmp_path / "d" / "train.csv"), validation=str(tmp_path / "d" / "val.jsonl")
+    ).task
+    assert [len(part) for part in splits(kept)] == [32, 10, 8]
+    assert kept.validation.ids[0] == "validation:1"
+    assert kept.test.ids[0].startswith("train:")
+
+
+def test_test_split_chooses_and_unlabelled_test_parts_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "glue"
+    write_csv(folder / "train.csv", rows_of(40, [0, 1]))
+    write_csv(folder / "validation.csv", rows_of(10, [0, 1]))
+    write_csv(folder / "test.csv", rows_of(10, [-1]))
+    write_csv(folder / "extra.csv", rows_of(4, [0, 1]))
+    with pytest.raises(InputError, match=r"test.csv: the test part has no labels.*-1 in every.*"):
+        load(str(folder))
+    loaded = load(str(folder), test_split="dev")
+    assert [len(part) for part in splits(loaded.task)] == [36, 4, 10]
+    assert "parts of glue that are not used: 'test', 'extra'." in loaded.notes
+    assert len(load(str(folder), test_split="extra").task.test) == 4
+    write_csv(folder / "test.csv", [["a"]], "text")
+    with pytest.raises(InputError, match=r"no labels.*Choose --test-split validation"):
+        load(str(folder))
+    with pytest.raises(InputError, match=r"no column 'lable'.*Did you mean 'label'\?"):
+        load(str(folder), label="lable")
+    with pytest.raises(InputError, match=r"no such part beside train.*'validation', 'test', 'ext"):
+        load(str(folder), test_split="tset")
+
+
+def test_minus_one_may_be_a_class(tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "t.csv", rows_of(30, [-1, 0, 1]))
+    assert load(data).task.classes == (-1, 0, 1)
+
+
+def test_split_column(tmp_path: Path) -> None:
+    parts = ["train"] * 6 + ["valid", "TEST"] * 2
+    rows = [(f"text {i}", "ab"[i % 2], part) for i, part in enumerate(parts)]
+    rows[7], rows[8] = rows[8], rows[7]
+    data = write_csv(tmp_path / "t.csv", rows, "text,label,part")
+    task = load(data, split_column="part").task
+    assert [len(part) for part in splits(task)] == [6, 2, 2]
+    assert task.validation.ids == ("t:7", "t:8")
+    write_csv(tmp_path / "t.csv", [*rows, ("x", "a", "holdout")], "text,label,part")
+    with pytest.raises(InputError, match=r"row 11 \(line 12\), column 'part': 'holdout' is no pa"):
+        load(data, split_column="part")
+
+
+def test_shards_are_joined_and_a_missing_one_is_told(tmp_path: Path) -> None:
+    for number in range(2):
+        table = pa.table(
+            {"text": [f"s{number} {i}" for i in range(20)], "label": [True, False] * 10}
+        )
+        pq.write_table(table, tmp_path / f"train-{number:05}-of-00002.parquet")
+    task = load(str(tmp_path)).task
+    assert sum(map(len, splits(task))) == 40
+    everywhere = {
+        id: t for part in splits(task) for id, (t,) in zip(part.ids, part.texts, strict=True)
+    }
+    assert everywhere["train:21"] == "s1 0"
+    assert task.classes == (False, True)
+    (tmp_path / "train-00000-of-00002.parquet").unlink()
+    with pytest.raises(InputError, match=r"1 of 2 files of the train part.*Download"):
+        load(str(tmp_path))
+
+
+def test_shared_groups_and_empty_texts_are_noted(tmp_path: Path) -> None:
+    rows = [(f"t{i}", "ab"[i % 2], f"g{i}") for i in range(20)]
+    write_csv(tmp_path / "train.csv", [*rows, ("", "a", "g20")], "text,label,g")
+    write_csv(tmp_path / "test.csv", [rows[0], ("x", "b", "new")], "text,label,g")
+    notes = load(str(tmp_path), group="g").notes
+    assert (
+        "1 of 2 test rows share their 'g' with a train row; the parts are used as given." in notes
+    )
+    assert any(note.startswith("column 'text' is empty in some rows: 1 ") for note in notes)
+
+
+# Texts, options and names
+
+
+def test_texts_from_numbers_and_nothing(tmp_path: Path) -> None:
+    values: list[Any] = ["a", 3, 0.5, None, True, float("nan")]
+    data = write_jsonl(tmp_path / "t.jsonl", [{"text": value} for value in values])
+    assert list(read_texts(data, ["text"])) == [
+        (f"t:{n}", (text,)) for n, text in enumerate(["a", "3", "0.5", "", "true", ""], start=1)
+    ]
+    write_jsonl(tmp_path / "t.jsonl", [{"text": "a"}, {"text": ["b"]}])
+    with pytest.raises(InputError, match=r"row 2, column 'text': \['b'\] \(list\) is no text"):
+        list(read_texts(data, ["text"]))
+
+
+def test_read_texts_streams_all_parts_or_one(tmp_path: Path) -> None:
+    write_csv(tmp_path / "test.csv", [("c", "1")], "text,other")
+    write_csv(tmp_path / "train.csv", [("a", "1"), ("b", "2")], "text,other")
+    every = [("train:1", ("a", "1")), ("train:2", ("b", "2")), ("test:1", ("c", "1"))]
+    assert list(read_texts(str(tmp_path), ["text", "other"])) == every
+    assert list(read_texts(str(tmp_path), ["text", "other"], part="test")) == every[2:]
+    with pytest.raises(InputError, match=r"--split tst: .*'train', 'test'. Did you mean 'test'\?"):
+        read_texts(str(tmp_path), ["text"], part="tst")
+
+
+OPTION_FAULTS: list[tuple[dict[str, Any], str]] = [
+    ({"text": []}, "--text: name at least one"),
+    ({"text": ["text", "text"]}, "--text text,text: a column is named twice"),
+    ({"text": ["label"]}, "--label label: this column is also a text column"),
+    ({"text": ["txt"]}, r"t.csv: there is no column 'txt'.*Did you mean 'text'\?"),
+    ({"label": "y"}, "no column 'y'. Its columns are 'text', 'label'"),
+    ({"group": "author"}, "no column 'author'"),
+    ({"test_size": 0}, "--test-size 0: a share between 0 and 1"),
+    ({"validation_size": float("nan")}, "--validation-size nan"),
+    ({"test_size": 0.9, "validation_size": 0.1}, "must add up to less than 1"),
+    ({"train_rows": 1}, r"--train-rows 1: choose from 2 \(one a class\)"),
+    ({"seed": -1}, "--seed -1: a whole number from 0"),
+    ({"test_split": "test"}, "--test-split test: t has no such part.*it has train rows only"),
+    ({"test_split": "a", "test": "b.csv"}, "Choose one of them"),
+    ({"validation": "no.csv"}, "no.csv: there is no such file"),
+]
+
+
+@pytest.mark.parametrize(("options", "told"), OPTION_FAULTS)
+def test_option_faults_are_told(tmp_path: Path, options: dict[str, Any], told: str) -> None:
+    data = write_csv(tmp_path / "t.csv", rows_of(30))
+    with pytest.raises(InputError, match=told):
+        load(data, **options)
+
+
+def test_data_that_is_not_there(tmp_path: Path) -> None:
+    write_csv(tmp_path / "reviews.csv", rows_of(30))
+    with pytest.raises(InputError, match=r"no such file. Did you mean 'reviews.csv'\?"):
+        load(str(tmp_path / "review.csv"))
+    with pytest.raises(InputError, match=r"'no-such-data'.*built in"):
+        load("no-such-data")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"no table in this folder. Put train"):
+        load(str(tmp_path / "empty"))
+    write_csv(tmp_path / "other.csv", rows_of(30))
+    with pytest.raises(InputError, match=r"none of its tables \('other.csv', 'reviews.csv'\)"):
+        load(str(tmp_path))
+    write_csv(tmp_path / "two" / "train.csv", rows_of(30))
+    write_csv(tmp_path / "two" / "train.tsv", rows_of(30))
+    with pytest.raises(InputError, match="several files could be the train part"):
+        load(str(tmp_path / "two"))
+
+
+# Evaluation rows
+
+
+@pytest.mark.parametrize(
+    ("cells", "classes"),
+    [
+        (["True", "false"], (True, False)),
+        (["1", "2"], (1, 2)),
+        ([1, 2.0], ("1", "2")),
+        ([True, False], ("true", "false")),
+        (["x", "1"], ("x", "1")),
+    ],
+)
+def test_labels_are_matched_to_known_classes(
+    tmp_path: Path, cells: list[Any], classes: tuple[Any, ...]
+) -> None:
+    rows = [{"text": t, "label": y} for t, y in rows_of(4, cells)]
+    split = load_labelled(write_jsonl(tmp_path / "e.jsonl", rows), ["text"], "label", classes)
+    assert split.y.tolist() == [0, 1, 0, 1]
+    assert split.ids[3] == "e:4"
+
+
+def test_unknown_labels_and_the_part_to_evaluate(tmp_path: Path) -> None:
+    write_csv(tmp_path / "train.csv", rows_of(4))
+    write_csv(tmp_path / "dev.csv", [("a", "yes"), ("b", "Yes"), ("c", "no")])
+    options = (str(tmp_path), ["text"], "label", ("no", "yes"))
+    with pytest.raises(InputError, match=r"dev.csv.*'Yes', in row 2 .*Known are 'no', 'yes'.*mean"):
+        load_labelled(*options)
+    assert load_labelled(*options, normalise_labels=True).y.tolist() == [1, 1, 0]
+    assert len(load_labelled(*options, part="train")) == 4
+
+
+@pytest.mark.skipif(not (SHARED / "data/boolq").is_dir(), reason="needs the shared data")
+def test_boolq_by_passage() -> None:
+    fields = ("question", "passage")
+    loaded = load_task(
+        str(SHARED / "data/boolq"), text=fields, label="answer", group="passage", train_rows=1000
+    )
+    task = loaded.task
+    assert (len(task.train), len(task.test)) == (1000, 3270)
+    assert abs(len(task.validation) - 943) < 20
+    assert not set(task.train.groups or ()) & set(task.validation.groups or ())
+    assert "952 of 3,270 test rows share their 'passage'" in " ".join(loaded.notes)
+    train = load_labelled(str(SHARED / "data/boolq"), fields, "answer", task.classes, part="train")
+    assert int(unseen_rows([train], task.test, fields).sum()) == 2318
+
+
+# Hugging Face data sets
+
+
+def test_hub_data_give_class_names_and_withheld_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("llabel.assets.is_hub_id", lambda name: True)
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])}
+    )
+    for part, labels in (("train", [0, 1] * 20), ("validation", [1, 0]), ("test", [-1, -1])):
+        columns = {"text": [f"{part} {i}" for i in range(len(labels))], "label": labels}
+        rows = datasets.Dataset.from_dict(columns, features=features)
+        rows.to_parquet(tmp_path / "set" / f"{part}.parquet")
+    with pytest.raises(InputError, match="Choose --test-split validation"):
+        load(str(tmp_path / "set"))
+    task = load(str(tmp_path / "set"), test_split="validation").task
+    assert task.classes == ("neg", "pos")
+    assert task.test.y.tolist() == [1, 0]
+    assert task.test.ids == ("validation:1", "validation:2")
+    with pytest.raises(InputError, match=r"(?s)cannot be loaded: .*org/name:config"):
+        open_source(str(tmp_path / "set:none"))

@@ -1,0 +1,55 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llabel.splitting import hold_out, subsample
+
+
+@given(
+    counts=st.lists(st.integers(3, 40), min_size=2, max_size=6),
+    size=st.floats(0.05, 0.5),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=40, deadline=None)
+def test_hold_out_is_a_stratified_partition(counts: list[int], size: float, seed: int) -> None:
+    y = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    kept, held = hold_out(y, size, classes=range(len(counts)), seed=seed)
+    assert sorted([*kept, *held]) == list(range(len(y)))
+    assert np.all(np.diff(kept) > 0)
+    assert np.all(np.diff(held) > 0)
+    assert len(held) == max(int(np.ceil(size * len(y) - 1e-9)), len(counts))
+    expected = np.array(counts) * len(held) / len(y)
+    assert np.all(np.abs(np.bincount(y[held], minlength=len(counts)) - expected) <= 1)
+    again = hold_out(y, size, classes=range(len(counts)), seed=seed)
+    assert np.array_equal(held, again[1])
+
+
+@given(n_groups=st.integers(30, 80), size=st.sampled_from([0.1, 0.2, 0.3]), seed=st.integers(0, 99))
+@settings(max_examples=25, deadline=None)
+def test_groups_are_never_shared(n_groups: int, size: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    groups = [f"g{g}" for g in rng.integers(0, n_groups, 400)]
+    y = rng.integers(0, 2, 400)
+    kept, held = hold_out(y, size, classes=(0, 1), seed=seed, groups=groups)
+    assert sorted([*kept, *held]) == list(range(400))
+    assert not {groups[i] for i in kept} & {groups[i] for i in held}
+    assert abs(len(held) / 400 - size) < 0.1
+    assert abs(y[held].mean() - y.mean()) < 0.15
+
+
+@given(
+    counts=st.lists(st.integers(1, 50), min_size=2, max_size=5),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 99),
+)
+def test_subsample_keeps_order_shares_and_every_class(
+    counts: list[int], share: float, seed: int
+) -> None:
+    y = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    n = len(counts) + int(share * (len(y) - len(counts)))
+    rows = subsample(y, n, classes=range(len(counts)), seed=seed)
+    assert len(set(rows.tolist())) == n
+    assert np.all(np.diff(rows) > 0)
+    drawn = np.bincount(y[rows], minlength=len(counts))
+    assert drawn.min() >= 1
+    assert np.all(np.abs(drawn - np.array(counts) * n / len(y)) <= len(counts))
