@@ -1,4 +1,4 @@
-"""Shared fixtures: the built-in assets, fetched once into the user's own cache."""
+"""Shared fixtures: built-in assets, fetched once into the user's cache, and tiny random models."""
 
 import os
 
@@ -9,8 +9,21 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 from pathlib import Path
 
 import pytest
+from tiny_models import save_llama
 
 from llabel.assets import resolve_dataset, resolve_model
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random two-layer Llama with a tokenizer of 400 tokens; tied head, no BOS."""
+    return save_llama(tmp_path_factory.mktemp("tiny-llama"))
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_bos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with `<|begin_of_text|>` before every text, as Llama 3 has it, and its own head."""
+    return save_llama(tmp_path_factory.mktemp("tiny-llama-bos"), begin=True, tied=False)
 
 
 @pytest.fixture(scope="session")

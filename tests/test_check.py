@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from llabel.check import check
-from llabel.check_view import duration, render
-from llabel.estimate import ModelSize, estimate_run, measure_matmul_rate, model_size
+from llabel.check.check import check
+from llabel.check.estimate import ModelSize, estimate_run, measure_matmul_rate, model_size
+from llabel.check.view import duration, render
 from llabel.metrics import wilson_interval
 from llabel.task import Split, Task
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llabel.assets import resolve_dataset
-from llabel.corpora import write_bbc, write_boolq
+from llabel.assets.corpora import write_bbc, write_boolq
 from llabel.errors import InputError
 
 

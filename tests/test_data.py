@@ -14,8 +14,8 @@ from llabel.data import (
     read_texts,
     unseen_rows,
 )
+from llabel.data.sources import open_source
 from llabel.errors import InputError
-from llabel.sources import open_source
 
 YES_NO = [True, False] * 10
 SHARED = Path(os.environ.get("LLABEL_SHARED", Path(__file__).parents[2] / "shared"))

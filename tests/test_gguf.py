@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from llabel.assets.gguf import convert_gguf
 from llabel.errors import InputError
-from llabel.gguf import convert_gguf
 
 HIDDEN, HEADS, KV_HEADS, LAYERS, MLP = 64, 4, 2, 2, 96
 SHAPES = {

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llabel.near_duplicates import first_neighbours, jaccard
+from llabel.check.near_duplicates import first_neighbours, jaccard
 
 RNG = np.random.default_rng(0)
 WORDS = ["".join(RNG.choice(list("abcdefghijklmnopqrstuvwxyz"), 6)) for _ in range(400)]

@@ -2,7 +2,7 @@ import dataclasses
 
 import numpy as np
 
-from llabel.rows import fingerprint, long_fields, unseen_rows
+from llabel.data.rows import fingerprint, long_fields, unseen_rows
 from llabel.task import Split
 
 

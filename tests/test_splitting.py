@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llabel.splitting import hold_out, subsample
+from llabel.data.splitting import hold_out, subsample
 
 
 @given(

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llabel.data.tables import read_rows
 from llabel.errors import InputError
-from llabel.tables import read_rows
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 ROWS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1)

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from llabel.assets import asset_status, cache_folder, fetch
-from llabel.catalogue import Asset
+from llabel.assets.catalogue import Asset
+from llabel.assets.wheels import Member, Wheel
 from llabel.errors import InputError
-from llabel.wheels import Member, Wheel
 
 FILES = {"tiny_asset/data/a.txt": b"alpha\n", "tiny_asset/data/sub/b.txt": b"beta\n"}
 FILES |= {"tiny_asset/one.txt": b"one\n", "tiny_asset/__init__.py": b"raise SystemExit\n"}
@@ -189,9 +189,9 @@ SCRIPT = """
 import os, sys, time
 from pathlib import Path
 from llabel.assets import fetch
-from llabel.catalogue import Asset
+from llabel.assets.catalogue import Asset
 from llabel.errors import InputError
-from llabel.wheels import Member, Wheel
+from llabel.assets.wheels import Member, Wheel
 
 def build(members, out):
     with open(sys.argv[1], "a") as log:

@@ -302,12 +302,9 @@ def _split_at_special_tokens(
     template: Template, fields: Sequence[str], tokenizer: "PreTrainedTokenizerBase"
 ) -> list[int | list[str | _Hole]]:
     """Special tokens of the template as ids; between them runs of literal text and holes."""
-    specials = sorted(
-        {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special},
-        key=len,
-        reverse=True,
-    )
-    pattern = re.compile("|".join(map(re.escape, specials))) if specials else None
+    specials = {str(t): i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    longest_first = sorted(specials, key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, longest_first))) if specials else None
     runs: list[int | list[str | _Hole]] = [[]]
 
     def add(piece: str | _Hole) -> None:
@@ -322,7 +319,7 @@ def _split_at_special_tokens(
         for match in pattern.finditer(literal) if pattern else ():
             if match.start() > position:
                 add(literal[position : match.start()])
-            runs.append(int(tokenizer.convert_tokens_to_ids(match.group())))
+            runs.append(specials[match.group()])
             position = match.end()
         if position < len(literal):
             add(literal[position:])

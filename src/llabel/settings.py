@@ -112,3 +112,18 @@ class LLMSettings:
     seed: Annotated[
         int, Interval(ge=0, lt=2**31), Help("Splits, row order, adapter initialisation, dropout.")
     ] = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """What is trained, and what the run folder keeps."""
+
+    rung: Annotated[Literal["llm-lora"], Help("The system to train.")] = "llm-lora"
+    decode: Annotated[
+        Literal["labels", "free"],
+        Help(
+            "How test rows are answered: the most probable label (labels), or whatever the model "
+            "writes, where an answer that is no label is `unknown` and wrong (free)."
+        ),
+    ] = "labels"
+    no_texts: Annotated[bool, Help("Keep the rows' texts out of the run folder.")] = False

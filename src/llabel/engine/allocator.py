@@ -25,4 +25,5 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):  # another C library, such as musl
         return False
     wanted = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_ARENA_MAX, 1))
-    return all([mallopt(key, value) == 1 for key, value in wanted])
+    taken = [mallopt(key, value) == 1 for key, value in wanted]  # each is tried
+    return all(taken)

@@ -68,7 +68,10 @@ class AnswerHead:
             F.log_softmax(self.logits(hidden[:, number], number), dim=-1)
             for number in range(len(self.trie.branchings))
         ]
-        columns = [sum(steps[b][:, child] for b, child in path) for path in self.trie.steps]
+        columns = [
+            torch.stack([steps[number][:, child] for number, child in path]).sum(0)
+            for path in self.trie.steps
+        ]
         return torch.stack(columns, dim=1)
 
     def _hidden(self, input_ids: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ class Int8Linear(nn.Linear):
         scale = weight.abs().amax(dim=1).clamp_min(1e-8).float() / 127.0  # (out,)
         rounded = (weight / scale[:, None]).round().to(torch.int8)  # (out, in)
         self.weight = nn.Parameter(rounded, requires_grad=False)
+        self.scale: Tensor
         self.register_buffer("scale", scale, persistent=False)
         self.bias = linear.bias
         if self.bias is not None:

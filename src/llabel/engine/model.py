@@ -86,7 +86,8 @@ def load_model(folder: Path, device: torch.device, precision: str) -> "PreTraine
     model.requires_grad_(False)
     if precision == "int8":
         quantise_frozen(model.get_decoder())
-    return model.to(device).eval()
+    model.to(device)  # type: ignore[arg-type]  # transformers' stub wants no device
+    return model.eval()
 
 
 def compile_layers(model: "PreTrainedModel") -> None:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -66,9 +66,7 @@ class LLMRung:
         )
         words = label_words(self.classes_, self.settings.label_words)
         self._set_template(
-            load_template(
-                self.settings.template, self.fields_, words, self.settings.instruction
-            ),
+            load_template(self.settings.template, self.fields_, words, self.settings.instruction),
             words,
         )
         return self
@@ -148,7 +146,7 @@ class LLMRung:
         self._ready()
 
     def _ready(self) -> None:
-        base: PreTrainedModel = self.model_.get_base_model()
+        base = cast("PreTrainedModel", self.model_.get_base_model())
         self.head_ = AnswerHead(base, self.trie_)
         if self.settings.compile:
             compile_layers(base)
@@ -219,7 +217,7 @@ class LLMRung:
 
     def predict_proba(self, texts: Sequence[Text], notify: Listener = ignore) -> Probabilities:
         """(n,) texts → (n, n_classes) probabilities in the order of `classes_`."""
-        parts = [proba for proba in self.stream_proba(texts, notify)]
+        parts = list(self.stream_proba(texts, notify))
         return np.concatenate(parts) if parts else np.empty((0, len(self.classes_)))
 
     def stream_proba(
@@ -268,7 +266,7 @@ class LLMRung:
                 pad_token_id=pad,
             )
             for row, tokens in zip(rows, written[:, width:].tolist(), strict=True):
-                answers[row] = self.tokenizer_.decode(tokens, skip_special_tokens=True).strip()
+                answers[row] = str(self.tokenizer_.decode(tokens, skip_special_tokens=True)).strip()
             notify(RowsDone(len(rows)))
         index = {word: number for number, word in enumerate(self.trie_.words)}
         return np.array([index.get(answer, -1) for answer in answers], dtype=np.int64), answers

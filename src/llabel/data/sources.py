@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llabel.cells import Row, check_cell, did_you_mean, listed, require_columns, row_name
+from llabel.data.cells import Row, check_cell, did_you_mean, listed, require_columns, row_name
+from llabel.data.tables import FORMATS, scan_rows, table_suffix
 from llabel.errors import InputError
-from llabel.tables import FORMATS, scan_rows, table_suffix
 
 HUB_BATCH = 256  # rows held in memory at once
 PART_NAMES = {

@@ -7,8 +7,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text as RichText
 
-from llabel.check_report import CheckReport, Conflict, FieldOverlap, Repeats, TokenLengths
-from llabel.estimate import RunEstimate
+from llabel.check.estimate import RunEstimate
+from llabel.check.report import CheckReport, Conflict, FieldOverlap, Repeats, TokenLengths
 
 MAX_CLASSES = 50  # rows of the class table; more would push the warnings off the screen
 

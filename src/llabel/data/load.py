@@ -3,25 +3,14 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from llabel.cells import listed, shown
-from llabel.classes import class_indices, is_withheld, match_known, read_labels, sorted_classes
-from llabel.columns import ROLES, Columns, Table, read_part, row_texts
+from llabel.data.cells import listed, shown
+from llabel.data.classes import class_indices, is_withheld, match_known, read_labels, sorted_classes
+from llabel.data.columns import ROLES, Columns, Table, read_part, row_texts
+from llabel.data.rows import fingerprint, take
+from llabel.data.sources import Part, Source, file_part, open_source, part_name, require_part
+from llabel.data.splitting import check_size, hold_out, subsample
 from llabel.errors import InputError
-from llabel.rows import fingerprint, long_fields, take, unseen_rows
-from llabel.sources import Part, Source, file_part, open_source, part_name, require_part
-from llabel.splitting import check_size, hold_out, subsample
 from llabel.task import Label, Split, Task, Text
-
-__all__ = [
-    "LoadedTask",
-    "fingerprint",
-    "load_labelled",
-    "load_task",
-    "long_fields",
-    "read_texts",
-    "take",
-    "unseen_rows",
-]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from llabel.cells import (
+from llabel.data.cells import (
     CELL_LIMIT,
     Row,
     check_cell,

@@ -6,8 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-from llabel import corpora, gguf
-from llabel.wheels import Member, Wheel
+from llabel.assets import corpora, gguf
+from llabel.assets.wheels import Member, Wheel
 
 Kind: TypeAlias = Literal["model", "embeddings", "data"]
 Builder: TypeAlias = Callable[[Path, Path], None]

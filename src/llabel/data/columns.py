@@ -7,10 +7,10 @@ from datetime import date, time
 from decimal import Decimal
 from typing import Any
 
-from llabel.cells import Row, shown
-from llabel.classes import LabelCells, Place
+from llabel.data.cells import Row, shown
+from llabel.data.classes import LabelCells, Place
+from llabel.data.sources import Part, part_name
 from llabel.errors import InputError
-from llabel.sources import Part, part_name
 from llabel.task import ClassIndices, Split, Text
 
 ROLES = ("train", "validation", "test")
@@ -71,7 +71,7 @@ class Table:
 
     @property
     def label_cells(self) -> LabelCells:
-        """The label column, for `llabel.classes`."""
+        """The label column, for `llabel.data.classes`."""
         return LabelCells(self.part, self.labels, self.places, self.typed)
 
     def split(self, y: ClassIndices) -> Split:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from llabel.cells import (
+from llabel.data.cells import (
     Row,
     check_cell,
     did_you_mean,
@@ -25,7 +25,7 @@ from llabel.cells import (
     row_name,
     shown,
 )
-from llabel.csv_rows import csv_rows
+from llabel.data.csv_rows import csv_rows
 from llabel.errors import InputError
 
 LINE_LIMIT = 100_000_000  # bytes; a line is held in memory while it is parsed

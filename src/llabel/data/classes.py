@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from llabel.cells import did_you_mean, listed, row_name, shown
+from llabel.data.cells import did_you_mean, listed, row_name, shown
 from llabel.errors import InputError
 from llabel.task import ClassIndices, Label
 

@@ -8,7 +8,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from llabel.check_report import (
+from llabel.check.estimate import RunEstimate
+from llabel.check.near_duplicates import first_neighbours, normalise
+from llabel.check.report import (
     CheckReport,
     ClassCount,
     Conflict,
@@ -17,9 +19,7 @@ from llabel.check_report import (
     Repeats,
     TokenLengths,
 )
-from llabel.estimate import RunEstimate
 from llabel.metrics import majority_accuracy, wilson_interval
-from llabel.near_duplicates import first_neighbours, normalise
 from llabel.task import ClassIndices, Label, Split, Task, Text
 
 CountTokens: TypeAlias = Callable[[Sequence[Text]], Sequence[int]]
@@ -87,6 +87,12 @@ def check(
             *_repeat_warnings(repeats, conflicting_rows),
         ),
     )
+
+
+def overlaps(task: Task) -> tuple[FieldOverlap, ...]:
+    """What validation and test share with earlier parts, by field, and what a look-up scores."""
+    keys = {part: [_row_key(row) for row in split.texts] for part, split in _splits(task).items()}
+    return _overlaps(task, keys)
 
 
 def _splits(task: Task) -> dict[Part, Split]:

@@ -1,0 +1,38 @@
+# `make demo` and `make test` need Python 3.11 or newer, make and a package index. Nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test test-all check format clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "llabel needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Use make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+demo: $(READY)  ## train an LLM on 500 news articles and test it: about ten minutes on two cores
+	$(BIN)/llabel fit --config examples/demo.yaml --out runs/demo
+
+test: check  ## linters, types, import rules and the whole test suite
+	$(BIN)/python -m pytest
+
+test-all: check  ## the same with the tests that take minutes
+	$(BIN)/python -m pytest -m 'not gpu'
+
+check: $(READY)  ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove the environment and caches, keep runs
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,0 +1,206 @@
+"""`LLMClassifier`: the LLM rung with scikit-learn's manners."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from llabel.data import fingerprint, take
+from llabel.data.splitting import hold_out
+from llabel.ladder.llm import LLMRung
+from llabel.settings import LLMSettings
+from llabel.task import Probabilities, Split, Task, Text
+
+
+class LLMClassifier(ClassifierMixin, BaseEstimator):
+    """A text classifier made from a causal language model by LoRA fine-tuning.
+
+    Texts are a sequence of strings, or a data frame whose columns are the text fields. Labels are
+    strings, bools or ints. Parameters are those of `llabel fit` (see `llabel fit --help` and
+    `llabel.settings.LLMSettings` for ranges); `random_state` is `--seed`.
+
+    Args:
+        model: built-in name, local folder or Hub id of a causal LM.
+        template: `qa`, `alpaca`, `plain`, or a file with `{column}` holes.
+        instruction: what the `alpaca` template asks for.
+        label_words: what to answer for a label, by the label as text.
+        max_seq_length: most tokens of prompt and answer; None is the model's context.
+        r, lora_alpha, lora_dropout, target_modules, use_rslora: LoRA.
+        loss: `answer`, `sft` or `all`.
+        learning_rate, schedule, warmup_ratio, epochs, patience, batch_size, weight_decay,
+            max_grad_norm: training.
+        validation_size: share of the rows that chooses the epoch, in (0, 1).
+        token_budget: most tokens of a micro-batch.
+        refit: train anew on all rows with the chosen number of epochs.
+        precision: `auto`, `float32`, `bfloat16` or `int8`.
+        compile: fuse layers with torch.compile.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        random_state: validation rows, row order, adapter initialisation, dropout.
+
+    Attributes:
+        classes_: (n_classes,) labels, sorted; the order of `predict_proba`'s columns.
+        rung_: the fitted `LLMRung`.
+        feature_names_in_: the text columns, where a data frame was given.
+    """
+
+    def __init__(
+        self,
+        model: str = "smollm2-135m",
+        *,
+        template: str = "qa",
+        instruction: str | None = None,
+        label_words: dict[str, str] | None = None,
+        max_seq_length: int | None = None,
+        r: int = 16,
+        lora_alpha: float = 32,
+        lora_dropout: float = 0.0,
+        target_modules: tuple[str, ...] = ("all-linear",),
+        use_rslora: bool = False,
+        loss: Literal["answer", "sft", "all"] = "answer",
+        learning_rate: float = 5e-4,
+        schedule: Literal["cosine", "linear", "constant"] = "cosine",
+        warmup_ratio: float = 0.05,
+        epochs: int = 3,
+        patience: int | None = 1,
+        batch_size: int = 16,
+        weight_decay: float = 0.0,
+        max_grad_norm: float = 1.0,
+        validation_size: float = 0.1,
+        token_budget: int = 512,
+        refit: bool = False,
+        precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
+        compile: bool = False,
+        device: str = "auto",
+        random_state: int = 0,
+    ) -> None:
+        self.model = model
+        self.template = template
+        self.instruction = instruction
+        self.label_words = label_words
+        self.max_seq_length = max_seq_length
+        self.r = r
+        self.lora_alpha = lora_alpha
+        self.lora_dropout = lora_dropout
+        self.target_modules = target_modules
+        self.use_rslora = use_rslora
+        self.loss = loss
+        self.learning_rate = learning_rate
+        self.schedule = schedule
+        self.warmup_ratio = warmup_ratio
+        self.epochs = epochs
+        self.patience = patience
+        self.batch_size = batch_size
+        self.weight_decay = weight_decay
+        self.max_grad_norm = max_grad_norm
+        self.validation_size = validation_size
+        self.token_budget = token_budget
+        self.refit = refit
+        self.precision = precision
+        self.compile = compile
+        self.device = device
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fine-tune on texts X (n,) or (n, n_fields) and labels y (n,).
+
+        Raises:
+            InputError: settings, texts or labels cannot be used.
+            ValueError: X and y differ in length.
+        """
+        fields, texts = _texts(X)
+        labels = np.asarray(y)
+        if len(labels) != len(texts):
+            raise ValueError(f"X has {len(texts)} rows, y has {len(labels)}.")
+        self.classes_, indices = np.unique(labels, return_inverse=True)
+        classes = tuple(self.classes_.tolist())
+        indices = indices.astype(np.int64)
+        whole = Split(tuple(f"X:{row}" for row in range(1, len(texts) + 1)), texts, indices)
+        kept, held = hold_out(
+            indices, self.validation_size, classes=classes, seed=self.random_state,
+            parts=("train", "validation"),
+        )  # fmt: skip
+        splits = {"train": take(whole, kept), "validation": take(whole, held)}
+        empty = Split((), (), np.empty(0, dtype=np.int64))
+        task = Task(
+            name="X",
+            fields=fields,
+            classes=classes,
+            **splits,
+            test=empty,
+            fingerprint=fingerprint(fields, classes, splits),
+        )
+        self.rung_ = LLMRung(self._settings()).fit(task)
+        if hasattr(X, "columns"):
+            self.feature_names_in_ = np.array(fields, dtype=object)
+        return self
+
+    def predict_proba(self, X: Any) -> Probabilities:
+        """(n, n_classes) probabilities in the order of `classes_`.
+
+        Raises:
+            NotFittedError: before `fit` or `load`.
+        """
+        check_is_fitted(self, "rung_")
+        return self.rung_.predict_proba(_texts(X, self.rung_.fields_)[1])
+
+    def predict(self, X: Any) -> npt.NDArray[Any]:
+        """(n,) the most probable labels."""
+        check_is_fitted(self, "rung_")
+        labels: npt.NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return labels
+
+    def save(self, folder: str | Path) -> None:
+        """Write `adapter/` (PEFT's format) and `rung.json`, which `llabel predict` reads too."""
+        check_is_fitted(self, "rung_")
+        self.rung_.save(Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str = "auto") -> Self:
+        """What `save`, or `llabel fit`, wrote to `folder`."""
+        rung = LLMRung.load(Path(folder), device=device)
+        names = set(cls._get_param_names())
+        settings = {n: getattr(rung.settings, n) for n in rung.settings.__slots__ if n in names}
+        classifier = cls(**settings, random_state=rung.settings.seed)
+        classifier.rung_ = rung
+        classifier.classes_ = np.array(rung.classes_)
+        return classifier
+
+    def _settings(self) -> LLMSettings:
+        given = self.get_params(deep=False)
+        del given["validation_size"]
+        seed = given.pop("random_state")
+        return LLMSettings(**given, seed=seed)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        return tags
+
+
+def _texts(X: Any, fields: Sequence[str] | None = None) -> tuple[tuple[str, ...], tuple[Text, ...]]:
+    """Fields and rows of a data frame (columns by name) or of a sequence of strings."""
+    if isinstance(X, str | Mapping):
+        raise ValueError("X must be a sequence of texts or a data frame, not one text.")
+    if hasattr(X, "columns"):
+        names = tuple(map(str, X.columns)) if fields is None else tuple(fields)
+        missing = [name for name in names if name not in X.columns]
+        if missing:
+            raise ValueError(f"X lacks the column {missing[0]!r}; it has {list(X.columns)}.")
+        columns = [["" if _missing(v) else str(v) for v in X[name]] for name in names]
+        return names, tuple(zip(*columns, strict=True))
+    if fields is not None and len(fields) != 1:
+        raise ValueError(f"X must be a data frame with the columns {list(fields)}.")
+    rows = list(X)
+    wrong = next((i for i, value in enumerate(rows) if not isinstance(value, str)), None)
+    if wrong is not None:
+        raise ValueError(f"X[{wrong}] is {type(rows[wrong]).__name__}, not str.")
+    return tuple(fields or ("text",)), tuple((value,) for value in rows)
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value != value  # noqa: PLR0124  (NaN alone differs from itself)

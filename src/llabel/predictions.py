@@ -1,0 +1,209 @@
+"""Labels for a stream of rows: constant memory, resumable, CSV, JSONL or Parquet."""
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from llabel.data import read_texts
+from llabel.errors import InputError
+from llabel.events import Listener, Note, RowsDone, StageStarted, ignore
+from llabel.folder import read_record
+from llabel.ladder.llm import PREDICT_WINDOW, LLMRung
+from llabel.metrics import UNKNOWN
+from llabel.task import ClassIndices, Label, Probabilities, Split, Task
+
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+
+
+def answer_label(index: int, classes: tuple[Label, ...]) -> Label:
+    """The label of a class index; `unknown` for an answer that is no label."""
+    return "unknown" if index == UNKNOWN else classes[index]
+
+
+def prediction_lines(
+    task: Task, split: Split, proba: Probabilities, answers: ClassIndices, with_texts: bool
+) -> Iterator[dict[str, Any]]:
+    """One JSON-ready line a row: id, label, prediction, probabilities, and its texts if wanted."""
+    for row, name in enumerate(split.ids):
+        line = {
+            "id": name,
+            "label": task.classes[split.y[row]],
+            "prediction": answer_label(int(answers[row]), task.classes),
+            "probabilities": _by_label(task.classes, proba[row]),
+        }
+        if with_texts:
+            line["text"] = dict(zip(task.fields, split.texts[row], strict=True))
+        yield line
+
+
+def predict(
+    folder: Path,
+    data: str,
+    out: Path,
+    *,
+    part: str | None = None,
+    device: str | None = None,
+    notify: Listener = ignore,
+) -> int:
+    """Label every row of `data` with the run at `folder`; write `out` when all are done.
+
+    Rows done are kept in `OUT.partial` as they come; the same call after an interruption goes on
+    there.
+
+    Args:
+        folder: a finished run.
+        data: file, folder, built-in name or Hub id; needs the run's text columns only.
+        out: .csv, .jsonl or .parquet: id, label, and one `probability_LABEL` column a label.
+        part: which part of the data; all by default.
+        device: where to run; the best there is by default.
+
+    Returns:
+        Rows written.
+
+    Raises:
+        InputError: no finished run, unusable data, or another ending of `out`.
+    """
+    if out.suffix not in SUFFIXES:
+        raise InputError(f"-o {out}: write to a file ending in {', '.join(SUFFIXES)}.")
+    if not out.parent.is_dir():
+        raise InputError(f"-o {out}: the folder {out.parent} does not exist.")
+    record = read_record(folder)
+    fields = tuple(record["data"]["fields"])
+    rows = read_texts(data, fields, part=part)
+    first = list(islice(rows, 1))  # whatever is wrong with the data is said before a model loads
+    partial = _Partial(out, _job(folder, data, part))
+    done = partial.done()
+    rung = LLMRung.load(folder, device=device or "auto")
+    total = sum(1 for _ in read_texts(data, fields, part=part))
+    notify(StageStarted("predicting", total, done))
+    if done:
+        notify(Note(f"Going on after {done:,} rows that an earlier call did."))
+    remaining = islice(chain(first, rows), done, None)
+    with partial:
+        for window in _batched(remaining, PREDICT_WINDOW):
+            proba = rung.predict_proba([text for _, text in window])
+            partial.append(
+                {
+                    "id": name,
+                    "label": rung.classes_[int(p.argmax())],
+                    "probabilities": _by_label(rung.classes_, p),
+                }
+                for (name, _), p in zip(window, proba, strict=True)
+            )
+            notify(RowsDone(len(window)))
+    partial.finish(rung.classes_)
+    return total
+
+
+def _by_label(classes: tuple[Label, ...], proba: Iterable[float]) -> dict[str, float]:
+    return {str(label): round(float(p), 6) for label, p in zip(classes, proba, strict=True)}
+
+
+def _batched(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` rows (itertools.batched comes with Python 3.12)."""
+    rows = iter(rows)
+    while batch := list(islice(rows, size)):
+        yield batch
+
+
+def _job(folder: Path, data: str, part: str | None) -> str:
+    """What must be the same for rows of an earlier call to count."""
+    digest = hashlib.sha256((folder / "adapter" / "adapter_model.safetensors").read_bytes())
+    path = Path(data)
+    state = [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []
+    digest.update(json.dumps([data, part, state]).encode())
+    return digest.hexdigest()
+
+
+class _Partial:
+    """Rows done so far, as JSON lines under a header that names the job."""
+
+    def __init__(self, out: Path, job: str) -> None:
+        self.out, self.job = out, job
+        self.path = out.with_name(out.name + ".partial")
+
+    def done(self) -> int:
+        """Count the rows of this very job; drop a last line that was cut off, or another job's."""
+        if not self.path.is_file():
+            return 0
+        good, rows = 0, 0
+        with self.path.open("rb") as file:
+            header = file.readline()
+            if header != self._header():
+                self.path.unlink()
+                return 0
+            good = len(header)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                good, rows = good + len(line), rows + 1
+        os.truncate(self.path, good)
+        return rows
+
+    def __enter__(self) -> "_Partial":
+        new = not self.path.is_file()
+        self._file = self.path.open("ab")
+        if new:
+            self._file.write(self._header())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def append(self, lines: Iterable[dict[str, Any]]) -> None:
+        """Add rows and see them on disk."""
+        self._file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def finish(self, classes: tuple[Label, ...]) -> None:
+        """Turn the lines into the file that was asked for."""
+        temporary = self.out.with_name(f".{os.getpid()}.{self.out.name}")
+        _WRITERS[self.out.suffix](temporary, self._rows(), [f"probability_{c}" for c in classes])
+        temporary.replace(self.out)
+        self.path.unlink()
+
+    def _header(self) -> bytes:
+        return json.dumps({"llabel predictions": self.job}).encode() + b"\n"
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        with self.path.open("rb") as file:
+            next(file)
+            for text in file:
+                line = json.loads(text)
+                proba = {f"probability_{c}": p for c, p in line.pop("probabilities").items()}
+                yield line | proba
+
+
+def _write_csv(path: Path, rows: Iterator[dict[str, Any]], probabilities: list[str]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["id", "label", *probabilities])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_jsonl(path: Path, rows: Iterator[dict[str, Any]], probabilities: list[str]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _write_parquet(path: Path, rows: Iterator[dict[str, Any]], probabilities: list[str]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    first = list(islice(rows, 1))
+    label = pa.array([row["label"] for row in first]).type if first else pa.string()
+    schema = pa.schema(
+        [("id", pa.string()), ("label", label), *((name, pa.float64()) for name in probabilities)]
+    )
+    with pq.ParquetWriter(path, schema) as writer:
+        for batch in _batched(chain(first, rows), 10_000):
+            writer.write_table(pa.Table.from_pylist(batch, schema))
+
+
+_WRITERS = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
