@@ -8,10 +8,14 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 from pathlib import Path
 
+import hypothesis
 import pytest
-from tiny_models import save_llama
 
 from llabel.assets import resolve_dataset, resolve_model
+from tiny_models import save_llama
+
+hypothesis.settings.register_profile("llabel", deadline=None)  # other work may share the machine
+hypothesis.settings.load_profile("llabel")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 BEGIN = "<|begin_of_text|>"
 # Sentences from which the merges are learnt: template marks, label words, ordinary prose.
 SENTENCES = (
-    "### Question: is the answer to this question true\n ### Context: it is true\n ### Answer: true",
+    "### Question: is the answer to this question true\n ### Context: it is\n ### Answer: true",
     "### Question: was the other answer false\n ### Context: it was false\n ### Answer: false",
     "### Review: the film was good and the music was great\n ### Sentiment: positive",
     "### Review: the film was bad and the music was worse\n ### Sentiment: negative",

@@ -1,10 +1,30 @@
 """One run's settings as a whole: from the command line or YAML, checked, to run.json."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
-from llabel.settings import DataSettings, LLMSettings, RunSettings
+from llabel.errors import InputError
+from llabel.settings import DataSettings, Help, LLMSettings, RunSettings
+
+_Room = TypeVar("_Room", DataSettings, RunSettings, LLMSettings)
+_ROOMS = (RunSettings, DataSettings, LLMSettings)
+_SOURCE = Annotated[str, Help("File, folder, built-in name or Hub id.")]
+_OUT = Annotated[str, Help("Folder of the run.")]
+# What other tools call our settings.
+_ELSEWHERE = {
+    "lr": "learning_rate",
+    "random_state": "seed",
+    "rank": "r",
+    "lora_r": "r",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "num_train_epochs": "epochs",
+    "max_length": "max_seq_length",
+    "output_dir": "out",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,4 +52,169 @@ class RunConfig:
         Raises:
             InputError: unknown name, missing name, wrong type or out of range.
         """
-        raise NotImplementedError
+        refuse_missing(values, required())
+        known = checked(values)
+        return cls(
+            source=known["data"],
+            data=_room(DataSettings, known),
+            run=_room(RunSettings, known),
+            llm=_room(LLMSettings, known),
+        )
+
+
+def checked(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Values in their proper types; all that is wrong is said at once.
+
+    Args:
+        values: by the names of the settings, `data` and `out`, in any type that can stand for the
+            right one: ``"a,b"`` or a list for a tuple, ``"5e-4"`` for a number.
+        where: the file they stand in, for messages.
+
+    Raises:
+        InputError: unknown name, wrong type or out of range.
+    """
+    hints = _hints()
+    problems, good = [], {}
+    for name, value in values.items():
+        if name not in hints:
+            problems.append(_unknown(str(name), hints))
+            continue
+        try:
+            good[name] = _converted(value, hints[name])
+        except ValueError as error:
+            problems.append(f"{option(name)} {_shown(value)}: {error}.")
+    if problems:
+        start = f"{where}: " if where else ""
+        raise InputError(start + ("\n" + start).join(problems))
+    return good
+
+
+def required() -> list[str]:
+    """Names of the settings that have no default, `data` first."""
+    settings = [field for room in _ROOMS for field in fields(room)]
+    return ["data", *(field.name for field in settings if field.default is MISSING)]
+
+
+def refuse_missing(values: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Name every one of `names` that has no value, and what it is.
+
+    Raises:
+        InputError: something is missing.
+    """
+    hints = _hints()
+    missing = [name for name in names if values.get(name) is None]
+    if missing:
+        lines = [f"  {option(name)}: {_help(hints[name])}" for name in missing]
+        raise InputError(
+            "Missing, both on the command line and in a --config file:\n" + "\n".join(lines)
+        )
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Settings from a YAML file, checked; names may be written with - or _.
+
+    Besides the settings, `data` names the data and `out` the run folder.
+
+    Raises:
+        InputError: no such file, no YAML, no mapping, a name that occurs twice, or a value that
+            cannot be used.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"--config {path}: there is no such file.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path}: cannot be read as UTF-8 text ({error}).") from error
+    return checked(_mapping(text, path), str(path))
+
+
+def option(name: str) -> str:
+    """How the command line spells a setting."""
+    return "DATA" if name == "data" else "--" + name.replace("_", "-")
+
+
+def _room(room: type[_Room], known: Mapping[str, Any]) -> _Room:
+    names = [field.name for field in fields(room)]
+    return room(**{name: known[name] for name in names if name in known})
+
+
+def _mapping(text: str, path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise InputError(f"{path} is no YAML{line}: {problem}.") from error
+    if not isinstance(node, yaml.MappingNode):
+        raise InputError(f"{path}: a file of lines such as `epochs: 2` is needed, one a setting.")
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        name, line = str(key.value).replace("-", "_"), key.start_mark.line + 1
+        if name in lines:
+            raise InputError(
+                f"{path}: {name} stands at line {lines[name]} and again at line {line}. "
+                "Remove one of them."
+            )
+        lines[name] = line
+    return {str(name).replace("-", "_"): value for name, value in values.items()}
+
+
+def _hints() -> dict[str, Any]:
+    """Annotated type of every setting, and of `data` and `out`."""
+    hints: dict[str, Any] = {"data": _SOURCE, "out": _OUT}
+    for room in _ROOMS:
+        hints |= get_type_hints(room, include_extras=True)
+    return hints
+
+
+def _help(hint: Any) -> str:
+    return next(extra.text for extra in get_args(hint) if isinstance(extra, Help))
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    """`value` in the type of `hint`.
+
+    Raises:
+        ValueError: it cannot be; the message says what is allowed.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    kind = get_args(hint)[0]
+    if isinstance(value, bool) and kind is not bool:
+        # YAML reads yes, no, on, off and true as truth values, and 1 == True.
+        raise ValueError("a truth value stands where none is meant; put it in quotes in YAML")
+    if get_origin(kind) is tuple and isinstance(value, str):
+        value = [part.strip() for part in value.split(",")]
+    if get_origin(kind) is tuple and isinstance(value, list | tuple) and "" in value:
+        raise ValueError("a name is empty; write A,B")
+    if isinstance(value, dict):
+        # The labels true, false, 1 and 0 are no strings in YAML, but are looked up as strings.
+        value = {str(key): words for key, words in value.items()}
+    try:
+        return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        allowed = first["msg"].replace("Input should", "it should")
+        inside = f" (at {'.'.join(map(str, first['loc']))})" if first["loc"] else ""
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        close = difflib.get_close_matches(str(value), choices, 1)
+        guess = f" (did you mean {close[0]}?)" if close else ""
+        raise ValueError(
+            allowed.replace("a valid tuple", "a list, or text as A,B") + inside + guess
+        ) from error
+
+
+def _unknown(name: str, hints: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, hints, 1)
+    meant = _ELSEWHERE.get(name) or (close[0] if close else None)
+    guess = f"Did you mean {meant}?" if meant else "`llabel fit --help` lists all settings."
+    return f"unknown setting {_shown(name)}. {guess}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

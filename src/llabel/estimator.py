@@ -9,6 +9,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from llabel.config import checked
 from llabel.data import fingerprint, take
 from llabel.data.splitting import hold_out
 from llabel.ladder.llm import LLMRung
@@ -173,7 +174,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         given = self.get_params(deep=False)
         del given["validation_size"]
         seed = given.pop("random_state")
-        return LLMSettings(**given, seed=seed)
+        return LLMSettings(**checked({**given, "seed": seed}))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -61,7 +61,7 @@ def _refuse_other_run(out: Path, then: dict[str, Any], now: dict[str, Any]) -> N
     changed = [
         f"--{name.replace('_', '-')} was {then['config'].get(name)!r}, is {value!r}"
         for name, value in now["config"].items()
-        if then["config"].get(name) != value
+        if then["config"].get(name) != value and not name.startswith("checkpoint_")
     ]
     if not changed and then["fingerprint"] != now["fingerprint"]:
         changed = ["the rows of the data have changed"]

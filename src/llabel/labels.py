@@ -8,6 +8,8 @@ of a softmax over *the children of each branching node only*: all leaves togethe
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from llabel.errors import InputError
 from llabel.task import Label
 
@@ -59,28 +61,34 @@ def label_words(classes: Sequence[Label], given: Mapping[str, str] | None = None
         given: label (as text) → words, for some or all labels.
 
     Raises:
-        InputError: a given label is none of the classes, or its words are empty.
+        InputError: a given label is none of the classes, its words are empty, or another label's.
     """
     given = dict(given or {})
-    words = []
+    owners: dict[str, Label] = {}
     for label in classes:
-        default = str(label).lower() if isinstance(label, bool) else str(label)
-        words.append(given.pop(str(label), default).strip())
-        if not words[-1]:
+        default = str(label).lower() if isinstance(label, bool | np.bool_) else str(label)
+        words = given.pop(str(label), default).strip()
+        if not words:
             raise InputError(
                 f"The label {label!r} has no words to answer with. Give it some with "
                 f"--label-words '{label}=...'."
             )
+        if words in owners:
+            raise InputError(
+                f"The labels {owners[words]!r} and {label!r} have the same words {words!r}. "
+                f"Give one of them others with --label-words '{label}=...'."
+            )
+        owners[words] = label
     if given:
         raise InputError(
             f"--label-words names {next(iter(given))!r}, which is no label. "
             f"Labels: {', '.join(map(str, classes))}."
         )
-    return words
+    return list(owners)
 
 
 def compile_labels(
-    words: Sequence[str], tokenise_answer: Callable[[str], Sequence[int]], end_token: int
+    words: Sequence[str], tokenise_answer: Callable[[str], Sequence[int]], end_token: int | None
 ) -> LabelTrie:
     """Compile label words to a trie.
 
@@ -90,8 +98,11 @@ def compile_labels(
         end_token: id of the token that ends an answer.
 
     Raises:
-        InputError: fewer than two labels; a label without tokens; two labels with the same tokens.
+        InputError: fewer than two labels; a label without tokens or with the end token in it; two
+            labels with the same tokens; a model that has no end token.
     """
+    if end_token is None:
+        raise InputError("This model's tokenizer has no eos_token, so no answer could ever end.")
     if len(words) < 2:
         raise InputError(f"A classifier needs at least two labels; given: {list(words)}.")
     tokens = [tuple(tokenise_answer(word)) for word in words]
@@ -99,6 +110,11 @@ def compile_labels(
     for word, path in zip(words, tokens, strict=True):
         if not path:
             raise InputError(f"The label {word!r} has no tokens for this model's tokenizer.")
+        if end_token in path:
+            raise InputError(
+                f"The label {word!r} holds the token that ends an answer. Give it other words with "
+                "--label-words."
+            )
         if path in seen:
             raise InputError(
                 f"The labels {seen[path]!r} and {word!r} have the same tokens {list(path)} for "
@@ -131,8 +147,8 @@ class AnswerTokeniser:
     """Label words → the tokens that follow a prompt, which may differ from the words alone.
 
     Args:
-        encode: text → token ids, no special tokens added.
-        tail: the template's text after its last field.
+        encode: text → token ids, special tokens neither added nor parsed.
+        tail: the end of the template (see `prompt.answer_tail`).
         joint: what stands between prompt and answer.
     """
 

@@ -68,94 +68,103 @@ def load_template(
         name: one of `BUILT_IN_TEMPLATES`, or a path.
         fields: the text columns; each must occur in the template.
         label_words: what the answers look like, in class order.
-        instruction: what `alpaca` asks for; may hold `{labels}`.
+        instruction: what `alpaca` asks for; `{labels}` in it is the list of label words, other
+            braces are text.
 
     Raises:
         InputError: unknown name, unreadable file, unknown or unused column, no text after the
             last column.
     """
-    if name in BUILT_IN_TEMPLATES:
-        source = _built_in(name, fields, instruction or DEFAULT_INSTRUCTION)
-    else:
-        source = _read_template(name)
     if instruction and name != "alpaca":
         raise InputError(
             f"--instruction was given, but template {name!r} has no place for it. "
             "Use --template alpaca, or write the instruction into your own template file."
         )
-    return _parse(name, source, fields, ", ".join(label_words))
+    labels = ", ".join(label_words)
+    if name in BUILT_IN_TEMPLATES:
+        asked = (instruction or DEFAULT_INSTRUCTION).replace("{labels}", labels)
+        return _assemble(name, _built_in(name, fields, asked), fields)
+    return _assemble(name, _parse(name, _read_template(name), fields, labels), fields)
 
 
-def _built_in(name: str, fields: Sequence[str], instruction: str) -> str:
-    """Source text of a built-in template for these columns."""
-    holes = {field: "{" + _escape(field) + "}" for field in fields}
+@dataclass(frozen=True, slots=True)
+class _Hole:
+    field: int  # position in the task's fields
+
+
+def _built_in(name: str, fields: Sequence[str], instruction: str) -> list[str | _Hole]:
+    """Pieces of a built-in template; made of pieces, since a column may have any name."""
+    headings = [_heading(field) for field in fields]
+    pieces: list[str | _Hole] = []
     if name == "qa":
-        heads = [f"### {_heading(field)}: {hole}\n " for field, hole in holes.items()]
-        return "".join(heads) + "### Answer:"
-    if name == "alpaca":
-        shown = (
-            next(iter(holes.values()))
-            if len(holes) == 1
-            else "\n".join(f"{_escape(_heading(f))}: {hole}" for f, hole in holes.items())
-        )
-        return (
-            f"{_ALPACA_HEAD}\n\n### Instruction:\n{instruction}\n\n### Input:\n{shown}\n\n"
-            "### Response:\n"
-        )
-    return "\n".join(holes.values()) + "\nLabel:"
+        for number, heading in enumerate(headings):
+            pieces += [f"### {heading}: ", _Hole(number), "\n "]
+        return [*pieces, "### Answer:"]
+    if name == "plain":
+        for number in range(len(fields)):
+            pieces += [_Hole(number), "\n"]
+        return [*pieces, "Label:"]
+    for number, heading in enumerate(headings):
+        pieces += [f"{heading}: " if len(fields) > 1 else "", _Hole(number), "\n"]
+    head = f"{_ALPACA_HEAD}\n\n### Instruction:\n{instruction}\n\n### Input:\n"
+    return [head, *pieces, "\n### Response:\n"]
 
 
 def _heading(field: str) -> str:
     return _HEADINGS.get(field.lower()) or field.replace("_", " ").strip().capitalize()
 
 
-def _escape(text: str) -> str:
-    return text.replace("{", "{{").replace("}", "}}")
-
-
 def _read_template(name: str) -> str:
     path = Path(name)
-    if not path.is_file():
-        near = difflib.get_close_matches(name, BUILT_IN_TEMPLATES, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise InputError(
-            f"--template {name!r} is neither a built-in template "
-            f"({', '.join(BUILT_IN_TEMPLATES)}) nor a file.{hint}"
-        )
     try:
-        return path.read_text(encoding="utf-8").removesuffix("\n")
+        return path.read_text(encoding="utf-8-sig").removesuffix("\n")  # Windows writes a mark
     except UnicodeDecodeError as error:
         raise InputError(f"Template {name} is not UTF-8 at byte {error.start}.") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
+        near = difflib.get_close_matches(name, BUILT_IN_TEMPLATES, 1)
+        hint = f"Did you mean {near[0]!r}?" if near else "Write your template into a file."
+        raise InputError(
+            f"--template {name!r} is neither a built-in template "
+            f"({', '.join(BUILT_IN_TEMPLATES)}) nor a file that can be read "
+            f"({getattr(error, 'strerror', None) or error}). {hint}"
+        ) from error
 
 
-def _parse(name: str, source: str, fields: Sequence[str], labels: str) -> Template:
-    """Cut `source` at its holes; fill `{labels}`; settle what joins prompt and answer."""
-    literals, holes = [""], []
+def _parse(name: str, source: str, fields: Sequence[str], labels: str) -> list[str | _Hole]:
+    """Cut a template file at its holes; `{labels}` is filled at once."""
+    pieces: list[str | _Hole] = []
     try:
-        pieces = list(Formatter().parse(source))
+        parsed = list(Formatter().parse(source))
     except ValueError as error:
         raise InputError(
             f"Template {name!r} cannot be read: {error}. Write {{{{ and }}}} for literal braces."
         ) from error
-    for literal, hole, spec, conversion in pieces:
-        literals[-1] += literal
+    for literal, hole, spec, conversion in parsed:
+        pieces.append(literal)
         if hole is None:
             continue
-        if spec or conversion:
-            raise InputError(
-                f"Template {name!r}: {{{hole}}} may hold a column's name only, nothing after "
-                "':' or '!'."
-            )
-        if hole == "labels" and "labels" not in fields:
-            literals[-1] += labels
-        elif hole in fields:
-            holes.append(hole)
-            literals.append("")
+        column = hole + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+        if column in fields:  # a column's name may well hold a colon
+            pieces.append(_Hole(fields.index(column)))
+        elif column == "labels":
+            pieces.append(labels)
         else:
             raise InputError(
-                f"Template {name!r} asks for {{{hole}}}, which is no text column. "
+                f"Template {name!r} asks for {{{column}}}, which is no text column. "
                 f"Text columns given by --text: {', '.join(fields)}; {{labels}} is the label list."
             )
+    return pieces
+
+
+def _assemble(name: str, pieces: Sequence[str | _Hole], fields: Sequence[str]) -> Template:
+    """Join pieces to a template; settle what stands between prompt and answer."""
+    literals, holes = [""], []
+    for piece in pieces:
+        if isinstance(piece, str):
+            literals[-1] += piece
+        else:
+            holes.append(fields[piece.field])
+            literals.append("")
     unused = [field for field in fields if field not in holes]
     if unused:
         raise InputError(
@@ -201,12 +210,19 @@ class PromptEncoder:
         fields: Sequence[str],
         max_length: int,
     ) -> None:
+        if not tokenizer.is_fast:
+            raise InputError(
+                f"The tokenizer of {tokenizer.name_or_path} ({type(tokenizer).__name__}) cannot "
+                "tell which characters a token stands for. Use a model with a tokenizer.json."
+            )
         self.tokenizer = tokenizer
         self.template = template
         self.fields = tuple(fields)
         self.max_length = max_length
-        self._head = _head_tokens(tokenizer)
         self._runs = _split_at_special_tokens(template, self.fields, tokenizer)
+        self._head = _head_tokens(tokenizer)
+        if self._runs[0] in self._head:  # the template's file has its own begin token
+            self._head = []
         needed = len(self._encode(("",) * len(self.fields))[0])
         if needed >= max_length:
             raise InputError(
@@ -267,12 +283,8 @@ class PromptEncoder:
                     for begin, end in encoding["offset_mapping"]
                     if begin < stop and end > start
                 ]
-        return ids, ends
-
-
-@dataclass(frozen=True, slots=True)
-class _Hole:
-    field: int  # position in the task's fields
+        # A field that stands in the template twice has both places' tokens, in turns.
+        return ids, [sorted(field) for field in ends]
 
 
 def _water_level(counts: Sequence[int], budget: int) -> int:
@@ -296,6 +308,15 @@ def _head_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
         if with_special[start : start + len(plain)] == plain:
             return list(with_special[:start])
     return []
+
+
+def answer_tail(template: Template, tokenizer: "PreTrainedTokenizerBase") -> str:
+    """The template's text after its last field and last special token.
+
+    The tokens of an answer may depend on it, never on what stands before.
+    """
+    last = _split_at_special_tokens(template, template.fields, tokenizer)[-1]
+    return "" if isinstance(last, int) else str(last[-1])
 
 
 def _split_at_special_tokens(

@@ -17,6 +17,7 @@ from llabel.check import overlaps
 from llabel.config import RunConfig
 from llabel.data import LoadedTask, fingerprint, load_labelled, load_task, take, unseen_rows
 from llabel.data.splitting import subsample
+from llabel.engine.checkpoint import CheckpointFolder
 from llabel.events import Listener, Note, StageStarted, ignore
 from llabel.folder import TrainingLog, claimed, read_record, write_json, write_text
 from llabel.ladder.llm import LLMRung
@@ -69,7 +70,12 @@ def fit(
             notify(Note(f"{out} holds this run already; nothing is left to do."))
             return finished
         with TrainingLog(out / "train.log.jsonl", notify) as log:
-            rung = LLMRung(config.llm).fit(loaded.task, checkpoints=out / "checkpoints", notify=log)
+            checkpoints = CheckpointFolder(
+                out / "checkpoints" / "training",
+                every_steps=config.run.checkpoint_steps,
+                every_seconds=60 * config.run.checkpoint_minutes,
+            )
+            rung = LLMRung(config.llm).fit(loaded.task, checkpoints=checkpoints, notify=log)
         rung.save(out)
         record = _assess(rung, config, loaded, out, command, notify)
         write_text(out / "README.md", render_card(record))

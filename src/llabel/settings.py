@@ -127,3 +127,7 @@ class RunSettings:
         ),
     ] = "labels"
     no_texts: Annotated[bool, Help("Keep the rows' texts out of the run folder.")] = False
+    checkpoint_minutes: Annotated[
+        float, Gt(0), Help("Save the training so often; the same command goes on from there.")
+    ] = 1.0
+    checkpoint_steps: Annotated[int | None, Ge(1), Help("Save it after so many steps, too.")] = None

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llabel.engine.batching import FULL_VOCABULARY, Batch
+from llabel.engine.batching import FULL_VOCABULARY, Batch, Example, collate
+from llabel.errors import InputError
 from llabel.labels import LabelTrie
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ class AnswerHead:
         trie: what may be answered.
 
     Raises:
-        NotImplementedError: the model does something to its logits that is not known here
-            (found by comparing with the model's own logits).
+        InputError: the model does something to its logits that is not known here (found by
+            comparing with the model's own logits).
     """
 
     def __init__(self, model: "PreTrainedModel", trie: LabelTrie) -> None:
@@ -31,8 +32,11 @@ class AnswerHead:
         self.backbone: nn.Module = model.get_decoder()
         self.device: torch.device = next(self.backbone.parameters()).device
         self._children = [torch.tensor(b.children, device=self.device) for b in trie.branchings]
-        self._tree = _Tree.of(trie, self.device)
-        self._agrees_with_model()
+        prefixes = [branching.prefix for branching in trie.branchings]
+        self._tree = _Tree(prefixes, self.device) if any(prefixes) else None
+        self._refuse_unknown_heads()
+        if self._tree is not None and not self._reads_tree():
+            self._tree = None
 
     def logits(self, hidden: Tensor, branching: int) -> Tensor:
         """(m, hidden) → (m, n_children) float32 logits; all tokens for `FULL_VOCABULARY`."""
@@ -58,12 +62,11 @@ class AnswerHead:
     @torch.no_grad()
     def log_probs(self, batch: Batch) -> Tensor:
         """(batch, n_classes) float32 log-probabilities of every label; rows sum to one."""
-        first = torch.arange(len(batch.input_ids), device=batch.input_ids.device)
-        if self._tree is None:
-            at_answer = self._hidden(batch.input_ids)[first, batch.lengths - 1]
-            hidden = at_answer[:, None]
+        if self._tree is not None and self._within_window(batch, self._tree):
+            hidden = self._tree_hidden(batch, self._tree)
         else:
-            hidden = self._tree_hidden(batch, first)
+            each = [self._hidden_after(batch, b.prefix) for b in self.trie.branchings]
+            hidden = torch.stack(each, dim=1)
         steps = [
             F.log_softmax(self.logits(hidden[:, number], number), dim=-1)
             for number in range(len(self.trie.branchings))
@@ -79,15 +82,28 @@ class AnswerHead:
         output: Tensor = self.backbone(input_ids=input_ids, use_cache=False).last_hidden_state
         return output
 
-    def _tree_hidden(self, batch: Batch, first: Tensor) -> Tensor:
+    def _hidden_after(self, batch: Batch, prefix: Sequence[int]) -> Tensor:
+        """(batch, hidden) at the end of prompt and prefix: a pass of its own for one branching."""
+        ids = F.pad(batch.input_ids, (0, len(prefix)))
+        rows = torch.arange(len(ids), device=self.device)
+        for depth, token in enumerate(prefix):
+            ids[rows, batch.lengths + depth] = token
+        return self._hidden(ids)[rows, batch.lengths - 1 + len(prefix)]
+
+    def _within_window(self, batch: Batch, tree: "_Tree") -> bool:
+        """Whether all layers see all tokens: a sliding layer's cache forgets the prompt's start."""
+        config = self.model.config
+        windows = (getattr(config, n, None) for n in ("sliding_window", "attention_chunk_size"))
+        width = batch.input_ids.shape[1] + len(tree.tokens)
+        return all(window is None or width < window for window in windows)
+
+    def _tree_hidden(self, batch: Batch, tree: "_Tree") -> Tensor:
         """(batch, n_branchings, hidden): one pass over the prompts, one over the whole trie.
 
         The second pass reads the prompts from the cache. Each trie token sees the prompt and its
         own ancestors, so all branchings are read at once ("tree attention", Miao et al. 2024,
         SpecInfer, section 4.2).
         """
-        tree = self._tree
-        assert tree is not None
         prompts = self.backbone(input_ids=batch.input_ids, use_cache=True)
         rows, width = batch.input_ids.shape
         size = len(tree.tokens)
@@ -106,13 +122,14 @@ class AnswerHead:
             past_key_values=prompts.past_key_values,
             use_cache=True,
         ).last_hidden_state
+        first = torch.arange(rows, device=self.device)
         at_answer = prompts.last_hidden_state[first, batch.lengths - 1]
         return torch.stack(
             [at_answer if at is None else answers[:, at] for at in tree.read_at], dim=1
         )
 
     @torch.no_grad()
-    def _agrees_with_model(self) -> None:
+    def _refuse_unknown_heads(self) -> None:
         """Compare with the model's own logits once: heads differ in what they do to them."""
         ids = torch.tensor([[self.trie.tokens[0][0]] * 2], device=self.device)
         training = self.model.training
@@ -121,10 +138,32 @@ class AnswerHead:
         ours = self.logits(self._hidden(ids)[:, -1], FULL_VOCABULARY)
         self.model.train(training)
         if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2):
-            raise NotImplementedError(
-                f"{type(self.model).__name__} treats its logits in a way that llabel does not "
-                f"know (largest difference {(ours - theirs).abs().max():.3g})."
+            raise InputError(
+                f"--model: {type(self.model).__name__} treats its logits in a way that llabel does "
+                f"not know (largest difference {(ours - theirs).abs().max():.3g}). "
+                "Choose a model of another architecture."
             )
+
+    @torch.no_grad()
+    def _reads_tree(self) -> bool:
+        """Whether this architecture's attention takes the tree's mask, found by trying it once.
+
+        Some derive their positions from the mask (ALiBi) or keep no keys and values at all.
+        """
+        assert self._tree is not None
+        deepest = self.trie.branchings[-1].prefix
+        token = self.trie.tokens[0][0]
+        batch = collate([Example((token,) * 3), Example((token,))]).to(self.device)
+        training = self.model.training
+        self.model.eval()
+        try:
+            expected = self._hidden_after(batch, deepest).float()
+            found = self._tree_hidden(batch, self._tree)[:, -1].float()
+            return bool((found - expected).norm() <= 0.05 * expected.norm())
+        except Exception:  # whatever went wrong inside the model, the other way is right for all
+            return False
+        finally:
+            self.model.train(training)
 
 
 class _Tree:
@@ -141,12 +180,6 @@ class _Tree:
             for length in range(1, len(node) + 1):
                 self.ancestors[i, place[node[:length]]] = True
         self.read_at = [place.get(prefix) for prefix in prefixes]  # None: at the answer position
-
-    @classmethod
-    def of(cls, trie: LabelTrie, device: torch.device) -> "_Tree | None":
-        """None where the first token settles every label."""
-        prefixes = [branching.prefix for branching in trie.branchings]
-        return cls(prefixes, device) if any(prefixes) else None
 
 
 def _scaled(logits: Tensor, config: Any) -> Tensor:

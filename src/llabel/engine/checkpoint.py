@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,11 @@ class CheckpointFolder:
     folder: Path
     every_steps: int | None = None
     every_seconds: float = 120.0
-    _saved_at: float = field(default_factory=time.monotonic)
+    _saved_at: float = field(default_factory=time.monotonic, init=False)
+
+    def beside(self, name: str) -> "CheckpointFolder":
+        """Another folder next to this one, saved as often."""
+        return replace(self, folder=self.folder.with_name(name))
 
     def due(self, step: int) -> bool:
         """Whether a snapshot should be taken after `step`."""
@@ -70,7 +74,3 @@ class CheckpointFolder:
             return None
         state = json.loads((complete[-1] / "state.json").read_text(encoding="utf-8"))
         return Snapshot(load_file(complete[-1] / "tensors.safetensors"), state)
-
-    def clear(self) -> None:
-        """Remove all snapshots: the training is finished and its result kept elsewhere."""
-        shutil.rmtree(self.folder, ignore_errors=True)

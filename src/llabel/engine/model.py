@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from llabel.engine.allocator import keep_freed_memory
-from llabel.engine.linear import quantise_frozen
+from llabel.engine.linear import Int8Linear, quantise_frozen
 from llabel.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,10 +46,15 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"--device {name!r} is unknown. Use auto, cpu, cuda or cuda:N.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--device {name!r}: this PyTorch sees no CUDA device. Use --device cpu.")
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in {"cpu", "cuda"}:
+        raise InputError(f"--device {name!r} is unknown. Use auto, cpu, cuda or cuda:N.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"--device {name!r}: this PyTorch sees {torch.cuda.device_count()} CUDA devices, "
+            "numbered from 0. Use --device auto."
+        )
     return device
 
 
@@ -63,8 +68,10 @@ def load_model(folder: Path, device: torch.device, precision: str) -> "PreTraine
             integers, everything between them in float32; see `Int8Linear`).
 
     Raises:
-        InputError: unknown precision, int8 on a GPU, or a folder that is no causal LM.
+        InputError: unknown precision, int8 on a GPU or for a model without linear layers, or a
+            folder that is no causal LM.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     if precision not in PRECISIONS:
@@ -78,7 +85,7 @@ def load_model(folder: Path, device: torch.device, precision: str) -> "PreTraine
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
             f"{folder} holds no causal language model with safetensors weights that transformers "
             f"can load: {str(error).splitlines()[0]}"
@@ -86,6 +93,11 @@ def load_model(folder: Path, device: torch.device, precision: str) -> "PreTraine
     model.requires_grad_(False)
     if precision == "int8":
         quantise_frozen(model.get_decoder())
+        if not any(isinstance(module, Int8Linear) for module in model.modules()):
+            raise InputError(
+                f"--precision int8: {type(model).__name__} has no linear layers that it knows. "
+                "Use --precision float32."
+            )
     model.to(device)  # type: ignore[arg-type]  # transformers' stub wants no device
     return model.eval()
 
@@ -94,7 +106,8 @@ def compile_layers(model: "PreTrainedModel") -> None:
     """Let torch.compile fuse each decoder layer; one graph serves all layers and lengths.
 
     Raises:
-        InputError: there is no C++ compiler for it here.
+        InputError: there is no C++ compiler for it here, or the layers are not where most models
+            have them.
     """
     import os
     import shutil
@@ -102,7 +115,10 @@ def compile_layers(model: "PreTrainedModel") -> None:
     on_cpu = next(model.parameters()).device.type == "cpu"
     if on_cpu and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
         raise InputError("--compile needs a C++ compiler (g++ or clang++). Leave it out.")
-    for layer in model.get_decoder().layers:
+    layers = getattr(model.get_decoder(), "layers", None)
+    if layers is None:
+        raise InputError(f"--compile does not know {type(model).__name__}. Leave it out.")
+    for layer in layers:
         layer.compile(dynamic=True)
 
 
@@ -110,7 +126,8 @@ def add_lora(model: "PreTrainedModel", settings: LoraSettings) -> "PeftModel":
     """Wrap `model` with fresh adapters (A random, B zero: nothing changes until training).
 
     Raises:
-        InputError: r below 1, or target modules that the model does not have.
+        InputError: r below 1, or target modules that are no linear layers of the model (its head
+            is not to be adapted: most of its logits are never computed).
     """
     from peft import LoraConfig, TaskType, get_peft_model
 
@@ -125,14 +142,8 @@ def add_lora(model: "PreTrainedModel", settings: LoraSettings) -> "PeftModel":
         use_rslora=settings.use_rslora,
         task_type=TaskType.CAUSAL_LM,
     )
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:
-        linear = sorted({n.rsplit(".")[-1] for n, m in model.named_modules() if _is_linear(m)})
-        raise InputError(
-            f"--target-modules {targets}: not in this model. It has: all-linear, "
-            f"{', '.join(linear)}."
-        ) from error
+    _check_targets(model, targets)
+    return get_peft_model(model, config)
 
 
 def load_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
@@ -144,5 +155,22 @@ def load_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
 
 
-def _is_linear(module: torch.nn.Module) -> bool:
-    return isinstance(module, torch.nn.Linear)
+def _check_targets(model: "PreTrainedModel", targets: str | tuple[str, ...]) -> None:
+    """Refuse any name that fits no linear layer: PEFT is content when one of them does."""
+    from transformers.pytorch_utils import Conv1D
+
+    if targets == "all-linear":
+        return
+    head = model.get_output_embeddings()
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+    ]
+    for target in [targets] if isinstance(targets, str) else targets:
+        if not any(f".{name}".endswith(f".{target}") for name in linear):
+            known = sorted({name.rsplit(".")[-1] for name in linear})
+            raise InputError(
+                f"--target-modules: this model has no linear layer {target!r} to adapt. "
+                f"Use all-linear, or some of {', '.join(known)}."
+            )

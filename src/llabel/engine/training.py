@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from llabel.engine.batching import FULL_VOCABULARY, Batch, Example, collate, micro_batches
 from llabel.engine.checkpoint import CheckpointFolder, Snapshot
-from llabel.events import EpochDone, Listener, StepDone, ignore
+from llabel.events import EpochDone, Listener, StageStarted, StepDone, ignore
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,8 @@ class Trainer:
         validate: called after each epoch in evaluation mode → validation loss; None trains on
             to the last epoch and keeps it.
         checkpoints: where to keep snapshots; None keeps none.
-        notify: told of each step and each validation.
+        notify: told of the start, each step and each validation.
+        stage: what the training is called there.
     """
 
     module: nn.Module
@@ -77,6 +78,7 @@ class Trainer:
     validate: Callable[[], float] | None = None
     checkpoints: CheckpointFolder | None = None
     notify: Listener = ignore
+    stage: str = "training"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def run(self, examples: Sequence[Example]) -> Progress:
@@ -94,6 +96,7 @@ class Trainer:
         schedule = _schedule(optimizer, settings, steps)
         torch.manual_seed(settings.seed)
         progress, best = self._resume(parameters, optimizer, schedule)
+        self.notify(StageStarted(self.stage, len(examples) * settings.epochs, progress.rows))
         while progress.step < steps and not progress.stopped:
             epoch, at = divmod(progress.step, steps_per_epoch)
             rows = _row_order(len(examples), settings.seed, epoch)
@@ -155,6 +158,8 @@ class Trainer:
             return replace(progress, best_epoch=epoch), best
         self.module.eval()
         loss = self.validate()
+        if not math.isfinite(loss):  # else no epoch would be the best, and none be kept
+            raise FloatingPointError(f"the validation loss became {loss}: lower the learning rate")
         better = loss < progress.best_loss
         if better:
             best = {name: p.detach().clone() for name, p in parameters.items()}

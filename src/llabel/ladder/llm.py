@@ -1,9 +1,11 @@
 """The LLM rung: prompt → one answer, LoRA fine-tuning, label probabilities."""
 
+import gc
 import json
 import os
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -26,9 +28,9 @@ from llabel.engine.model import (
 )
 from llabel.engine.training import Progress, Trainer, TrainingSettings
 from llabel.errors import InputError
-from llabel.events import Listener, Note, RowsDone, StageStarted, ignore
+from llabel.events import Listener, Note, RowsDone, ignore
 from llabel.labels import AnswerTokeniser, LabelTrie, compile_labels, label_words
-from llabel.prompt import PromptEncoder, Template, load_template
+from llabel.prompt import PromptEncoder, Template, answer_tail, load_template
 from llabel.settings import LLMSettings
 from llabel.task import Probabilities, Split, Task, Text
 
@@ -76,9 +78,10 @@ class LLMRung:
         self.template_ = template
 
         def encode(text: str) -> list[int]:
-            return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+            plain = tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+            return list(plain["input_ids"])
 
-        answers = AnswerTokeniser(encode, template.literals[-1], template.joint)
+        answers = AnswerTokeniser(encode, answer_tail(template, tokenizer), template.joint)
         self.trie_: LabelTrie = compile_labels(words, answers, tokenizer.eos_token_id)
         self.max_length_ = self._max_length() - self.trie_.longest
         self.encoder_ = PromptEncoder(tokenizer, template, self.fields_, self.max_length_)
@@ -101,13 +104,13 @@ class LLMRung:
         return asked or context
 
     def fit(
-        self, task: Task, *, checkpoints: Path | None = None, notify: Listener = ignore
+        self, task: Task, *, checkpoints: CheckpointFolder | None = None, notify: Listener = ignore
     ) -> Self:
         """Fine-tune on `task.train`, choose the epoch on `task.validation`.
 
         Args:
             task: its test part is not looked at.
-            checkpoints: folder for snapshots; the same call with the same folder goes on there.
+            checkpoints: where to keep snapshots; the same call with the same folder goes on there.
             notify: told of progress.
         """
         self.prepare(task.fields, task.classes)
@@ -124,21 +127,22 @@ class LLMRung:
         choosing = self.settings
         self.choice_: Progress | None = None
         self._load_model()
-        notify(StageStarted("training", len(train) * choosing.epochs))
         self.progress_ = self._train(train, choosing, task.validation, checkpoints, notify)
         self.validation_proba_ = self.predict_proba(task.validation.texts)
         if self.settings.refit:
             self.choice_ = self.progress_
             chosen = replace(choosing, epochs=self.choice_.best_epoch, patience=None)
             both = train + validation
-            notify(StageStarted("refitting on train + validation", len(both) * chosen.epochs))
-            again = checkpoints / "refit" if checkpoints else None
+            again = checkpoints and checkpoints.beside("refit")
             self._load_model()
             self.progress_ = self._train(both, chosen, None, again, notify)
         return self
 
     def _load_model(self) -> None:
         """Fresh weights and fresh adapters, the same for the same seed."""
+        for last in ("model_", "head_"):  # let go of one model before the next takes memory
+            vars(self).pop(last, None)
+        gc.collect()
         self.device_ = pick_device(self.settings.device)
         base = load_model(self.folder_, self.device_, self.precision)
         with _seeded(self.settings.seed, self.device_):
@@ -164,7 +168,7 @@ class LLMRung:
         examples: list[Example],
         settings: LLMSettings,
         validation: Split | None,
-        checkpoints: Path | None,
+        checkpoints: CheckpointFolder | None,
         notify: Listener,
     ) -> Progress:
         def validation_loss() -> float:
@@ -177,8 +181,9 @@ class LLMRung:
             loss=self.head_.loss,
             settings=_training_settings(settings),
             validate=None if validation is None else validation_loss,
-            checkpoints=None if checkpoints is None else CheckpointFolder(checkpoints / "run"),
+            checkpoints=checkpoints,
             notify=notify,
+            stage="training" if validation is not None else "refitting on train + validation",
             device=self.device_,
         )
         with _seeded(settings.seed, self.device_):
@@ -262,11 +267,15 @@ class LLMRung:
                 attention_mask=mask.to(self.device_),
                 max_new_tokens=self.trie_.longest,
                 do_sample=False,
+                repetition_penalty=1.0,  # some models bring their own, and would shun our labels
                 eos_token_id=self.trie_.end_token,
                 pad_token_id=pad,
             )
             for row, tokens in zip(rows, written[:, width:].tolist(), strict=True):
-                answers[row] = str(self.tokenizer_.decode(tokens, skip_special_tokens=True)).strip()
+                answer = self.tokenizer_.decode(
+                    tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+                )
+                answers[row] = str(answer).strip()
             notify(RowsDone(len(rows)))
         index = {word: number for number, word in enumerate(self.trie_.words)}
         return np.array([index.get(answer, -1) for answer in answers], dtype=np.int64), answers
@@ -362,19 +371,12 @@ def _training_settings(settings: LLMSettings) -> TrainingSettings:
     )
 
 
-class _seeded:
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch within a block, and leave the caller's random state as it was."""
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self.seed = seed
-        self.fork = torch.random.fork_rng([device] if device.type == "cuda" else [])
-
-    def __enter__(self) -> None:
-        self.fork.__enter__()
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *error: Any) -> None:
-        self.fork.__exit__(*error)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _replace_folder(new: Path, target: Path) -> None:

@@ -1,0 +1,5 @@
+"""`python -m llabel` is `llabel`."""
+
+from llabel.cli import main
+
+main(prog_name="llabel")

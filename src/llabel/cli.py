@@ -1,0 +1,381 @@
+"""The command line: one short function a command; what is heavy is imported inside it."""
+
+import errno
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import rich_click as click
+from click.exceptions import Exit
+
+from llabel import __version__
+from llabel.errors import InputError
+from llabel.options import PANELS, given, settings_options
+
+if TYPE_CHECKING:
+    from llabel.config import RunConfig
+
+_RESUMABLE = ("fit", "predict")
+_COMMAND_LINE = "llabel.command_line"  # where click's context keeps what the user typed
+_INTERRUPTED = 130  # what shells expect of a process that Ctrl-C ended
+_FILES = {"ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "ENAMETOOLONG"}
+_OUT_OF_MEMORY = (
+    "Out of memory. Try a smaller --token-budget or --max-seq-length, --precision bfloat16 (GPU) "
+    "or int8 (CPU), or a smaller model; with the same --out, add --overwrite."
+)
+_COSTLY = ("loss", "epochs", "refit", "token_budget", "precision", "compile", "device", "seed")
+_ROW = "Which row, counted from 1; as validation:3 where DATA has several parts."
+_HELP = {
+    "options_table_column_types": ["opt_primary", "metavar", "help"],
+    "text_paragraph_linebreaks": "\n\n",
+}
+
+
+class _Commands(click.RichGroup):
+    """A group whose commands end in sentences where the user can do something about it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the words typed, for the run's record."""
+        ctx.meta[_COMMAND_LINE] = shlex.join(["llabel", *args])
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of work, not of the alphabet."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what is no bug of ours ends without a traceback."""
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            _end(str(error), 2)
+        except KeyboardInterrupt:
+            again = " The same command goes on from where it was last saved."
+            _end("Stopped." + (again if ctx.invoked_subcommand in _RESUMABLE else ""), _INTERRUPTED)
+        except FloatingPointError as error:
+            _end(f"{error} (--learning-rate; with the same --out, --overwrite).", 1)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            _end(f"{_OUT_OF_MEMORY} {_first_line(error)}", 1)
+        except OSError as error:
+            if errno.errorcode.get(error.errno or 0) not in _FILES:
+                raise
+            where = f": {error.filename}" if error.filename else ""
+            _end(f"{error.strerror}{where}.", 1)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    """Say why on standard error, and leave."""
+    from rich.text import Text
+
+    from llabel.console import messages
+
+    told = Text() if code == _INTERRUPTED else Text("Error: ", style="bold red")
+    messages().print(told.append(message, style="default not bold"), soft_wrap=True)
+    raise Exit(code)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Of the GPU, of Python, or of PyTorch's CPU allocator; torch need not be imported for it."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"OutOfMemoryError", "MemoryError"}) or "allocate memory" in str(error)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "rich_help_config": _HELP},
+)
+@click.version_option(__version__, prog_name="llabel")
+def main() -> None:
+    """Turn a labelled table into an LLM text classifier, and learn whether you need the LLM.
+
+    DATA is a table (.csv, .tsv, .jsonl, .parquet, each also .gz), a folder with train, validation
+    and test tables, a built-in name (llabel assets), or a Hugging Face Hub id (org/name).
+
+    \b
+    Examples:
+      llabel check reviews.csv --text review --label stars
+      llabel fit reviews.csv --text review --label stars --out runs/reviews
+      llabel evaluate runs/reviews other-shop.csv
+      llabel predict runs/reviews new.csv -o answers.csv
+    """
+
+
+_data = click.argument("data", required=False)
+_config = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="YAML file of settings, of DATA (data) and --out (out); options given here win.",
+)
+_json = click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the findings there, too.",
+)
+
+
+_split = click.option("--split", metavar="PART", help="Part of DATA, such as test.")
+_device = click.option("--device", help="auto, cpu, cuda or cuda:N.")
+
+
+@main.command()
+@_data
+@_config
+@_json
+@settings_options(*PANELS["Data"], *PANELS["Model and prompt"], *_COSTLY)
+@click.pass_context
+def check(
+    ctx: click.Context, data: str | None, config: Path | None, json_file: Path | None, **_: Any
+) -> None:
+    """Look the data over before an hour goes into training on them.
+
+    Class counts, token lengths, rows that will be cut, duplicates, contradictions, overlap
+    between train and test in each text column and what looking it up scores, and the time and
+    memory of a run on this machine. The model's weights are not loaded.
+
+    \b
+    Examples:
+      llabel check reviews.csv --text review --label stars
+      llabel check boolq --text question,passage --label answer \\
+          --group passage --max-seq-length 256 --json boolq.json
+    """
+    from dataclasses import asdict
+
+    from llabel import dry_run
+    from llabel.check import check as look_over
+    from llabel.check.view import render
+    from llabel.console import fetching, messages, notes, output, quiet_libraries
+    from llabel.folder import write_json
+
+    _refuse_unwritable(json_file)
+    settings = _settings(ctx, data, config)
+    loaded = dry_run.load(settings)
+    notes(messages(), loaded.notes)
+    with quiet_libraries(), fetching(messages()) as progress:
+        rung = dry_run.prepare(settings, loaded.task, progress)
+    notes(messages(), ["counting tokens, comparing rows, measuring this machine"])
+    with quiet_libraries():
+        report = look_over(
+            loaded.task,
+            rung.encoder_.lengths,
+            max_length=rung.max_length_,
+            cost=dry_run.run_cost(rung),
+        )
+    output().print(render(report))
+    if json_file:
+        write_json(json_file, asdict(report))
+
+
+@main.command()
+@_data
+@_config
+@click.option("--row", default="1", show_default=True, metavar="[PART:]N", help=_ROW)
+@click.option("--all-tokens", is_flag=True, help="Show the middle of long texts, too.")
+@settings_options(*PANELS["Data"], *PANELS["Model and prompt"], "loss", "seed")
+@click.pass_context
+def prompt(
+    ctx: click.Context,
+    data: str | None,
+    config: Path | None,
+    row: str,
+    all_tokens: bool,
+    **_: Any,
+) -> None:
+    """Show one row as the model reads it: as text, and token by token.
+
+    Each token is marked with the column it is from; at the positions that the loss reads stands
+    what it compares there. The model's weights are not loaded.
+
+    \b
+    Examples:
+      llabel prompt boolq --text question,passage --label answer --row 3
+      llabel prompt boolq --text question,passage --label answer \\
+          --row validation:12 --template alpaca --loss sft
+    """
+    from llabel import dry_run, prompt_view
+    from llabel.console import fetching, messages, output, quiet_libraries
+
+    settings = _settings(ctx, data, config)
+    task, name, text, label = dry_run.find_row(settings, row)
+    with quiet_libraries(), fetching(messages()) as progress:
+        rung = dry_run.prepare(settings, task, progress)
+    view = prompt_view.render(rung, name, text, label, all_tokens=all_tokens)
+    output().print(view, soft_wrap=True)
+
+
+@main.command()
+@_data
+@click.option("--out", metavar="FOLDER", help="Folder of the run. Required, here or in --config.")
+@_config
+@click.option("--overwrite", is_flag=True, help="Throw away what --out holds of another run.")
+@settings_options()
+@click.pass_context
+def fit(
+    ctx: click.Context,
+    data: str | None,
+    out: str | None,
+    config: Path | None,
+    overwrite: bool,
+    **_: Any,
+) -> None:
+    """Fine-tune a model on DATA, test it, and leave everything about the run in --out.
+
+    The same command goes on where an interrupted one stopped.
+
+    \b
+    Examples:
+      llabel fit reviews.csv --text review --label stars --out runs/reviews
+      llabel fit boolq --text question,passage --label answer --group passage \\
+          --r 16 --lora-alpha 32 --lr 8e-4 --epochs 2 --out runs/boolq
+      llabel fit --config run.yaml --seed 1 --out runs/seed-1
+    """
+    from llabel import run
+    from llabel.config import RunConfig, refuse_missing, required
+    from llabel.console import listen, messages, output, quiet_libraries
+    from llabel.result_view import render_run
+
+    values = _values(ctx, data, config) | ({"out": out} if out else {})
+    refuse_missing(values, [*required(), "out"])
+    folder = Path(values.pop("out"))
+    settings = RunConfig.from_flat(values)
+    command = ctx.meta[_COMMAND_LINE]
+    with quiet_libraries(), listen(messages()) as notify:
+        record = run.fit(settings, folder, command=command, overwrite=overwrite, notify=notify)
+    output().print(render_run(record, folder))
+
+
+@main.command()
+@click.argument("run_folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("data")
+@click.option("--label", help="Label column. Default: the one the run was trained on.")
+@_split
+@_device
+@click.option(
+    "--decode",
+    type=click.Choice(["labels", "free"]),
+    help="How rows are answered (see fit). Default: as the run did.",
+)
+@_json
+def evaluate(
+    run_folder: Path,
+    data: str,
+    label: str | None,
+    split: str | None,
+    device: str | None,
+    decode: str | None,
+    json_file: Path | None,
+) -> None:
+    """Score the finished run at DIR on labelled rows: DATA's test part, or all its rows.
+
+    \b
+    Examples:
+      llabel evaluate runs/boolq boolq --split validation
+      llabel evaluate runs/reviews other-shop.csv --label rating --json found.json
+    """
+    from llabel import run
+    from llabel.console import listen, messages, output, quiet_libraries
+    from llabel.folder import write_json
+    from llabel.result_view import render_evaluation
+
+    _refuse_unwritable(json_file)
+    with quiet_libraries(), listen(messages()) as notify:
+        found = run.evaluate(
+            run_folder,
+            data,
+            label=label,
+            part=split,
+            decode=decode,
+            device=device,
+            notify=notify,
+        )
+    output().print(render_evaluation(f"{run_folder} on {data}", found["metrics"], found["report"]))
+    if json_file:
+        write_json(json_file, found)
+
+
+@main.command()
+@click.argument("run_folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("data")
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="A .csv, .jsonl or .parquet file: label and the probability of each label.",
+)
+@_split
+@_device
+def predict(run_folder: Path, data: str, out: Path, split: str | None, device: str | None) -> None:
+    """Label every row of DATA with the finished run at DIR.
+
+    Rows stream through, a million of them need no more memory than a thousand. The same command
+    goes on where an interrupted one stopped.
+
+    \b
+    Examples:
+      llabel predict runs/reviews new.csv -o answers.csv
+      llabel predict runs/boolq boolq --split validation -o answers.parquet
+    """
+    from llabel.console import listen, messages, quiet_libraries
+    from llabel.predictions import predict as label_rows
+
+    with quiet_libraries(), listen(messages()) as notify:
+        rows = label_rows(run_folder, data, out, part=split, device=device, notify=notify)
+    click.echo(f"{rows:,} rows labelled in {out}")
+
+
+@main.command()
+@click.option(
+    "--fetch", "names", multiple=True, metavar="NAME", help="Download it now (repeatable)."
+)
+def assets(names: tuple[str, ...]) -> None:
+    """List the built-in models and data sets, and what of them is on this machine.
+
+    \b
+    Examples:
+      llabel assets
+      llabel assets --fetch smollm2-135m --fetch boolq
+    """
+    from llabel.assets import BUILT_IN, asset_status, cache_folder, fetch
+    from llabel.console import fetching, messages, output
+    from llabel.result_view import render_assets
+
+    for name in names:
+        if name not in BUILT_IN:
+            raise InputError(f"--fetch {name!r}: built in are {', '.join(BUILT_IN)}.")
+    with fetching(messages()) as progress:
+        for name in names:
+            fetch(BUILT_IN[name], progress)
+    output().print(render_assets(list(map(asset_status, BUILT_IN.values())), cache_folder()))
+
+
+def _values(ctx: click.Context, data: str | None, config: Path | None) -> dict[str, Any]:
+    """Settings of --config, under those of the command line."""
+    from llabel.config import load_yaml
+
+    values = load_yaml(config) if config else {}
+    return values | given(ctx) | ({"data": data} if data else {})
+
+
+def _settings(ctx: click.Context, data: str | None, config: Path | None) -> "RunConfig":
+    """The same, checked and whole, for commands that write no run folder."""
+    from llabel.config import RunConfig
+
+    values = _values(ctx, data, config)
+    values.pop("out", None)
+    return RunConfig.from_flat(values)
+
+
+def _refuse_unwritable(path: Path | None) -> None:
+    """Before the work that would be lost."""
+    if path and not path.parent.is_dir():
+        raise InputError(f"--json {path}: the folder {path.parent} does not exist.")

@@ -1,0 +1,89 @@
+"""All of a run but the weights: what `llabel check` and `llabel prompt` look at."""
+
+from collections import Counter
+from dataclasses import asdict, replace
+from functools import partial
+
+from llabel.assets import Progress, resolve_model
+from llabel.check.check import Cost
+from llabel.check.estimate import EFFICIENCY, estimate_run, measure_matmul_rate, model_size
+from llabel.config import RunConfig
+from llabel.data import LoadedTask, load_task
+from llabel.errors import InputError
+from llabel.ladder.llm import LLMRung
+from llabel.task import Task, Text
+
+_WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0}
+# Against eager float32, see docs/performance-log.md.
+_INT8_SPEED, _COMPILED_SPEED = 2.1, 1.3
+
+
+def load(config: RunConfig) -> LoadedTask:
+    """The rows and splits of the run.
+
+    Raises:
+        InputError: as `load_task`.
+    """
+    return load_task(config.source, **asdict(config.data), seed=config.llm.seed)
+
+
+def find_row(config: RunConfig, row: str) -> tuple[Task, str, Text, int]:
+    """One row by its name in `predictions.jsonl`.
+
+    Args:
+        config: whose `train_rows` is let aside, so that any row can be looked at.
+        row: ``part:number``, or a number for a row of the training data.
+
+    Returns:
+        Its task, name, texts and class index.
+
+    Raises:
+        InputError: there is no such row, or as `load`.
+    """
+    task = load(replace(config, data=replace(config.data, train_rows=None))).task
+    name = row if ":" in row else f"{_part(task.train.ids[0])}:{row}"
+    parts: Counter[str] = Counter()
+    for split in (task.train, task.validation, task.test):
+        if name in split.ids:
+            at = split.ids.index(name)
+            return task, name, split.texts[at], int(split.y[at])
+        parts.update(map(_part, split.ids))
+    there = ", ".join(f"{part}:1 to {part}:{count}" for part, count in sorted(parts.items()))
+    raise InputError(f"--row {row}: there is no such row in {task.name}. There are {there}.")
+
+
+def _part(row: str) -> str:
+    return row.rpartition(":")[0]
+
+
+def prepare(config: RunConfig, task: Task, progress: Progress | None = None) -> LLMRung:
+    """Tokenizer, template and label trie of the run; its model is downloaded, but not loaded.
+
+    Raises:
+        InputError: as `LLMRung.prepare`.
+    """
+    resolve_model(config.llm.model, progress=progress)
+    return LLMRung(config.llm).prepare(task.fields, task.classes)
+
+
+def run_cost(rung: LLMRung) -> Cost:
+    """What a training with these settings would cost on this machine, which is measured for it."""
+    from transformers import AutoConfig
+
+    from llabel.engine.model import pick_device
+
+    settings = rung.settings
+    size = model_size(AutoConfig.from_pretrained(rung.folder_, local_files_only=True))
+    device = str(pick_device(settings.device))
+    efficiency = EFFICIENCY
+    efficiency *= _INT8_SPEED if rung.precision == "int8" else 1
+    efficiency *= _COMPILED_SPEED if settings.compile else 1
+    return partial(
+        estimate_run,
+        model=size,
+        epochs=settings.epochs * (2 if settings.refit else 1),
+        flops_per_second=measure_matmul_rate(size.hidden, size.intermediate, device=device),
+        token_budget=settings.token_budget,
+        efficiency=efficiency,
+        bytes_per_weight=_WEIGHT_BYTES[rung.precision],
+    )

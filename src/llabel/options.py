@@ -1,0 +1,142 @@
+"""Command-line options made from the settings: one place says name, type, range and help."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, Field, fields
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+
+import rich_click as click
+from annotated_types import Ge, Gt, Interval
+from click.core import ParameterSource
+
+from llabel.settings import DataSettings, Help, LLMSettings, RunSettings
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_Bounds: TypeAlias = tuple[Any, Any, bool, bool]  # min, max, min excluded, max excluded
+
+# The panels of `--help`, in reading order.
+PANELS: dict[str, tuple[str, ...]] = {
+    "Data": tuple(field.name for field in fields(DataSettings)),
+    "Run": tuple(field.name for field in fields(RunSettings)),
+    "Model and prompt": ("model", "template", "instruction", "label_words", "max_seq_length"),
+    "LoRA": ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora"),
+    "Training": (
+        *("loss", "learning_rate", "schedule", "warmup_ratio", "epochs", "patience"),
+        *("batch_size", "weight_decay", "max_grad_norm", "refit", "seed"),
+    ),
+    "Machine": ("precision", "compile", "device", "token_budget"),
+}
+_SHORT = {"learning_rate": "--lr"}
+
+
+def settings_options(*names: str) -> Callable[[_Command], _Command]:
+    """Decorate a command with the options of these settings; of all without names.
+
+    Values that the user gives are read with `given`; the defaults shown are the settings' own.
+    """
+    options = {name: option for name, option in _all_options() if name in names or not names}
+
+    def decorate(command: _Command) -> _Command:
+        for name in reversed(options):
+            command = options[name](command)
+        return command
+
+    return decorate
+
+
+def given(context: click.Context) -> dict[str, Any]:
+    """The settings that stand on the command line, and nothing else."""
+    known = {name for panel in PANELS.values() for name in panel}
+    values = {
+        name: value
+        for name, value in context.params.items()
+        if name in known and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    if "label_words" in values:
+        values["label_words"] = _words(values["label_words"])
+    return values
+
+
+def _all_options() -> Iterable[tuple[str, Callable[[_Command], _Command]]]:
+    rooms = (DataSettings, RunSettings, LLMSettings)
+    settings = {field.name: field for room in rooms for field in fields(room)}
+    hints: dict[str, Any] = {}
+    for room in rooms:
+        hints |= get_type_hints(room, include_extras=True)
+    for panel, names in PANELS.items():
+        for name in names:
+            yield name, _option(settings[name], hints[name], panel)
+
+
+def _option(field: Field[Any], hint: Any, panel: str) -> Callable[[_Command], _Command]:
+    kind, extras = _without_none(get_args(hint)[0]), get_args(hint)[1:]
+    text = next(extra.text for extra in extras if isinstance(extra, Help))
+    flag = "--" + field.name.replace("_", "-")
+    names = [flag, *([_SHORT[field.name]] if field.name in _SHORT else [])]
+    keywords: dict[str, Any] = {"help": text, "panel": panel}
+    if field.default is MISSING:
+        keywords["help"] += " Required, here or in --config."
+    elif field.default is not None:
+        keywords |= {"default": field.default, "show_default": kind is not bool}
+    if kind is bool:
+        positive = flag.replace("--no-", "--")
+        names = [f"{flag}/{positive}" if positive != flag else f"{flag}/--no-{flag[2:]}"]
+    elif get_origin(kind) is tuple:
+        # Cut at its commas where all values are checked; YAML may write A,B, too.
+        keywords["metavar"] = "A,B"
+        if "default" in keywords:
+            keywords["default"] = ",".join(keywords["default"])
+    elif get_origin(kind) is dict:
+        keywords |= {"metavar": "LABEL=WORDS", "multiple": True}
+    else:
+        keywords["type"] = _click_type(kind, extras)
+    return click.option(*names, field.name, **keywords)
+
+
+def _without_none(kind: Any) -> Any:
+    if get_origin(kind) is UnionType:
+        (kind,) = (part for part in get_args(kind) if part is not NoneType)
+    return kind
+
+
+def _click_type(kind: Any, extras: Iterable[Any]) -> click.ParamType[Any]:
+    if get_origin(kind) is Literal:
+        return click.Choice(get_args(kind))
+    if kind in (int, float):
+        low, high, low_open, high_open = _bounds(extras)
+        ranges = click.IntRange if kind is int else click.FloatRange
+        return ranges(low, high, low_open, high_open)
+    return click.STRING
+
+
+def _bounds(extras: Iterable[Any]) -> _Bounds:
+    for extra in extras:
+        match extra:
+            case Ge(ge=low):
+                return low, None, False, False
+            case Gt(gt=low):
+                return low, None, True, False
+            case Interval(gt=above, ge=low, lt=below, le=high):
+                return (
+                    above if low is None else low,
+                    below if high is None else high,
+                    above is not None,
+                    below is not None,
+                )
+    return None, None, False, False
+
+
+def _words(pairs: Iterable[str]) -> dict[str, str]:
+    words: dict[str, str] = {}
+    for pair in pairs:
+        label, equals, text = pair.partition("=")
+        if not equals or not label:
+            raise click.BadParameter(
+                f"{pair!r} is not LABEL=WORDS, such as 0=negative.", param_hint="--label-words"
+            )
+        if label in words:
+            raise click.BadParameter(
+                f"the label {label!r} is given words twice.", param_hint="--label-words"
+            )
+        words[label] = text
+    return words

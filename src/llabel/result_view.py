@@ -1,0 +1,130 @@
+"""Scores, reports and assets as Rich tables for the terminal."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from llabel.assets import AssetStatus
+from llabel.check.view import duration
+from llabel.metrics import ReportRow, Scores
+from llabel.record import Baseline, RunRecord
+
+_SCORES = ("rows", "accuracy", "95 % interval", "macro-F1", "log loss", "ECE")
+
+
+def render_run(record: RunRecord, out: Path) -> RenderableType:
+    """A finished run: scores of every part, what it is to be compared with, cost, folder."""
+    metrics = record["metrics"]
+    sampled = metrics["train"]["rows"] < record["data"]["rows"]["train"]
+    table = _scores_table(f"{record['rung']} on {record['data']['source']}")
+    _add(table, "train (sample)" if sampled else "train", metrics["train"])
+    _add(table, "validation", metrics["validation"])
+    _add(table, "test", metrics["test"], style="bold")
+    if metrics["test_unseen"]:
+        _add(table, "test (unseen texts)", metrics["test_unseen"])
+    table.add_section()
+    for name, baseline in record["baselines"].items():
+        _add_baseline(table, name, baseline, metrics["test"]["rows"])
+    lines = [_cost(record)]
+    if record["model_note"]:
+        lines.append(f"{record['config']['model']}: {record['model_note']}.")
+    lines.append(f"Everything about this run is in {out}; README.md tells it in words.")
+    return Group(table, *map(Text, lines))
+
+
+def render_evaluation(name: str, scores: Scores, report: Iterable[ReportRow]) -> RenderableType:
+    """Scores on other rows, and the classification report."""
+    table = _scores_table(name)
+    _add(table, "all rows", scores)
+    return Group(table, _report(report))
+
+
+def render_assets(found: Sequence[AssetStatus], cache: Path) -> RenderableType:
+    """Built-in models and data sets, and which of them are here."""
+    table = Table(title="Built-in assets", title_justify="left", title_style="bold")
+    for name in ("name", "kind", "what", "licence"):
+        table.add_column(name)
+    table.add_column("download", justify="right")
+    table.add_column("cached")
+    lines = []
+    for status in found:
+        asset = status.asset
+        here = f"yes, {_size(status.disk_bytes)}" if status.cached else "no"
+        cells = (asset.name, asset.kind, asset.description, asset.licence)
+        table.add_row(*map(Text, cells), _size(asset.download_bytes), here)
+        note = f" ({asset.note})" if asset.note else ""
+        lines.append(Text(f"{asset.name}: {asset.source}{note}", overflow="fold"))
+    lines.append(Text(f"The cache is {cache}; LLABEL_CACHE names another folder."))
+    return Group(table, *lines)
+
+
+def _scores_table(title: str) -> Table:
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    table.add_column("part")
+    for name in _SCORES:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _add(table: Table, name: str, scores: Scores, style: str = "") -> None:
+    low, high = scores["accuracy_ci95"]
+    rest = (f"{scores[key]:.4f}" for key in ("macro_f1", "log_loss", "ece"))
+    table.add_row(
+        Text(name),
+        f"{scores['rows']:,}",
+        f"{scores['accuracy']:.4f}",
+        f"{low:.4f}–{high:.4f}",
+        *rest,
+        style=style,
+    )
+
+
+def _add_baseline(table: Table, name: str, baseline: Baseline, rows: int) -> None:
+    low, high = baseline["accuracy_ci95"]
+    shown = f"look-up of {baseline['column']}" if baseline["column"] else f"{name} class"
+    cells = (f"{rows:,}", f"{baseline['accuracy']:.4f}", f"{low:.4f}–{high:.4f}")
+    table.add_row(Text(f"{shown} (test)"), *cells, style="dim")
+
+
+def _cost(record: RunRecord) -> str:
+    cost, training = record["cost"], record["training"]
+    again = " and trained anew on train + validation" if training["refit"] else ""
+    return (
+        f"Trained {cost['trainable_parameters']:,} weights for {training['epochs']} "
+        f"epoch{'s' if training['epochs'] > 1 else ''}{again} in "
+        f"{duration(cost['train_seconds'])} ({cost['train_rows_per_second']:.1f} rows/s, "
+        f"{cost['train_tokens_per_second']:,.0f} tokens/s); predicts "
+        f"{cost['predict_rows_per_second']:.1f} rows/s; peak memory "
+        f"{cost['peak_rss_mb'] / 1024:.1f} GiB."
+    )
+
+
+def _report(report: Iterable[ReportRow]) -> Table:
+    table = Table(title="By class", title_justify="left", title_style="bold")
+    table.add_column("class")
+    for name in ("precision", "recall", "F1", "rows", "answered"):
+        table.add_column(name, justify="right")
+    for row in _with_gap(report, table):
+        measures = (row["precision"], row["recall"], row["f1"])
+        table.add_row(
+            Text(row["name"], style="" if row["kind"] == "class" else "italic"),
+            *("" if value is None else f"{value:.4f}" for value in measures),
+            f"{row['support']:,}",
+            f"{row['predicted']:,}",
+        )
+    return table
+
+
+def _with_gap(report: Iterable[ReportRow], table: Table) -> Iterator[ReportRow]:
+    """The rows, with a rule between the classes and the means over them."""
+    for row in report:
+        if row["kind"] == "accuracy":
+            table.add_section()
+        yield row
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"

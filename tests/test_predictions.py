@@ -1,0 +1,112 @@
+import csv
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from llabel.errors import InputError
+from llabel.events import Event, Note, RowsDone
+from llabel.predictions import predict
+from llabel.run import fit
+from runs import config, write_weather
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    data = write_weather(folder / "weather.jsonl", 60)
+    fit(config(data, tiny_llama, epochs=1), folder / "run", command="")
+    return folder / "run"
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    if path.suffix == ".csv":
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.open()]
+    return [dict(row) for row in pq.read_table(path).to_pylist()]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_every_row_gets_a_label_and_probabilities(run: Path, tmp_path: Path, suffix: str) -> None:
+    data = write_weather(tmp_path / "new.jsonl", 20, seed=1)
+    out = tmp_path / f"answers{suffix}"
+    assert predict(run, str(data), out) == 20
+    rows = _read(out)
+    assert len(rows) == 20
+    assert list(rows[0]) == ["id", "label", "probability_ice", "probability_sun"]
+    for row in rows:
+        ice, sun = float(row["probability_ice"]), float(row["probability_sun"])
+        assert ice + sun == pytest.approx(1, abs=2e-6)
+        assert row["label"] == ("ice" if ice >= sun else "sun")
+    assert {path.name for path in tmp_path.iterdir()} == {"new.jsonl", out.name}
+
+
+def test_an_interrupted_prediction_goes_on(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llabel.predictions.PREDICT_WINDOW", 8)
+    data = write_weather(tmp_path / "new.jsonl", 30, seed=2)
+    predict(run, str(data), tmp_path / "whole.csv")
+
+    def stop(event: Event) -> None:
+        if isinstance(event, RowsDone):
+            raise KeyboardInterrupt
+
+    out = tmp_path / "answers.csv"
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            predict(run, str(data), out, notify=stop)
+    partial = tmp_path / "answers.csv.partial"
+    with partial.open("ab") as file:
+        file.write(b'{"id": "new:17", "la')  # cut off in the middle of a line
+    seen: list[Event] = []
+    assert predict(run, str(data), out, notify=seen.append) == 30
+    assert sum(event.rows for event in seen if isinstance(event, RowsDone)) == 30 - 16
+    assert any(isinstance(event, Note) and "16 rows" in event.text for event in seen)
+    assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert not partial.exists()
+
+
+def test_rows_of_another_job_do_not_count(run: Path, tmp_path: Path) -> None:
+    def stop(event: Event) -> None:
+        if isinstance(event, RowsDone):
+            raise KeyboardInterrupt
+
+    data = write_weather(tmp_path / "new.jsonl", 12, seed=3)
+    out = tmp_path / "answers.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        predict(run, str(data), out, notify=stop)
+    write_weather(data, 13, seed=4)
+    assert predict(run, str(data), out) == 13
+    assert len(_read(out)) == 13
+
+
+def test_labels_are_not_needed(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("note,text,other\nday 1,cold snow,x\n,,y\n")
+    predict(run, str(tmp_path / "new.csv"), tmp_path / "answers.jsonl")
+    assert len(_read(tmp_path / "answers.jsonl")) == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "out", "message"),
+    [
+        ("new.jsonl", "answers.txt", r"ending in \.csv, \.jsonl, \.parquet"),
+        ("new.jsonl", "nowhere/answers.csv", "nowhere does not exist"),
+        ("lacking.csv", "answers.csv", "note"),
+        ("missing.csv", "answers.csv", "missing.csv"),
+    ],
+)
+def test_mistakes_are_named(run: Path, tmp_path: Path, data: str, out: str, message: str) -> None:
+    write_weather(tmp_path / "new.jsonl", 3)
+    (tmp_path / "lacking.csv").write_text("text\nsnow\n")
+    with pytest.raises(InputError, match=message):
+        predict(run, str(tmp_path / data), tmp_path / out)
+
+
+def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
+    data = write_weather(tmp_path / "new.jsonl", 3)
+    with pytest.raises(InputError, match="holds no run"):
+        predict(tmp_path, str(data), tmp_path / "answers.csv")

@@ -1,0 +1,273 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llabel.config import RunConfig
+from llabel.errors import InputError
+from llabel.events import Event, Note, StageStarted, StepDone
+from llabel.metrics import score
+from llabel.record import RunRecord
+from llabel.run import evaluate, fit
+from llabel.settings import RunSettings
+from runs import config, write_weather
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_weather(tmp_path_factory.mktemp("data") / "weather.jsonl", 90)
+
+
+@pytest.fixture(scope="module")
+def setup(data: Path, tiny_llama: Path) -> RunConfig:
+    return config(data, tiny_llama)
+
+
+@pytest.fixture(scope="module")
+def finished(setup: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunRecord]:
+    out = tmp_path_factory.mktemp("runs") / "done"
+    return out, fit(setup, out, command="llabel fit weather.jsonl")
+
+
+def test_a_run_leaves_its_record_and_nothing_unfinished(
+    finished: tuple[Path, RunRecord],
+) -> None:
+    out, record = finished
+    assert json.loads((out / "run.json").read_text()) == json.loads(json.dumps(record))
+    assert {path.name for path in out.iterdir()} == {
+        "README.md", "adapter", "config.json", "predictions.jsonl", "run.json", "rung.json",
+        "train.log.jsonl",
+    }  # fmt: skip
+    assert {path.name for path in out.parent.iterdir()} == {out.name}, "no lock is left"
+    assert record["rung"] == "llm-lora"
+    assert record["seed"] == 0
+    assert record["command"] == "llabel fit weather.jsonl"
+    assert record["data"]["rows"] == {"train": 63, "validation": 9, "test": 18}
+    assert record["cost"]["trainable_parameters"] > 0
+    assert record["cost"]["train_tokens_per_second"] > 0
+    for part in ("train", "validation", "test"):
+        scores = record["metrics"][part]  # type: ignore[literal-required]
+        assert {"accuracy", "accuracy_ci95", "macro_f1", "log_loss", "ece"} <= set(scores)
+
+
+def test_scores_are_those_of_the_predictions(finished: tuple[Path, RunRecord]) -> None:
+    import numpy as np
+
+    out, record = finished
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").open()]
+    test = [line for line in lines if line["part"] == "test"]
+    assert len(test) == 18
+    classes = record["data"]["classes"]
+    y = np.array([classes.index(line["label"]) for line in test])
+    proba = np.array([[line["probabilities"][c] for c in classes] for line in test])
+    again = score(y, proba / proba.sum(1, keepdims=True))
+    assert again is not None
+    assert again["accuracy"] == record["metrics"]["test"]["accuracy"]
+    assert again["log_loss"] == pytest.approx(record["metrics"]["test"]["log_loss"], abs=1e-4)
+    assert all(line["text"].keys() == {"text", "note"} for line in test)
+
+
+def test_the_log_has_every_step_once(finished: tuple[Path, RunRecord]) -> None:
+    out, record = finished
+    lines = [json.loads(line) for line in (out / "train.log.jsonl").open()]
+    steps = [line["step"] for line in lines if "step" in line]
+    assert steps == list(range(1, 8 * 2 + 1)), "63 rows in steps of 8, two epochs"
+    losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
+    assert losses == record["training"]["epoch_losses"]
+
+
+def test_the_same_call_again_answers_at_once(
+    finished: tuple[Path, RunRecord], setup: RunConfig
+) -> None:
+    out, record = finished
+    before = (out / "run.json").stat().st_mtime_ns
+    seen: list[Event] = []
+    assert fit(setup, out, command="again", notify=seen.append) == json.loads(json.dumps(record))
+    assert (out / "run.json").stat().st_mtime_ns == before
+    assert not any(isinstance(event, StageStarted) for event in seen)
+
+
+def test_other_settings_or_rows_are_not_mixed_in(
+    finished: tuple[Path, RunRecord], setup: RunConfig, tmp_path: Path
+) -> None:
+    out, _ = finished
+    with pytest.raises(InputError, match=r"--r was 4, is 8.*--overwrite"):
+        fit(replace(setup, llm=replace(setup.llm, r=8)), out, command="")
+    data = write_weather(tmp_path / "weather.jsonl", 90)
+    moved = replace(setup, source=str(data))
+    first = tmp_path / "first"
+    with pytest.raises(_Killed):
+        fit(moved, first, command="", notify=_killer(StageStarted, 1))
+    write_weather(data, 91)
+    with pytest.raises(InputError, match="the rows of the data have changed"):
+        fit(moved, first, command="")
+
+
+def test_a_folder_of_others_is_left_alone(setup: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="not llabel's"):
+            fit(setup, tmp_path, command="", overwrite=overwrite)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+class _Killed(Exception):
+    pass
+
+
+def _killer(kind: type, after: int):  # type: ignore[no-untyped-def]
+    count = 0
+
+    def listen(event: Event) -> None:
+        nonlocal count
+        count += isinstance(event, kind)
+        if count == after:
+            raise _Killed
+
+    return listen
+
+
+@pytest.mark.parametrize(
+    ("kind", "after"), [(StepDone, 3), (StepDone, 9), (StageStarted, 2), (StageStarted, 3)]
+)
+def test_an_interrupted_run_ends_like_an_undisturbed_one(
+    finished: tuple[Path, RunRecord], setup: RunConfig, tmp_path: Path, kind: type, after: int
+) -> None:
+    often = replace(setup, run=replace(setup.run, checkpoint_steps=2))
+    out = tmp_path / "run"
+    with pytest.raises(_Killed):
+        fit(often, out, command="", notify=_killer(kind, after))
+    assert not (out / "run.json").exists()
+    record = fit(often, out, command="")
+    reference, expected = finished
+    assert record["metrics"] == expected["metrics"]
+    for name in ("adapter/adapter_model.safetensors", "predictions.jsonl"):
+        assert (out / name).read_bytes() == (reference / name).read_bytes()
+    steps = [json.loads(line).get("step") for line in (out / "train.log.jsonl").open()]
+    assert [step for step in steps if step] == list(range(1, 17))
+
+
+def test_a_run_killed_by_the_system_goes_on(
+    finished: tuple[Path, RunRecord], setup: RunConfig, tmp_path: Path
+) -> None:
+    """A real process and a real SIGKILL in the middle of the training."""
+    out = tmp_path / "run"
+    often = replace(setup, run=replace(setup.run, checkpoint_steps=1))
+    script = (
+        "import os, signal, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from dataclasses import replace\n"
+        "from runs import config\n"
+        "from llabel.run import fit\n"
+        "from llabel.settings import RunSettings\n"
+        "from llabel.events import StepDone\n"
+        "def listen(event):\n"
+        "    if isinstance(event, StepDone) and event.step == 6:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "c = config(Path(sys.argv[2]), Path(sys.argv[3]), RunSettings(checkpoint_steps=1))\n"
+        "fit(c, Path(sys.argv[4]), command='', notify=listen)\n"
+    )
+    arguments = [str(Path(__file__).parent), setup.source, setup.llm.model, str(out)]
+    killed = subprocess.run([sys.executable, "-c", script, *arguments], check=False)
+    assert killed.returncode == -9
+    seen: list[Event] = []
+    record = fit(often, out, command="", notify=seen.append)
+    assert next(event for event in seen if isinstance(event, StepDone)).step == 6
+    reference, expected = finished
+    assert record["metrics"] == expected["metrics"]
+    adapter = "adapter/adapter_model.safetensors"
+    assert (out / adapter).read_bytes() == (reference / adapter).read_bytes()
+
+
+def test_refit_trains_on_validation_rows_too(setup: RunConfig, tmp_path: Path) -> None:
+    refit = replace(setup, llm=replace(setup.llm, refit=True))
+    record = fit(refit, tmp_path / "run", command="")
+    assert record["training"]["refit"]
+    epochs = record["training"]["epochs"]
+    assert record["training"]["steps"] == epochs * 9, "63 + 9 rows in steps of 8"
+    stages = [json.loads(line)["stage"] for line in (tmp_path / "run/train.log.jsonl").open()]
+    assert set(stages) == {"training", "refitting on train + validation"}
+
+
+def test_an_interrupted_refit_goes_on(setup: RunConfig, tmp_path: Path) -> None:
+    refit = replace(
+        setup,
+        llm=replace(setup.llm, refit=True),
+        run=replace(setup.run, checkpoint_steps=2),
+    )
+    expected = fit(refit, tmp_path / "whole", command="")
+    with pytest.raises(_Killed):
+        fit(refit, tmp_path / "run", command="", notify=_killer(StepDone, 16 + 5))
+    seen: list[Event] = []
+    record = fit(refit, tmp_path / "run", command="", notify=seen.append)
+    assert next(event for event in seen if isinstance(event, StepDone)).step == 5
+    assert record["metrics"] == expected["metrics"]
+
+
+def test_free_answers_may_be_unknown_and_wrong(setup: RunConfig, tmp_path: Path) -> None:
+    free = replace(setup, run=RunSettings(decode="free", no_texts=True))
+    free = replace(free, llm=replace(free.llm, lora_alpha=0, epochs=1))  # an untaught model babbles
+    record = fit(free, tmp_path / "run", command="")
+    rows = {row["name"]: row for row in record["report"]}
+    assert rows["unknown"]["predicted"] == 18
+    assert record["metrics"]["test"]["accuracy"] == 0.0
+    lines = [json.loads(line) for line in (tmp_path / "run/predictions.jsonl").open()]
+    assert {line["prediction"] for line in lines if line["part"] == "test"} == {"unknown"}
+    assert not any("text" in line for line in lines), "--no-texts"
+
+
+def test_evaluate_repeats_the_recorded_scores(
+    finished: tuple[Path, RunRecord], tmp_path: Path
+) -> None:
+    out, record = finished
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").open()]
+    rows = [
+        json.dumps({**line["text"], "label": line["label"]})
+        for line in lines
+        if line["part"] == "test"
+    ]
+    (tmp_path / "test.jsonl").write_text("\n".join(rows))
+    found = evaluate(out, str(tmp_path / "test.jsonl"))
+    assert found["rows"] == 18
+    assert found["metrics"].pop("accuracy_ci95") == record["metrics"]["test"]["accuracy_ci95"]
+    expected = {name: record["metrics"]["test"][name] for name in found["metrics"]}  # type: ignore[literal-required]
+    assert found["metrics"] == pytest.approx(expected)
+
+
+def test_evaluate_wants_a_finished_run(setup: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no run"):
+        evaluate(tmp_path, setup.source)
+    with pytest.raises(_Killed):
+        fit(setup, tmp_path / "half", command="", notify=_killer(StageStarted, 1))
+    with pytest.raises(InputError, match="holds an unfinished run"):
+        evaluate(tmp_path / "half", setup.source)
+
+
+def test_unseen_rows_and_lookup_stand_beside_the_score(
+    setup: RunConfig, tmp_path: Path, data: Path
+) -> None:
+    """`note` is short but the only long field is `text`; make half of the test texts known."""
+    lines = [json.loads(line) for line in data.open()]
+    test = [lines[row] | {"text": lines[row + 9]["text"]} if row % 2 else lines[row]
+            for row in range(8)]  # fmt: skip
+    train = lines[8:]
+    (tmp_path / "data").mkdir()
+    for name, rows in (("train", train), ("test", test)):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "data" / f"{name}.jsonl").write_text(text)
+    record = fit(replace(setup, source=str(tmp_path / "data")), tmp_path / "run", command="")
+    unseen = record["metrics"]["test_unseen"]
+    assert unseen is not None
+    assert unseen["rows"] == 4
+    assert record["baselines"]["lookup"]["column"] in ("text", "note")
+    assert "unseen texts" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_notes_reach_the_user(setup: RunConfig, tmp_path: Path) -> None:
+    seen: list[Event] = []
+    fit(setup, tmp_path / "run", command="", notify=seen.append)
+    notes = [event.text for event in seen if isinstance(event, Note)]
+    assert any("stratified by class, seed 0" in note for note in notes)
