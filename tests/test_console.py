@@ -24,7 +24,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def step(number: int, of: int, loss: float = 0.5) -> StepDone:
-    return StepDone(number, of, number / of, loss, 1e-3, 10, 1000, 1.0)
+    return StepDone("training", number, of, number / of, loss, 1e-3, 10, 1000, 1.0)
 
 
 def in_a_pipe(*events: Event, wait: Callable[[], None] = lambda: None) -> list[str]:
@@ -108,11 +108,11 @@ def test_validation_in_the_middle_does_not_disturb_the_training() -> None:
         step(1, 2),
         StageStarted("validating", 10),
         RowsDone(10),
-        EpochDone(1, 0.61234, True),
+        EpochDone("training", 1, 0.61234, True),
         step(2, 2),
         StageStarted("validating", 10),
         RowsDone(10),
-        EpochDone(2, 0.7, False),
+        EpochDone("training", 2, 0.7, False),
     ]
     lines = last_frame(in_a_terminal(*events))
     assert "epoch 1: validation loss 0.6123, the best so far" in "\n".join(lines)

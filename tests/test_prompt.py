@@ -276,13 +276,14 @@ def test_the_longest_field_is_cut_first(tokenizer, words, kept):
     assert len(prompt.input_ids) == 51
 
 
-def test_a_field_that_stands_twice_is_cut_once(tokenizer, tmp_path):
+@pytest.mark.parametrize("words", [30, 90])
+def test_a_field_that_stands_twice_is_cut_once(tokenizer, tmp_path, words):
     path = written(tmp_path, "{question} and again: {question}\n{passage}\nA:")
     few = encoder(tokenizer, path, max_length=60)
-    [prompt] = few.encode([("a " * 99, "c")])
+    [prompt] = few.encode([(" ".join(["true"] * words), "c")])
     first, second = tokenizer.decode(prompt.input_ids)[: -len("\nc\nA:")].split(" and again: ")
     assert first == second
-    assert 55 <= len(prompt.input_ids) <= 60
+    assert 57 <= len(prompt.input_ids) <= 60
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=5), st.integers(0, 100))

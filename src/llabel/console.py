@@ -22,7 +22,16 @@ from rich.progress import (
 from rich.text import Text
 
 from llabel.check.view import duration
-from llabel.events import EpochDone, Event, Listener, Note, RowsDone, StageStarted, StepDone
+from llabel.events import (
+    EpochDone,
+    Event,
+    Fetching,
+    Listener,
+    Note,
+    RowsDone,
+    StageStarted,
+    StepDone,
+)
 
 LINE_SECONDS = 10.0  # in a log, a line after so much time
 LINE_SHARE = 0.1  # or after so much of the work
@@ -156,6 +165,8 @@ class _View:
         match event:
             case Note(text):
                 self.say(text)
+            case Fetching(what, share):
+                self.share(what, share)
             case StageStarted(name, total, done):
                 self.begin(name, total, done, unit="rows")
                 before = f", {done:,} done before" if done else ""
@@ -166,7 +177,7 @@ class _View:
                 self.advance(self.stage, self.task(self.stage).completed + rows)
             case StepDone() if self.stage:
                 self.step(event)
-            case EpochDone(epoch, loss, best):
+            case EpochDone(epoch=epoch, validation_loss=loss, best=best):
                 verdict = "the best so far" if best else "no better than before"
                 self.say(f"epoch {epoch}: validation loss {loss:.4f}, {verdict}")
 

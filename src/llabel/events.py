@@ -13,6 +13,19 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class Fetching:
+    """A model or data set is on its way.
+
+    Attributes:
+        what: its name.
+        share: how much of it is here, 0..1.
+    """
+
+    what: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class StageStarted:
     """A piece of work of known size begins.
 
@@ -39,6 +52,7 @@ class StepDone:
     """One optimiser step; one line of `train.log.jsonl`.
 
     Attributes:
+        stage: which training.
         step, steps: how many of how many.
         epoch: epochs done, with a fraction.
         loss: mean over the step's rows (`answer`) or target tokens (`sft`, `all`), nats.
@@ -47,6 +61,7 @@ class StepDone:
         seconds: how long it took.
     """
 
+    stage: str
     step: int
     steps: int
     epoch: float
@@ -61,12 +76,13 @@ class StepDone:
 class EpochDone:
     """What validation said after an epoch; log loss of the right labels, nats."""
 
+    stage: str
     epoch: int
     validation_loss: float
     best: bool
 
 
-Event: TypeAlias = Note | StageStarted | RowsDone | StepDone | EpochDone
+Event: TypeAlias = Note | Fetching | StageStarted | RowsDone | StepDone | EpochDone
 Listener: TypeAlias = Callable[[Event], None]
 
 

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from llabel.config import RunConfig
 from llabel.errors import InputError
-from llabel.events import EpochDone, Event, Listener, StageStarted, StepDone
+from llabel.events import EpochDone, Event, Listener, StepDone
 from llabel.record import RunRecord
 
 
@@ -96,8 +96,7 @@ class TrainingLog:
 
     def __init__(self, path: Path, notify: Listener) -> None:
         self.path, self.notify = path, notify
-        self._stage = ""
-        self._fresh = True
+        self._begun: set[str] = set()
 
     def __enter__(self) -> "TrainingLog":
         self._file = self.path.open("a", encoding="utf-8")
@@ -108,25 +107,23 @@ class TrainingLog:
 
     def __call__(self, event: Event) -> None:
         """Log and pass on."""
-        if isinstance(event, StageStarted):
-            self._stage, self._fresh = event.name, True
         if isinstance(event, StepDone | EpochDone):
-            if self._fresh and isinstance(event, StepDone):
-                self._drop_from(event.step)
-                self._fresh = False
+            if isinstance(event, StepDone) and event.stage not in self._begun:
+                self._begun.add(event.stage)
+                self._drop_from(event)
             values = {name: getattr(event, name) for name in event.__slots__}
-            self._file.write(json.dumps({"stage": self._stage} | values) + "\n")
+            self._file.write(json.dumps(values) + "\n")
             self._file.flush()
         self.notify(event)
 
-    def _drop_from(self, step: int) -> None:
+    def _drop_from(self, first: StepDone) -> None:
         kept = []
         for line in self.path.read_text(encoding="utf-8").splitlines():
             try:
                 values = json.loads(line)
             except json.JSONDecodeError:  # the process was killed while it wrote this line
                 continue
-            if values["stage"] == self._stage and values.get("step", 0) >= step:
+            if values["stage"] == first.stage and values.get("step", 0) >= first.step:
                 break
             kept.append(line + "\n")
         self._file.close()

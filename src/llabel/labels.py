@@ -58,7 +58,7 @@ def label_words(classes: Sequence[Label], given: Mapping[str, str] | None = None
 
     Args:
         classes: labels in class order.
-        given: label (as text) → words, for some or all labels.
+        given: label (as text, or as its default words) → words, for some or all labels.
 
     Raises:
         InputError: a given label is none of the classes, its words are empty, or another label's.
@@ -67,7 +67,8 @@ def label_words(classes: Sequence[Label], given: Mapping[str, str] | None = None
     owners: dict[str, Label] = {}
     for label in classes:
         default = str(label).lower() if isinstance(label, bool | np.bool_) else str(label)
-        words = given.pop(str(label), default).strip()
+        key = str(label) if str(label) in given else default
+        words = given.pop(key, default).strip()
         if not words:
             raise InputError(
                 f"The label {label!r} has no words to answer with. Give it some with "

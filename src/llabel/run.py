@@ -65,6 +65,7 @@ def fit(
     loaded = load_task(config.source, **asdict(config.data), seed=config.llm.seed)
     for text in loaded.notes:
         notify(Note(text))
+    rung = LLMRung(config.llm).prepare(loaded.task.fields, loaded.task.classes, notify)
     with claimed(out, config, loaded.task.fingerprint, overwrite) as finished:
         if finished is not None:
             notify(Note(f"{out} holds this run already; nothing is left to do."))
@@ -75,7 +76,7 @@ def fit(
                 every_steps=config.run.checkpoint_steps,
                 every_seconds=60 * config.run.checkpoint_minutes,
             )
-            rung = LLMRung(config.llm).fit(loaded.task, checkpoints=checkpoints, notify=log)
+            rung.fit(loaded.task, checkpoints=checkpoints, notify=log)
         rung.save(out)
         record = _assess(rung, config, loaded, out, command, notify)
         write_text(out / "README.md", render_card(record))

@@ -152,8 +152,8 @@ class AnswerHead:
         """
         assert self._tree is not None
         deepest = self.trie.branchings[-1].prefix
-        token = self.trie.tokens[0][0]
-        batch = collate([Example((token,) * 3), Example((token,))]).to(self.device)
+        prompts = Example((1, 2, 3)), Example((4,))  # of different lengths
+        batch = collate(prompts).to(self.device)
         training = self.model.training
         self.model.eval()
         try:

@@ -118,7 +118,7 @@ class Trainer:
             )
             self.notify(
                 StepDone(
-                    progress.step, steps, progress.step / steps_per_epoch, loss, rate,
+                    self.stage, progress.step, steps, progress.step / steps_per_epoch, loss, rate,
                     len(rows), tokens, seconds,
                 )
             )  # fmt: skip
@@ -170,7 +170,7 @@ class Trainer:
             stopped=patience is not None and epoch - progress.best_epoch >= patience,
             epoch_losses=(*progress.epoch_losses, loss),
         )
-        self.notify(EpochDone(epoch, loss, better))
+        self.notify(EpochDone(self.stage, epoch, loss, better))
         return progress, best
 
     def _snapshot(

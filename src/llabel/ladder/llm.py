@@ -28,7 +28,7 @@ from llabel.engine.model import (
 )
 from llabel.engine.training import Progress, Trainer, TrainingSettings
 from llabel.errors import InputError
-from llabel.events import Listener, Note, RowsDone, ignore
+from llabel.events import Fetching, Listener, Note, RowsDone, StageStarted, ignore
 from llabel.labels import AnswerTokeniser, LabelTrie, compile_labels, label_words
 from llabel.prompt import PromptEncoder, Template, answer_tail, load_template
 from llabel.settings import LLMSettings
@@ -53,8 +53,12 @@ class LLMRung:
     def __init__(self, settings: LLMSettings) -> None:
         self.settings = settings
 
-    def prepare(self, fields: Sequence[str], classes: Sequence[Any]) -> Self:
+    def prepare(
+        self, fields: Sequence[str], classes: Sequence[Any], notify: Listener = ignore
+    ) -> Self:
         """Everything but the weights: tokenizer, template, label trie. Cheap, and checks much.
+
+        The model is fetched if need be.
 
         Raises:
             InputError: the model, template, label words or lengths do not fit together.
@@ -62,7 +66,9 @@ class LLMRung:
         from transformers import AutoTokenizer
 
         self.fields_, self.classes_ = tuple(fields), tuple(classes)
-        self.folder_ = resolve_model(self.settings.model)
+        self.folder_ = resolve_model(
+            self.settings.model, progress=lambda what, share: notify(Fetching(what, share))
+        )
         self.tokenizer_: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             self.folder_, local_files_only=True
         )
@@ -113,7 +119,8 @@ class LLMRung:
             checkpoints: where to keep snapshots; the same call with the same folder goes on there.
             notify: told of progress.
         """
-        self.prepare(task.fields, task.classes)
+        if (task.fields, task.classes) != (vars(self).get("fields_"), vars(self).get("classes_")):
+            self.prepare(task.fields, task.classes, notify)
         train, cut_train = self.examples(task.train)
         validation, cut_validation = self.examples(task.validation)
         self.truncated_ = {"train": cut_train, "validation": cut_validation}
@@ -173,7 +180,9 @@ class LLMRung:
     ) -> Progress:
         def validation_loss() -> float:
             assert validation is not None
-            log_proba = np.log(np.clip(self.predict_proba(validation.texts), 1e-15, None))
+            notify(StageStarted("validating", len(validation)))
+            proba = self.predict_proba(validation.texts, notify)
+            log_proba = np.log(np.clip(proba, 1e-15, None))
             return float(-log_proba[np.arange(len(validation)), validation.y].mean())
 
         trainer = Trainer(
