@@ -6,12 +6,15 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
 from llabel.assets import resolve_dataset, resolve_model
+from llabel.settings import LLMSettings
 from tiny_models import save_llama
 
 hypothesis.settings.register_profile("llabel", deadline=None)  # other work may share the machine
@@ -28,6 +31,18 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_llama_bos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with `<|begin_of_text|>` before every text, as Llama 3 has it, and its own head."""
     return save_llama(tmp_path_factory.mktemp("tiny-llama-bos"), begin=True, tied=False)
+
+
+@pytest.fixture
+def llm_settings(tiny_llama: Path) -> Callable[..., LLMSettings]:
+    """Make settings for a short training of the tiny model on the CPU."""
+
+    def make(**changes: Any) -> LLMSettings:
+        few = {"r": 4, "lora_alpha": 8, "epochs": 2, "batch_size": 4, "token_budget": 200}
+        start = {"model": str(tiny_llama), "learning_rate": 1e-2, "device": "cpu"}
+        return LLMSettings(**(start | few | changes))
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -37,5 +37,6 @@ def make_task(
             texts.append((f"is this {row}", cue + noise))
         return Split(tuple(f"{name}:{row + 1}" for row in range(rows)), tuple(texts), y)
 
-    parts = split("train", train), split("validation", validation, int(misleading)), split("test", 4)
+    shift = int(misleading)
+    parts = split("train", train), split("validation", validation, shift), split("test", 4)
     return Task("tiny", ("question", "passage"), tuple(classes), *parts, "0" * 64)

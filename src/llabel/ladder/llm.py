@@ -3,7 +3,7 @@
 import gc
 import json
 import os
-import random
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -18,6 +18,7 @@ from llabel.assets import resolve_model
 from llabel.engine.answer import AnswerHead
 from llabel.engine.batching import FULL_VOCABULARY, Example, collate, micro_batches
 from llabel.engine.checkpoint import CheckpointFolder
+from llabel.engine.generation import write_answers
 from llabel.engine.model import (
     LoraSettings,
     add_lora,
@@ -250,7 +251,6 @@ class LLMRung:
                 notify(RowsDone(len(rows)))
             yield out / out.sum(axis=1, keepdims=True)
 
-    @torch.no_grad()
     def generate(
         self, texts: Sequence[Text], notify: Listener = ignore
     ) -> tuple[npt.NDArray[np.int64], list[str]]:
@@ -260,32 +260,20 @@ class LLMRung:
             (n,) class indices, -1 where the answer is no label (`unknown`), and the answers.
         """
         answers: list[str] = [""] * len(texts)
-        prompts = self.encoder_.encode(texts)
-        lengths = [len(prompt.input_ids) for prompt in prompts]
-        pad = self.tokenizer_.pad_token_id
-        pad = self.trie_.end_token if pad is None else pad
-        for rows in micro_batches(lengths, 4 * self.settings.token_budget):
-            width = lengths[rows[0]]
-            ids = torch.full((len(rows), width), pad)
-            mask = torch.zeros_like(ids)
-            for at, row in enumerate(rows):  # left padding: generation goes on at the right end
-                ids[at, width - lengths[row] :] = torch.tensor(prompts[row].input_ids)
-                mask[at, width - lengths[row] :] = 1
-            written = self.model_.generate(
-                input_ids=ids.to(self.device_),
-                attention_mask=mask.to(self.device_),
-                max_new_tokens=self.trie_.longest,
-                do_sample=False,
-                repetition_penalty=1.0,  # some models bring their own, and would shun our labels
-                eos_token_id=self.trie_.end_token,
-                pad_token_id=pad,
-            )
-            for row, tokens in zip(rows, written[:, width:].tolist(), strict=True):
+        groups = write_answers(
+            self.model_,
+            [prompt.input_ids for prompt in self.encoder_.encode(texts)],
+            max_new_tokens=self.trie_.longest,
+            end_token=self.trie_.end_token,
+            token_budget=4 * self.settings.token_budget,
+        )
+        for group in groups:
+            for row, tokens in group.items():
                 answer = self.tokenizer_.decode(
                     tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
                 )
                 answers[row] = str(answer).strip()
-            notify(RowsDone(len(rows)))
+            notify(RowsDone(len(group)))
         index = {word: number for number, word in enumerate(self.trie_.words)}
         return np.array([index.get(answer, -1) for answer in answers], dtype=np.int64), answers
 
@@ -297,10 +285,12 @@ class LLMRung:
     def save(self, folder: Path) -> None:
         """Write `adapter/` (PEFT's format) and `rung.json`, each whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".adapter-{os.getpid()}"
+        partial = folder / ".new-adapter"
+        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed here
         for config in self.model_.peft_config.values():
             config.base_model_name_or_path = self.settings.model
-        self.model_.save_pretrained(str(partial), safe_serialization=True)
+        # Told that no embeddings are adapted, PEFT does not ask the Hub about the base model.
+        self.model_.save_pretrained(str(partial), save_embedding_layers=False)
         (partial / "README.md").unlink(missing_ok=True)  # the run folder has the model card
         _replace_folder(partial, folder / "adapter")
         record = {
@@ -390,11 +380,9 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 def _replace_folder(new: Path, target: Path) -> None:
     """Put `new` where `target` is; the old one goes last."""
-    old = target.with_name(f".old-{random.getrandbits(32):08x}")
+    old = target.with_name(f".old-{target.name}")
+    shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
     new.rename(target)
-    if old.exists():
-        import shutil
-
-        shutil.rmtree(old)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,100 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from llabel.errors import InputError
+from llabel.ladder.llm import LLMRung
+from tiny_rungs import TASK, own_proba, untrained
+from tiny_tasks import make_task
+
+# Adapters
+
+
+@pytest.fixture
+def trained(llm_settings, tmp_path):
+    rung = LLMRung(llm_settings(template="alpaca")).fit(TASK)
+    rung.save(tmp_path / "run")
+    return rung
+
+
+def test_peft_alone_gives_the_same_probabilities(llm_settings, tiny_llama, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    rung = LLMRung(llm_settings()).fit(TASK)  # " true" and " false" are single tokens
+    assert all(len(tokens) == 1 for tokens in rung.trie_.tokens)
+    rung.save(tmp_path)
+    plain = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
+    expected = rung.predict_proba(TASK.test.texts)
+    np.testing.assert_allclose(own_proba(adapted, rung, TASK.test.texts), expected, atol=1e-5)
+    zero_shot = untrained(llm_settings()).predict_proba(TASK.test.texts)
+    assert np.abs(zero_shot - expected).max() > 0.05  # training did change something
+
+
+def test_a_merged_model_gives_the_same_probabilities(llm_settings):
+    rung = LLMRung(llm_settings()).fit(TASK)
+    expected = rung.predict_proba(TASK.test.texts)
+    merged = rung.model_.merge_and_unload()
+    np.testing.assert_allclose(own_proba(merged, rung, TASK.test.texts), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "classes", [(False, True), (1, 2, 30), ("style", "style & beauty", "naïve 😀")]
+)
+def test_what_is_loaded_is_what_was_saved(llm_settings, tmp_path, classes):
+    task = make_task(classes, train=6)
+    rung = LLMRung(llm_settings(template="alpaca", label_words={str(classes[0]): "Nope"})).fit(task)
+    rung.save(tmp_path)
+    loaded = LLMRung.load(tmp_path)
+    expected = rung.predict_proba(TASK.test.texts)
+    assert np.array_equal(loaded.predict_proba(TASK.test.texts), expected)
+    assert loaded.classes_ == classes
+    assert [type(label) for label in loaded.classes_] == [type(label) for label in classes]
+    assert (loaded.settings, loaded.trie_, loaded.template_) == (
+        rung.settings,
+        rung.trie_,
+        rung.template_,
+    )
+
+
+def test_a_saved_rung_does_not_need_its_template_file(llm_settings, tmp_path):
+    path = tmp_path / "template.txt"
+    path.write_text("{question}? {passage} One of {labels}:")
+    rung = LLMRung(llm_settings(template=str(path))).fit(TASK)
+    rung.save(tmp_path / "run")
+    path.unlink()
+    loaded = LLMRung.load(tmp_path / "run")
+    expected = rung.predict_proba(TASK.test.texts)
+    assert np.array_equal(loaded.predict_proba(TASK.test.texts), expected)
+
+
+def test_saving_again_replaces_and_leaves_nothing_behind(trained, tmp_path):
+    trained.save(tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"adapter", "rung.json"}
+    files = {path.name for path in (tmp_path / "run" / "adapter").iterdir()}
+    assert files == {"adapter_config.json", "adapter_model.safetensors"}
+    record = json.loads((tmp_path / "run" / "rung.json").read_text())
+    assert record["classes"] == [False, True]
+
+
+def test_settings_may_be_changed_on_loading(trained, tmp_path):
+    loaded = LLMRung.load(tmp_path / "run", precision="bfloat16", token_budget=64)
+    assert loaded.model_.get_base_model().dtype == torch.bfloat16
+    expected = trained.predict_proba(TASK.test.texts)
+    np.testing.assert_allclose(loaded.predict_proba(TASK.test.texts), expected, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("lose", "message"),
+    [
+        ("rung.json", r"holds no trained rung \(rung.json is missing\).*finished `llabel fit`"),
+        ("adapter/adapter_model.safetensors", r"holds no adapter_model\.safetensors"),
+    ],
+)
+def test_folders_that_hold_no_rung(trained, tmp_path, lose, message):
+    (tmp_path / "run" / lose).unlink()
+    with pytest.raises(InputError, match=message):
+        LLMRung.load(tmp_path / "run")

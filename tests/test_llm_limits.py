@@ -1,0 +1,140 @@
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from llabel.engine.checkpoint import CheckpointFolder
+from llabel.errors import InputError
+from llabel.events import Event, Note, StepDone
+from llabel.ladder.llm import LLMRung
+from tiny_models import random_model, save_tokenizer
+from tiny_rungs import BOOL, DEEP, TASK, untrained
+
+# Prompts that fit
+
+
+def test_rows_that_are_cut_are_counted_and_told(llm_settings):
+    long = replace(TASK.train, texts=(("why", "because " * 200), *TASK.train.texts[1:]))
+    events: list[Event] = []
+    chosen = llm_settings(max_seq_length=60, epochs=1)
+    rung = LLMRung(chosen).fit(replace(TASK, train=long), notify=events.append)
+    assert rung.truncated_ == {"train": 1, "validation": 0}
+    [note] = [event for event in events if isinstance(event, Note)]
+    assert note.text.startswith("1 of 26 rows are longer than 58 tokens")
+    examples, _ = rung.examples(long)
+    assert max(len(example.input_ids) for example in examples) == 58  # " true" and its end make 60
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_seq_length": 10}, r"The template alone takes \d+ tokens, but only 8 are allowed"),
+        (
+            {"max_seq_length": 513},
+            "--max-seq-length 513 is more than the context of .*: 512 tokens",
+        ),
+        ({"template": "plane"}, "--template 'plane' is neither .* Did you mean 'plain'"),
+        ({"label_words": {"True": "false"}}, "False and True have the same words 'false'"),
+        ({"label_words": {"yes": "false"}}, "names 'yes', which is no label. Labels: False, True"),
+        ({"model": "nowhere"}, "cannot find a model named 'nowhere'"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_without_weights(llm_settings, changes, message):
+    with pytest.raises(InputError, match=message):
+        LLMRung(llm_settings(**changes)).prepare(TASK.fields, TASK.classes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target_modules": ("q_proj", "c_attn")}, "no linear layer 'c_attn'.*all-linear.*q_proj"),
+        ({"target_modules": ("lm_head",)}, "no linear layer 'lm_head' to adapt"),
+        ({"target_modules": ("embed_tokens",)}, "no linear layer 'embed_tokens'"),
+        ({"precision": "int4"}, "--precision 'int4': use one of float32, bfloat16, int8"),
+        ({"device": "tpu"}, "--device 'tpu' is unknown. Use auto, cpu, cuda"),
+        ({"device": "meta"}, "--device 'meta' is unknown. Use auto, cpu, cuda"),
+        ({"device": "cuda:99"}, "--device 'cuda:99': this PyTorch sees \\d+ CUDA devices"),
+    ],
+)
+def test_settings_that_do_not_fit_the_model(llm_settings, changes, message):
+    with pytest.raises(InputError, match=message):
+        LLMRung(llm_settings(**changes)).fit(TASK)
+
+
+def test_target_modules_are_those_named(llm_settings):
+    rung = untrained(llm_settings(target_modules=("q_proj", "mlp.up_proj")))
+    trained = [name for name, p in rung.model_.named_parameters() if p.requires_grad]
+    assert len(trained) == 2 * 2 * 2  # two layers, two modules, A and B
+    assert all("q_proj" in name or "up_proj" in name for name in trained)
+
+
+def test_a_model_that_begins_every_text(llm_settings, tiny_llama_bos):
+    rung = LLMRung(llm_settings(model=str(tiny_llama_bos), epochs=30, patience=None)).fit(DEEP)
+    assert (rung.predict_proba(DEEP.train.texts).argmax(1) == DEEP.train.y).all()
+
+
+@pytest.fixture(scope="module")
+def tiny_gpt2(tmp_path_factory):
+    """Folder of a model whose projections are no `nn.Linear`, and whose layers are elsewhere."""
+    from transformers import GPT2Config
+
+    folder = tmp_path_factory.mktemp("tiny-gpt2")
+    size = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128}
+    tokens = {"vocab_size": save_tokenizer(folder), "bos_token_id": 0, "eos_token_id": 0}
+    random_model(GPT2Config(**size, **tokens)).save_pretrained(folder)
+    return folder
+
+
+def test_another_architecture_learns_by_heart(llm_settings, tiny_gpt2):
+    rung = LLMRung(llm_settings(model=str(tiny_gpt2), epochs=40, patience=None)).fit(BOOL)
+    assert (rung.predict_proba(BOOL.train.texts).argmax(1) == BOOL.train.y).all()
+    assert rung.max_length_ == 128 - 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"precision": "int8"}, "--precision int8: GPT2LMHeadModel has no linear layers"),
+        ({"compile": True}, "--compile does not know GPT2LMHeadModel"),
+        ({"target_modules": ("q_proj",)}, "no linear layer 'q_proj'.*c_attn, c_fc, c_proj"),
+    ],
+)
+def test_what_gpt2_does_not_have(llm_settings, tiny_gpt2, changes, message, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: name)  # whether there is a compiler or not
+    with pytest.raises(InputError, match=message):
+        LLMRung(llm_settings(model=str(tiny_gpt2), **changes)).fit(BOOL)
+
+
+def test_compiling_needs_a_compiler(llm_settings, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(InputError, match=r"--compile needs a C\+\+ compiler"):
+        LLMRung(llm_settings(compile=True)).fit(BOOL)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_compiled_layers_learn_the_same_and_resume_exactly(llm_settings, tmp_path, precision):
+    plain = LLMRung(llm_settings(precision=precision)).fit(TASK).predict_proba(TASK.test.texts)
+
+    def stop(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 5:
+            raise KeyboardInterrupt
+
+    compiled = llm_settings(precision=precision, compile=True)
+    checkpoints = CheckpointFolder(tmp_path, every_steps=2)
+    with pytest.raises(KeyboardInterrupt):
+        LLMRung(compiled).fit(TASK, checkpoints=checkpoints, notify=stop)
+    again = LLMRung(compiled).fit(TASK, checkpoints=checkpoints).predict_proba(TASK.test.texts)
+    undisturbed = LLMRung(compiled).fit(TASK).predict_proba(TASK.test.texts)
+    assert np.array_equal(again, undisturbed)
+    np.testing.assert_allclose(again, plain, atol=0.1 if precision == "int8" else 1e-3)
+
+
+def test_damaged_weights_are_told(llm_settings, tiny_llama, tmp_path):
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(InputError, match="holds no causal language model with safetensors"):
+        LLMRung(llm_settings(model=str(folder))).fit(TASK)
