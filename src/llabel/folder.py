@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,8 +32,10 @@ def claimed(
     try:
         yield _opened(out, config, fingerprint, overwrite)
     finally:
+        # Before the release: whoever waits on the file sees that its name is gone, and starts over.
+        with suppress(OSError):  # Windows keeps open files
+            Path(lock.lock_file).unlink()
         lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _opened(out: Path, config: RunConfig, fingerprint: str, overwrite: bool) -> RunRecord | None:

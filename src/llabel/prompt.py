@@ -62,7 +62,7 @@ def load_template(
 
     A file holds the prompt with `{column}` for each text column, optionally `{labels}` for the
     list of label words, and `{{`, `}}` for braces. One newline at its end is the editor's and is
-    dropped.
+    dropped: a prompt that shall end in a newline, as chat templates do, needs two.
 
     Args:
         name: one of `BUILT_IN_TEMPLATES`, or a path.

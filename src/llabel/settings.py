@@ -99,7 +99,7 @@ class LLMSettings:
         int, Ge(1), Help("Most tokens of a micro-batch: bounds memory, not the result.")
     ] = 512
     refit: Annotated[
-        bool, Help("Choose epochs on validation, then train anew on train + validation.")
+        bool, Help("Choose epochs on validation, then train anew on train + validation, as long.")
     ] = False
     precision: Annotated[
         Literal["auto", "float32", "bfloat16", "int8"],

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from llabel.assets import resolve_model
+from llabel.assets import BUILT_IN, is_hub_id, resolve_model
 from llabel.engine.answer import AnswerHead
 from llabel.engine.batching import FULL_VOCABULARY, Example, collate, micro_batches
 from llabel.engine.checkpoint import CheckpointFolder
@@ -288,14 +288,14 @@ class LLMRung:
         partial = folder / ".new-adapter"
         shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed here
         for config in self.model_.peft_config.values():
-            config.base_model_name_or_path = self.settings.model
+            config.base_model_name_or_path = self._lasting_name()
         # Told that no embeddings are adapted, PEFT does not ask the Hub about the base model.
         self.model_.save_pretrained(str(partial), save_embedding_layers=False)
         (partial / "README.md").unlink(missing_ok=True)  # the run folder has the model card
         _replace_folder(partial, folder / "adapter")
         record = {
             "rung": self.name,
-            "settings": asdict(self.settings),
+            "settings": asdict(self.settings) | {"model": self._lasting_name()},
             "fields": self.fields_,
             "classes": self.classes_,
             "words": self.trie_.words,
@@ -304,6 +304,11 @@ class LLMRung:
         temporary = folder / f".rung-{os.getpid()}.json"
         temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
         temporary.replace(folder / "rung.json")
+
+    def _lasting_name(self) -> str:
+        """The base model's name, from whatever folder it is asked for later."""
+        name = self.settings.model
+        return name if name in BUILT_IN or is_hub_id(name) else str(self.folder_.resolve())
 
     @classmethod
     def load(cls, folder: Path, **changes: Any) -> Self:
