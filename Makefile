@@ -11,6 +11,7 @@ help:  ## list the targets
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "llabel needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Use make PYTHON=python3.11 ...")'
+	@echo "Making $(VENV) and installing what constraints.txt pins: a few minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)

@@ -1,4 +1,5 @@
 import gzip
+import io
 import json
 import os
 from dataclasses import asdict
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from llabel.check.check import check
+from llabel.check import best_lookup_column, check, look_up, overlaps
 from llabel.check.estimate import ModelSize, estimate_run, measure_matmul_rate, model_size
 from llabel.check.view import duration, render
 from llabel.metrics import wilson_interval
@@ -48,6 +49,8 @@ def run(task, max_length=100, **options):
     return check(task, count_words, max_length=max_length, **options)
 
 
+FIELDS = ("question", "passage")
+LONG = "and so on " * 10  # what makes a field one that gives answers away
 # Training: passage A is yes twice and no once, B ties, C is no; the majority is no (4 of 7).
 QA_TRAIN = [
     ("q one alpha", "Passage A", 1),
@@ -67,8 +70,19 @@ QA_TEST = [
 ]
 
 
+def lengthened(rows):
+    return [(question, f"{passage} {LONG}", label) for question, passage, label in rows]
+
+
+def qa_task(**parts):
+    return make_task(
+        lengthened(QA_TRAIN), **{k: lengthened(v) for k, v in parts.items()}, fields=FIELDS
+    )
+
+
 def test_overlap_and_lookup_by_field():
-    report = run(make_task(QA_TRAIN, QA_TEST, fields=("question", "passage")))
+    task = qa_task(test=QA_TEST)
+    report = run(task)
     question, passage = report.overlap
     assert (question.part, question.field, question.rows) == ("test", "question", 0)
     assert question.shared_accuracy is None
@@ -78,10 +92,90 @@ def test_overlap_and_lookup_by_field():
     assert passage.lookup_ci95 == wilson_interval(3, 5)
     assert passage.shared_accuracy == 3 / 4
     assert report.best_lookup == passage
-    assert (
+    told = (
         "80 % of test rows share their `passage` with training or validation; looking those up "
-        "scores 0.6000 (majority class 0.6000), so hold out by it: --group passage"
-    ) in report.warnings
+        "scores 0.6000 (majority class 0.6000)"
+    )
+    assert told + "; the test part is given: report its unseen rows apart" in report.warnings
+    advice = told + ", so hold out by it: --group passage"
+    assert advice in run(task, cut=("validation", "test")).warnings
+    assert advice not in run(task, cut=("validation",)).warnings
+
+
+def test_shared_short_texts_are_no_leak():
+    task = make_task([("yes", LONG + "a", 1), ("no", LONG + "b", 0)], [("yes", LONG + "c", 1)],
+                     fields=FIELDS)  # fmt: skip
+    report = run(task, cut=("test",))
+    assert report.overlap[0].rows == 1
+    assert not any("share their" in line for line in report.warnings)
+
+
+def test_group_advice_can_be_pasted_into_a_shell():
+    rows = [(LONG + "a", 0), (LONG + "b", 1)]
+    found = run(make_task(rows, rows, fields=("my text",)), cut=("test",)).warnings
+    assert any(line.endswith("--group 'my text'") for line in found)
+
+
+def test_look_up_answers_from_training_and_validation():
+    task = qa_task(validation=[("v", "passage c", 1), ("w", "passage new", 1)], test=QA_TEST)
+    # Known now: yes 5, no 4. A yes, B ties: majority yes, new yes, C ties: majority yes.
+    assert look_up(task, "passage").tolist() == [1, 1, 1, 1, 1]
+    without = qa_task(test=QA_TEST)
+    assert look_up(without, "passage").tolist() == [1, 1, 0, 0, 0]
+    assert look_up(without, "question").tolist() == [0] * 5
+    for field in FIELDS:
+        right = (look_up(task, field) == task.test.y).mean()
+        (entry,) = (e for e in overlaps(task) if (e.part, e.field) == ("test", field))
+        assert entry.lookup_accuracy == right
+
+
+def test_the_column_to_look_up_is_chosen_without_test_labels():
+    train = [("q1", "p1", 0), ("q2", "p2", 1), ("q3", "p3", 1), ("q4", "p4", 0)]
+    validation = [("q1", "p2", 0), ("q2", "p1", 1)]  # here the question tells the answer
+    test = [("q1", "p2", 1), ("q2", "p1", 0), ("x", "p3", 1)]  # here the passage does
+    chosen = best_lookup_column(make_task(train, test, validation, FIELDS))
+    assert chosen == "question"
+    report = run(make_task(train, test, validation, FIELDS))
+    assert (report.best_lookup.part, report.best_lookup.field) == ("test", "question")
+
+
+@pytest.mark.parametrize(
+    ("validation", "test", "column"),
+    [
+        # Held out by passage: the question alone could be judged, and so neither is.
+        ([("q1", "new", 0)], [("q1", "p1", 0), ("x", "p2", 1)], "passage"),
+        ([], [("x", "p2", 1)], "passage"),
+        ([("q1", "p1", 0)], [("x", "new", 1)], None),
+    ],
+)
+def test_the_column_to_look_up_where_validation_cannot_judge(validation, test, column):
+    train = [("q1", "p1", 0), ("q2", "p2", 1)]
+    assert best_lookup_column(make_task(train, test, validation, FIELDS)) == column
+
+
+def test_small_classes_share_one_line():
+    names = tuple(f"c{i:02}" for i in range(12))
+    rows = [
+        (f"{i} {row} {i * row}", i) for i in range(12) for row in range(30 if i > 7 else 1 + i % 8)
+    ]
+    (line,) = (w for w in run(make_task(rows, classes=names)).warnings if "learnable" in w)
+    assert line == (
+        "7 classes have fewer than 8 training rows: 'c00' (1), 'c01' (2), 'c02' (3), 'c03' (4), "
+        "'c04' (5) and 2 more: hardly learnable"
+    )
+
+
+def test_control_characters_are_spelt_out():
+    evil = "\x1b[31mred\x07"
+    task = make_task([("same", 0), ("same", 1)] * 4, [("same", 0)], classes=(evil, "b"),
+                     fields=(evil,))  # fmt: skip
+    report = run(task, max_length=1)
+    file = io.StringIO()
+    Console(file=file, width=200, force_terminal=False).print(render(report))
+    assert "\x1b" not in file.getvalue()
+    assert "\x07" not in file.getvalue()
+    assert "\\x1b[31mred\\x07" in file.getvalue()
+    assert report.classes[0].label == evil  # the JSON keeps it
 
 
 def test_validation_is_looked_up_in_training_and_test_in_both():
@@ -303,5 +397,6 @@ def test_boolq_passages_looked_up_beat_the_majority(held_out):
     assert round(found.majority_accuracy, 4) == 0.6217
     assert (
         "29 % of test rows share their `passage` with training or validation; looking those up "
-        "scores 0.6725 (majority class 0.6217), so hold out by it: --group passage"
+        "scores 0.6725 (majority class 0.6217); the test part is given: report its unseen rows "
+        "apart"
     ) in report.warnings

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from labelled_tables import load, rows_of, write_csv, write_jsonl
+from llabel.data import load_labelled
 from llabel.errors import InputError
 
 
@@ -17,7 +18,7 @@ from llabel.errors import InputError
         (["007", "8"], ("007", "8")),
         (["true", "false", "maybe"], ("false", "maybe", "true")),
         (["b", "B2", "a"], ("B2", "a", "b")),
-        (["None", "NA"], ("NA", "None")),
+        (["na", "none"], ("na", "none")),
     ],
 )
 def test_csv_labels_get_the_type_that_the_whole_column_has(
@@ -90,6 +91,36 @@ def test_label_faults_are_told(tmp_path: Path, values: list[Any], told: list[str
     with pytest.raises(InputError) as error:
         load(data)
     assert [words for words in told if words not in str(error.value)] == []
+
+
+@pytest.mark.parametrize("word", ["NA", "NaN", "nan", "N/A", "null", "None", " NA "])
+def test_csv_words_for_nothing_are_missing_labels(tmp_path: Path, word: str) -> None:
+    with pytest.raises(InputError) as error:
+        load(write_csv(tmp_path / "t.csv", rows_of(30, ["0", "1", "0", "1", word])))
+    for words in (
+        f"t.csv: column 'label' has no label (but {word!r}) in row 5 (line 6), row 10 (line 11)",
+        *("Fill in the label, or remove these rows", "'not applicable'"),
+    ):
+        assert words in str(error.value)
+    rows = [{"text": t, "label": y} for t, y in rows_of(30, ["yes", word])]
+    classes = load(write_jsonl(tmp_path / "t.jsonl", rows)).task.classes
+    assert set(classes) == {"yes", word}  # strings of JSON are what they say
+
+
+def test_a_csv_test_part_of_words_for_nothing_is_withheld(tmp_path: Path) -> None:
+    write_csv(tmp_path / "train.csv", rows_of(20))
+    write_csv(tmp_path / "test.csv", [("a", "NA"), ("b", "")])
+    with pytest.raises(InputError, match=r"test.csv: the test part has no labels"):
+        load(str(tmp_path))
+
+
+def test_a_known_class_may_be_called_none(tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "e.csv", [("a", "None"), ("b", "mild")])
+    assert load_labelled(data, ["text"], "label", ("None", "mild")).y.tolist() == [0, 1]
+    alone = write_csv(tmp_path / "alone.csv", [("a", "None")])
+    assert load_labelled(alone, ["text"], "label", ("None", "mild")).y.tolist() == [0]
+    with pytest.raises(InputError, match=r"no label \(but 'None'\) in row 1"):
+        load_labelled(data, ["text"], "label", ("mild", "severe"))
 
 
 def test_csv_numbers_with_fractions_are_no_labels(tmp_path: Path) -> None:

@@ -35,6 +35,11 @@ def told(result: Result) -> str:
     return " ".join(re.sub("[│╭╮╰╯─]", " ", result.output).split())
 
 
+def cut(line: str) -> list[str]:
+    """The cells of a table's row."""
+    return re.split(r" {2,}", line.strip())
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_weather(tmp_path_factory.mktemp("data") / "weather.jsonl", 60)
@@ -145,7 +150,7 @@ WRONG: list[tuple[str, str]] = [
     ("predict {run} {data}", "Missing option '-o' / '--out'"),
     ("predict {run} {data} -o {tmp}/x.xlsx", "write to a file ending in .csv, .jsonl, .parquet"),
     ("predict {run} {data} -o {tmp}/no/x.csv", "the folder .* does not exist"),
-    ("predict {tmp} {data} -o {tmp}/x.csv", "holds no run"),
+    ("predict {tmp} {data} -o {tmp}/x.csv", "holds no trained rung"),
     ("predict {run} {tmp}/no.csv -o {tmp}/x.csv", "there is no such file"),
     ("assets --fetch smollm", "--fetch 'smollm': built in are smollm2-135m"),
     ("train", "No such command 'train'"),
@@ -177,12 +182,12 @@ def test_fit_prints_scores_with_intervals(finished: tuple[Path, Result, list[str
     record = json.loads((out / "run.json").read_text())
     test = record["metrics"]["test"]
     low, high = test["accuracy_ci95"]
-    rows = {line.split("│")[1].strip(): line for line in result.stdout.splitlines() if "│" in line}
-    assert f"{test['accuracy']:.4f} │ {low:.4f}–{high:.4f}" in rows["test"]
-    assert f"{test['log_loss']:.4f} │ {test['ece']:.4f} │" in rows["test"]
-    assert {"train", "validation", "test (unseen texts)"} <= set(rows)
+    rows = {cells[0]: cells[1:] for line in result.stdout.splitlines() if (cells := cut(line))}
+    numbers = [f"{test[key]:.4f}" for key in ("accuracy", "macro_f1", "log_loss", "ece")]
+    assert rows["test"] == [str(test["rows"]), numbers[0], f"{low:.4f}–{high:.4f}", *numbers[1:]]
+    assert {"train", "validation", "test, unseen texts"} <= set(rows)
     majority = record["baselines"]["majority"]["accuracy"]
-    assert f"{majority:.4f}" in rows["majority class (test)"]
+    assert f"{majority:.4f}" in rows["majority (test)"]
     assert "look-up of note (test)" in rows
     assert str(out) in result.stdout
     assert "tokens/s" in result.stdout
@@ -222,6 +227,34 @@ def test_predict(finished: tuple[Path, Result, list[str]], data: Path, tmp_path:
     assert result.exit_code == 0
     assert result.stdout == f"60 rows labelled in {tmp_path / 'answers.csv'}\n"
     assert len((tmp_path / "answers.csv").read_text().splitlines()) == 61
+    arguments = ("-o", tmp_path / "free.jsonl", "--decode", "free")
+    assert llabel("predict", finished[0], data, *arguments).exit_code == 0
+    answers = {json.loads(line)["label"] for line in (tmp_path / "free.jsonl").open()}
+    assert "unknown" in answers, "one epoch does not teach it to write labels"
+
+
+def test_columns_with_commas_in_their_names(tiny_llama: Path, tmp_path: Path) -> None:
+    data = tmp_path / "rows.csv"
+    data.write_text('"my review, long",y\n' + "fine,a\nbad,b\n" * 20)
+    options = ("--label", "y", "--model", tiny_llama)
+    result = llabel("prompt", data, "--text", '"my review, long"', *options)
+    assert result.exit_code == 0
+    assert "my review, long" in result.stdout
+    broken = llabel("prompt", data, "--text", '"my review, long', *options)
+    assert "a name that holds a comma in double quotes" in told(broken)
+    assert '"A, or B",C' in told(llabel("fit", "--help"))
+
+
+def test_a_built_in_data_set_comes_with_a_bar(
+    monkeypatch: pytest.MonkeyPatch, boolq: Path, tiny_llama: Path
+) -> None:
+    def fetch(asset: Any, progress: Any) -> None:
+        progress(f"downloading {asset.name}", 0.0)
+
+    monkeypatch.setattr("llabel.dry_run.fetch", fetch)
+    options = ("--text", "txt", "--label", "answer", "--model", tiny_llama)
+    assert "downloading boolq" in llabel("check", "boolq", *options).stderr
+    assert "downloading" not in llabel("check", boolq, *options).stderr
 
 
 def test_check(data: Path, tiny_llama: Path, tmp_path: Path) -> None:
@@ -233,7 +266,7 @@ def test_check(data: Path, tiny_llama: Path, tmp_path: Path) -> None:
     assert [row["part"] for row in found["tokens"]] == ["train", "validation", "test"]
     assert found["estimate"]["train_seconds"] > 0
     assert "60 rows" in told(result)
-    assert "hold out by it: --group note" in told(result)
+    assert "Same field value in an earlier part" in result.stdout
     assert "Estimate of a run here" in result.stdout
     assert "cut from train as the test part" in result.stderr
 
@@ -354,4 +387,4 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(
     again = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert "epoch 1:" not in again.stderr
     assert "epoch 12:" in again.stderr
-    assert "majority class (test)" in again.stdout
+    assert "majority (test)" in again.stdout

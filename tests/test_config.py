@@ -34,6 +34,15 @@ def test_flat_and_back_through_json() -> None:
     [
         ("text", " a , b", ("a", "b")),
         ("text", ["a,b", "c"], ("a,b", "c")),
+        ("text", '"a, b",c', ("a, b", "c")),
+        ("text", ' x , "a,b"', ("x", "a,b")),
+        ("text", '"""a"" b"', ('"a" b',)),
+        ("text", "none", ("none",)),  # a name: this setting cannot be left out
+        ("label", "none", "none"),
+        ("group", "none", None),
+        ("patience", "None", None),
+        ("label_words", "none", None),
+        ("max_seq_length", "none", None),
         ("target_modules", "q_proj,v_proj", ("q_proj", "v_proj")),
         ("learning_rate", "5e-4", 5e-4),  # a string in YAML 1.1
         ("lora_alpha", 16, 16.0),
@@ -60,7 +69,16 @@ def test_values_may_come_in_other_types(name: str, value: Any, expected: Any) ->
         ("learning_rate", "nan", "--learning-rate 'nan': it should be a finite number"),
         ("learning_rate", float("inf"), "it should be a finite number"),
         ("loss", "answr", r"--loss 'answr': .*'answer', 'sft' or 'all' \(did you mean answer\?\)"),
-        ("text", "a,,b", "--text 'a,,b': a name is empty"),
+        (
+            "text",
+            "a,,b",
+            "--text 'a,,b': a name is empty; write A,B, and a name that holds a comma",
+        ),
+        ("text", "", "--text '': a name is empty"),
+        ("text", '"a,b', "no list of names .unexpected end of data.; write A,B"),
+        ("text", '"a"b,c', "no list of names"),
+        ("text", "a\nb", "no list of names"),
+        ("epochs", "none", "--epochs 'none': it should be a valid integer"),
         ("text", 3, "--text 3: it should be a list, or text as A,B"),
         ("target_modules", ["q", 1], r"it should be a valid string \(at 1\)"),
         ("label_words", {"a": 1}, r"--label-words .*it should be a valid string \(at a\)"),

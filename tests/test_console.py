@@ -1,6 +1,5 @@
 import io
 import re
-import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from llabel.console import fetching, listen, quiet_libraries
+from llabel.console import fetching, listen
 from llabel.events import EpochDone, Event, Note, RowsDone, StageStarted, StepDone
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -154,14 +153,3 @@ def test_downloads(clock: SimpleNamespace) -> None:
         "downloading x 1.0: 100%",
         "preparing x",
     ]
-
-
-def test_libraries_are_quiet_and_as_before_afterwards() -> None:
-    from transformers.utils import logging
-
-    before = logging.get_verbosity(), logging.is_progress_bar_enabled(), list(warnings.filters)
-    with quiet_libraries():
-        assert logging.get_verbosity() == logging.ERROR
-        assert not logging.is_progress_bar_enabled()
-    after = logging.get_verbosity(), logging.is_progress_bar_enabled(), list(warnings.filters)
-    assert after == before

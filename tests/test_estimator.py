@@ -1,4 +1,5 @@
 import inspect
+import warnings
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -82,16 +83,81 @@ def test_data_frames_bring_their_columns(classifier: LLMClassifier) -> None:
         classifier.predict(["only text"])
 
 
+def test_frames_may_have_missing_cells_and_numbers_for_names(
+    classifier: LLMClassifier, tmp_path: Path
+) -> None:
+    frame = pd.DataFrame({0: TEXTS, 1: pd.array(["x", pd.NA] * 20, dtype="string")})
+    classifier.set_params(epochs=1).fit(frame, LABELS)
+    assert classifier.feature_names_in_.tolist() == ["0", "1"]
+    proba = classifier.predict_proba(frame)
+    assert (proba == classifier.predict_proba(frame.astype(object).fillna(""))).all()
+    classifier.save(tmp_path)
+    loaded = LLMClassifier.load(tmp_path, device="cpu")
+    assert loaded.feature_names_in_.tolist() == ["0", "1"]
+    assert (loaded.predict_proba(frame) == proba).all()
+    classifier.fit(TEXTS, LABELS)
+    assert not hasattr(classifier, "feature_names_in_"), "that was the frame's"
+
+
+@pytest.mark.parametrize(
+    ("y", "classes"),
+    [
+        (["a", "A"] * 20, ["A", "a"]),
+        (pd.Series([0.0, 1.0] * 20), [0, 1]),
+        (np.array([np.True_, np.False_] * 20, dtype=object), [False, True]),
+        (pd.Categorical(["no", "yes"] * 20), ["no", "yes"]),
+    ],
+)
+def test_labels_may_come_in_many_ways(
+    classifier: LLMClassifier, y: object, classes: list[object]
+) -> None:
+    classifier.set_params(epochs=1).fit(TEXTS, y)
+    assert classifier.classes_.tolist() == classes
+    assert list(map(type, classifier.classes_.tolist())) == list(map(type, classes))
+    assert set(classifier.predict(TEXTS).tolist()) <= set(classes)
+
+
+def test_the_libraries_say_nothing(
+    classifier: LLMClassifier, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        classifier.set_params(epochs=1).fit(TEXTS, LABELS).save(tmp_path)
+        LLMClassifier.load(tmp_path, device="cpu").predict(["cold snow"])
+    assert not [str(warning.message) for warning in caught]
+    assert capfd.readouterr() == ("", "")
+
+
+TWO = ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("X", "y", "message"),
     [
         ("one text", ["a"], "not one text"),
         (["a", 3], ["x", "y"], r"X\[1\] is int"),
+        ([["a"], ["b"]], ["x", "y"], r"X\[0\] is list"),
         (["a"], ["x", "y"], "1 rows, y has 2"),
+        ([], [], "X has no rows"),
+        (pd.DataFrame(index=[0, 1]), ["x", "y"], "needs one text column"),
+        (pd.DataFrame([["a", "b"]], columns=["t", "t"]), ["x"], "no name twice"),
+        (TWO, ["x", "x"], "one class only, 'x'"),
+        (TWO, "xy", "y must be a sequence of labels, one a row, not str"),
+        (TWO, [["x"], ["y"]], r"y\[0\] is \['x'\] \(list\)"),
+        (TWO, np.array([["x"], ["y"]]), r"not an array of shape \(2, 1\)"),
+        (TWO, pd.DataFrame({"y": ["x", "y"]}), r"not an array of shape \(2, 1\)"),
+        (TWO, ["x", None], r"y\[1\] is missing \(None\)"),
+        (TWO, ["x", float("nan")], r"y\[1\] is missing \(nan\)"),
+        (TWO, pd.Series(["x", pd.NA], dtype="string"), r"y\[1\] is missing"),
+        (TWO, pd.Series([1, None]), r"y\[1\] is missing"),
+        (TWO, pd.to_datetime(["2020-01-01", None]), r"y\[0\] is .*Timestamp"),
+        (TWO, [0.5, 1.5], r"y\[0\] is 0.5 \(float\)"),
+        (TWO, ["x", 1], r"y mixes types: y\[0\] is 'x', y\[1\] is 1"),
+        (TWO, [True, 1], r"y mixes types: y\[0\] is True, y\[1\] is 1"),
     ],
 )
 def test_wrong_input_is_named(
-    classifier: LLMClassifier, X: object, y: list[str], message: str
+    classifier: LLMClassifier, X: object, y: object, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         classifier.fit(X, y)
@@ -104,6 +170,9 @@ def test_wrong_input_is_named(
         ({"epochs": "many"}, "--epochs"),
         ({"loss": "hinge"}, "--loss"),
         ({"model": "no-such-model"}, "no-such-model"),
+        ({"validation_size": 2.0}, "--validation-size 2.0: it should be less than 1"),
+        ({"validation_size": float("nan")}, "--validation-size nan"),
+        ({"random_state": -1}, "--seed -1"),
     ],
 )
 def test_settings_are_checked_when_fitted(

@@ -1,10 +1,14 @@
+import contextlib
+import json
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from llabel.engine.checkpoint import CheckpointFolder
+from llabel.engine.model import load_model, load_tokenizer
 from llabel.errors import InputError
 from llabel.events import Event, Note, StepDone
 from llabel.ladder.llm import LLMRung
@@ -138,3 +142,34 @@ def test_damaged_weights_are_told(llm_settings, tiny_llama, tmp_path):
     weights.write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(InputError, match="holds no causal language model with safetensors"):
         LLMRung(llm_settings(model=str(folder))).fit(TASK)
+
+
+# Code that a model brings along
+
+
+@pytest.mark.parametrize("what", ["model", "tokenizer"])
+def test_a_models_own_code_is_never_run(tiny_llama, tmp_path, monkeypatch, what):
+    """Even where somebody would answer transformers' question with yes."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_llama, folder)
+    (folder / "evil.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Evil: ..."
+    )
+    if what == "model":
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"model_type": "evil", "auto_map": {
+            "AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"}}  # fmt: skip
+        (folder / "config.json").write_text(json.dumps(config))
+    else:
+        path = folder / "tokenizer_config.json"
+        config = json.loads(path.read_text())
+        config |= {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
+        path.write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    if what == "model":
+        with pytest.raises(InputError, match="transformers"):
+            load_model(folder, torch.device("cpu"), "float32")
+    else:
+        with contextlib.suppress(InputError):  # or it is loaded as the plain tokenizer that it is
+            load_tokenizer(folder)
+    assert not (tmp_path / "ran").exists()

@@ -5,6 +5,7 @@ import pytest
 import rich_click as click
 from click.testing import CliRunner, Result
 
+from llabel.config import checked
 from llabel.options import PANELS, given, settings_options
 from llabel.settings import DataSettings, LLMSettings, RunSettings
 
@@ -68,6 +69,24 @@ def test_only_what_was_given_is_handed_on() -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "name", "value"),
+    [
+        (["--patience", "none"], "patience", None),
+        (["--patience", "2"], "patience", 2),
+        (["--max-seq-length", "None"], "max_seq_length", None),
+        (["--train-rows", "none"], "train_rows", None),
+        (["--group", "none"], "group", None),
+        (["--label-words", "none"], "label_words", None),
+        (["--text", '"a, or b",c'], "text", ("a, or b", "c")),
+    ],
+)
+def test_an_optional_setting_may_be_none(arguments: list[str], name: str, value: Any) -> None:
+    """Also to undo what a YAML file says."""
+    _, seen = run(*arguments)
+    assert checked({name: 7} | seen) == {name: value}
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--r", "0"], "'--r': 0 is not in the range x>=1"),
@@ -76,6 +95,8 @@ def test_only_what_was_given_is_handed_on() -> None:
         (["--lr", "0"], "0.0 is not in the range x>0"),
         (["--validation-size", "0"], "0.0 is not in the range 0<x<1"),
         (["--warmup-ratio", "1.1"], "1.1 is not in the range 0<=x<=1"),
+        (["--epochs", "none"], "'none' is not a valid integer"),
+        (["--patience", "0"], "0 is not in the range x>=1"),
         (["--loss", "answr"], "'answr' is not one of 'answer', 'sft', 'all'"),
         (["--lora-alhpa", "1"], "Did you mean one of: '--lora-alpha'"),
         (["--label-words", "good"], "'good' is not LABEL=WORDS, such as 0=negative"),

@@ -1,10 +1,13 @@
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 
+from llabel import LLMClassifier
 from llabel.errors import InputError
 from llabel.events import Event, Note, RowsDone
 from llabel.predictions import predict
@@ -39,7 +42,7 @@ def test_every_row_gets_a_label_and_probabilities(run: Path, tmp_path: Path, suf
     assert list(rows[0]) == ["id", "label", "probability_ice", "probability_sun"]
     for row in rows:
         ice, sun = float(row["probability_ice"]), float(row["probability_sun"])
-        assert ice + sun == pytest.approx(1, abs=2e-6)
+        assert ice + sun == pytest.approx(1, abs=1e-9)
         assert row["label"] == ("ice" if ice >= sun else "sun")
     assert {path.name for path in tmp_path.iterdir()} == {"new.jsonl", out.name}
 
@@ -95,6 +98,7 @@ def test_labels_are_not_needed(run: Path, tmp_path: Path) -> None:
     [
         ("new.jsonl", "answers.txt", r"ending in \.csv, \.jsonl, \.parquet"),
         ("new.jsonl", "nowhere/answers.csv", "nowhere does not exist"),
+        ("new.jsonl", "new.jsonl", "would overwrite the data"),
         ("lacking.csv", "answers.csv", "note"),
         ("missing.csv", "answers.csv", "missing.csv"),
     ],
@@ -108,5 +112,38 @@ def test_mistakes_are_named(run: Path, tmp_path: Path, data: str, out: str, mess
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
     data = write_weather(tmp_path / "new.jsonl", 3)
-    with pytest.raises(InputError, match="holds no run"):
+    with pytest.raises(InputError, match="holds no trained rung"):
         predict(tmp_path, str(data), tmp_path / "answers.csv")
+
+
+def test_free_answers_may_be_unknown(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("note,text\nday 1,zzz qqq\n")
+    predict(run, str(tmp_path / "new.csv"), tmp_path / "answers.jsonl", decode="free")
+    (row,) = _read(tmp_path / "answers.jsonl")
+    assert row["label"] in ("ice", "sun", "unknown")
+
+
+def test_all_rows_are_checked_before_the_model_loads(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "adapter" / "adapter_model.safetensors").unlink()
+    (tmp_path / "new.csv").write_text("note,text\n" + "day,snow\n" * 2000 + "day\n")
+    with pytest.raises(InputError, match="2001"):
+        predict(tmp_path / "run", str(tmp_path / "new.csv"), tmp_path / "answers.csv")
+
+
+def test_two_processes_do_not_write_one_file(run: Path, tmp_path: Path) -> None:
+    data = write_weather(tmp_path / "new.jsonl", 3)
+    out = tmp_path / "answers.csv"
+    with FileLock(tmp_path / ".answers.csv.lock"), pytest.raises(InputError, match="another"):
+        predict(run, str(data), out)
+
+
+def test_a_classifier_saved_in_python_predicts_too(tiny_llama: Path, tmp_path: Path) -> None:
+    texts, labels = ["snow", "sun"] * 10, ["ice", "sun"] * 10
+    classifier = LLMClassifier(str(tiny_llama), r=2, epochs=1, device="cpu").fit(texts, labels)
+    classifier.save(tmp_path / "saved")
+    (tmp_path / "new.csv").write_text("text\nsnow\nsun\n")
+    predict(tmp_path / "saved", str(tmp_path / "new.csv"), tmp_path / "answers.jsonl")
+    expected = classifier.predict_proba(["snow", "sun"])
+    found = [row["probability_ice"] for row in _read(tmp_path / "answers.jsonl")]
+    assert found == pytest.approx(expected[:, 0].tolist(), abs=1e-6)

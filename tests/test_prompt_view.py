@@ -125,6 +125,26 @@ def test_the_view_shows_the_prompt_as_it_is(rung: LLMRung) -> None:
     assert "False → ' false'" in output
 
 
+@pytest.mark.parametrize(
+    ("labels", "loss", "told"),
+    [
+        ((False, True), "answer", "position {0}"),
+        ((False, True), "sft", "positions {0} to {1}"),
+        ((False, True), "all", "positions 0 to {1}"),
+        (("style", "style and beauty"), "answer", "position {2}"),  # after their common tokens
+        (("style", "style and beauty", "sports"), "answer", "positions {0}, {2}"),
+    ],
+)
+def test_the_positions_that_the_loss_reads_are_named(
+    tiny_llama: Path, labels: tuple[str, ...], loss: str, told: str
+) -> None:
+    rung = LLMRung(LLMSettings(model=str(tiny_llama), loss=loss))  # type: ignore[arg-type]
+    rung.prepare(("text",), labels)
+    end = len(rung.encoder_.encode([("x",)])[0].input_ids) - 1
+    expected = told.format(end, end + 1, end + 2)
+    assert f"The prompt ends at position {end}; the loss reads {expected}." in shown(rung, ("x",))
+
+
 def test_long_texts_are_folded_unless_asked(rung: LLMRung) -> None:
     text = ("q", "was the other answer false " * 12)
     folded, whole = shown(rung, text), shown(rung, text, all_tokens=True)

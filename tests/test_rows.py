@@ -2,7 +2,7 @@ import dataclasses
 
 import numpy as np
 
-from llabel.data.rows import fingerprint, long_fields, unseen_rows
+from llabel.data.rows import fingerprint, folded, long_fields, unseen_rows
 from llabel.task import Split
 
 
@@ -32,6 +32,11 @@ def test_the_fingerprint_tells_every_cell_label_and_part() -> None:
     assert fingerprint(("f", "g"), ("0", "1"), {"test": b, "train": renamed}) == fingerprint(
         *variants[0]
     )
+
+
+def test_folded_texts_are_the_same_but_for_case_and_spaces() -> None:
+    assert folded(" Stra\u00dfe\t 5\n") == folded("STRASSE 5") == "strasse 5"
+    assert folded("a b") != folded("ab")
 
 
 def test_unseen_rows_share_no_long_text() -> None:

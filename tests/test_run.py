@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -38,7 +39,7 @@ def test_a_run_leaves_its_record_and_nothing_unfinished(
     out, record = finished
     assert json.loads((out / "run.json").read_text()) == json.loads(json.dumps(record))
     assert {path.name for path in out.iterdir()} == {
-        "README.md", "adapter", "config.json", "predictions.jsonl", "run.json", "rung.json",
+        "README.md", "adapter", "predictions.jsonl", "run.json", "rung.json", "started.json",
         "train.log.jsonl",
     }  # fmt: skip
     assert {path.name for path in out.parent.iterdir()} == {out.name}, "no lock is left"
@@ -98,9 +99,10 @@ def test_other_settings_or_rows_are_not_mixed_in(
         fit(replace(setup, llm=replace(setup.llm, r=8)), out, command="")
     data = write_weather(tmp_path / "weather.jsonl", 90)
     moved = replace(setup, source=str(data))
+    moved = replace(moved, run=replace(moved.run, checkpoint_steps=1))
     first = tmp_path / "first"
     with pytest.raises(_Killed):
-        fit(moved, first, command="", notify=_killer(StageStarted, 1))
+        fit(moved, first, command="", notify=_killer(StepDone, 3))
     write_weather(data, 91)
     with pytest.raises(InputError, match="the rows of the data have changed"):
         fit(moved, first, command="")
@@ -112,6 +114,67 @@ def test_a_folder_of_others_is_left_alone(setup: RunConfig, tmp_path: Path) -> N
         with pytest.raises(InputError, match="not llabel's"):
             fit(setup, tmp_path, command="", overwrite=overwrite)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_models_folder_is_not_taken_for_a_run(
+    setup: RunConfig, tiny_llama: Path, tmp_path: Path
+) -> None:
+    """It has a config.json too; overwriting it would lose the weights."""
+    shutil.copytree(tiny_llama, tmp_path / "model")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="not llabel's"):
+            fit(setup, tmp_path / "model", command="", overwrite=overwrite)
+    with pytest.raises(InputError, match="holds no run"):
+        evaluate(tmp_path / "model", setup.source)
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+def test_overwriting_removes_the_run_and_spares_what_is_not_its_own(
+    setup: RunConfig, tmp_path: Path
+) -> None:
+    short = replace(setup, llm=replace(setup.llm, epochs=1))
+    fit(short, tmp_path / "run", command="")
+    (tmp_path / "run" / "my notes.txt").write_text("r 4 looks best")
+    record = fit(setup, tmp_path / "run", command="", overwrite=True)
+    assert record["training"]["steps"] == 16
+    assert (tmp_path / "run" / "my notes.txt").read_text() == "r 4 looks best"
+
+
+def test_overwriting_does_not_lose_an_interrupted_run_of_the_same_settings(
+    setup: RunConfig, tmp_path: Path
+) -> None:
+    often = replace(setup, run=replace(setup.run, checkpoint_steps=2))
+    with pytest.raises(_Killed):
+        fit(often, tmp_path / "run", command="", overwrite=True, notify=_killer(StepDone, 7))
+    seen: list[Event] = []
+    fit(often, tmp_path / "run", command="", overwrite=True, notify=seen.append)
+    assert next(event for event in seen if isinstance(event, StepDone)).step == 7
+
+
+def test_a_mistake_found_late_does_not_claim_the_folder(setup: RunConfig, tmp_path: Path) -> None:
+    wrong = replace(setup, llm=replace(setup.llm, target_modules=("q_project",)))
+    with pytest.raises(InputError, match="q_project"):
+        fit(wrong, tmp_path / "run", command="")
+    assert fit(setup, tmp_path / "run", command="")["training"]["steps"] == 16
+
+
+@pytest.mark.parametrize("name", ["run.json", "rung.json"])
+def test_a_damaged_run_is_named(
+    finished: tuple[Path, RunRecord], setup: RunConfig, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(finished[0], tmp_path / "run")
+    (tmp_path / "run" / name).write_text('{"rung": ')
+    with pytest.raises(InputError, match=rf"{name}.*damaged"):
+        evaluate(tmp_path / "run", setup.source)
+
+
+def test_evaluate_checks_the_data_before_it_loads_the_model(
+    finished: tuple[Path, RunRecord], setup: RunConfig, tmp_path: Path
+) -> None:
+    shutil.copytree(finished[0], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "adapter")
+    with pytest.raises(InputError, match=r"nowhere\.csv"):
+        evaluate(tmp_path / "run", "nowhere.csv")
 
 
 class _Killed(Exception):
@@ -215,7 +278,9 @@ def test_free_answers_may_be_unknown_and_wrong(setup: RunConfig, tmp_path: Path)
     assert rows["unknown"]["predicted"] == 18
     assert record["metrics"]["test"]["accuracy"] == 0.0
     lines = [json.loads(line) for line in (tmp_path / "run/predictions.jsonl").open()]
-    assert {line["prediction"] for line in lines if line["part"] == "test"} == {"unknown"}
+    test = [line for line in lines if line["part"] == "test"]
+    assert {line["prediction"] for line in test} == {"unknown"}
+    assert all(isinstance(line["answer"], str) for line in test), "what it wrote is kept"
     assert not any("text" in line for line in lines), "--no-texts"
 
 
@@ -241,7 +306,7 @@ def test_evaluate_wants_a_finished_run(setup: RunConfig, tmp_path: Path) -> None
     with pytest.raises(InputError, match="holds no run"):
         evaluate(tmp_path, setup.source)
     with pytest.raises(_Killed):
-        fit(setup, tmp_path / "half", command="", notify=_killer(StageStarted, 1))
+        fit(setup, tmp_path / "half", command="", notify=_killer(StepDone, 1))
     with pytest.raises(InputError, match="holds an unfinished run"):
         evaluate(tmp_path / "half", setup.source)
 

@@ -19,9 +19,40 @@ def test_hold_out_is_a_stratified_partition(counts: list[int], size: float, seed
     assert np.all(np.diff(held) > 0)
     assert len(held) == max(int(np.ceil(size * len(y) - 1e-9)), len(counts))
     expected = np.array(counts) * len(held) / len(y)
-    assert np.all(np.abs(np.bincount(y[held], minlength=len(counts)) - expected) <= 1)
+    per_class = np.bincount(y[held], minlength=len(counts))
+    assert per_class.min() >= 1
+    if expected.min() >= 1:
+        assert np.all(np.abs(per_class - expected) <= 1)
     again = hold_out(y, size, classes=range(len(counts)), seed=seed)
     assert np.array_equal(held, again[1])
+
+
+@given(
+    counts=st.lists(st.integers(3, 30), min_size=2, max_size=6),
+    sizes=st.tuples(st.floats(0.01, 0.6), st.floats(0.01, 0.6)),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=40, deadline=None)
+def test_two_cuts_leave_every_class_in_three_parts(
+    counts: list[int], sizes: tuple[float, float], seed: int
+) -> None:
+    y = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    classes = range(len(counts))
+    left, test = hold_out(
+        y, sizes[0], classes=classes, seed=seed, parts=("train", "validation", "test")
+    )
+    train, validation = hold_out(
+        y[left], sizes[1], classes=classes, seed=seed, parts=("train", "validation")
+    )
+    for part in (y[test], y[left][train], y[left][validation]):
+        assert np.bincount(part, minlength=len(counts)).min() >= 1
+
+
+def test_a_class_of_five_rows_in_three_hundred() -> None:
+    y = np.repeat([0, 1], [295, 5])
+    for seed in range(20):
+        _, held = hold_out(y, 0.05, classes=(0, 1), seed=seed)
+        assert np.bincount(y[held]).tolist() == [14, 1]
 
 
 @given(n_groups=st.integers(30, 80), size=st.sampled_from([0.1, 0.2, 0.3]), seed=st.integers(0, 99))

@@ -3,8 +3,9 @@ import gzip
 import json
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,12 +13,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llabel.data.tables import read_rows
+from llabel.data.tables import column_names, scan_rows, separator
 from llabel.errors import InputError
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 ROWS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1)
 NASTY = ('say "hi", twice', "line 1\nline 2\r\nline 3\rline 4", "naïve 🙂 家", "", " ,\t;", '"')
+
+
+def read(path: Path, columns: Sequence[str] | None = None) -> list[tuple[int, dict[str, Any]]]:
+    return [(row.number, row.values) for row in scan_rows(path, columns)]
 
 
 def write_separated(path: Path, rows: list[tuple[str, str]], delimiter: str) -> None:
@@ -55,9 +60,9 @@ def test_what_was_written_is_read(
         path = path.with_name(path.name + ".gz")
         path.write_bytes(gzip.compress((tmp_path / f"t{suffix}").read_bytes()))
     expected = [(n, {"text": a, "label": b}) for n, (a, b) in enumerate(rows, start=1)]
-    assert list(read_rows(path)) == expected
+    assert read(path) == expected
     labels = [(n, {"label": row["label"]}) for n, row in expected]
-    assert list(read_rows(path, columns=["label"])) == labels
+    assert read(path, ["label"]) == labels
 
 
 @pytest.mark.parametrize(
@@ -67,8 +72,54 @@ def test_old_line_ends_byte_order_mark_blank_lines_and_nameless_columns(
     tmp_path: Path, content: str
 ) -> None:
     (tmp_path / "t.csv").write_text(content, encoding="utf-8", newline="")
-    rows = list(read_rows(tmp_path / "t.csv", columns=["a", "b"]))
+    rows = read(tmp_path / "t.csv", ["a", "b"])
     assert rows == [(1, {"a": "x", "b": "1"}), (2, {"a": "y", "b": "2"})]
+
+
+SEPARATED: dict[str, tuple[str, str, list[str], str | None]] = {
+    "semicolons": ("t.csv", "text;label\nx, y;b\n", ["text", "label"], ";"),
+    "quoted": ("t.csv", '"text";"label"\n"x; y";"b"\n', ["text", "label"], ";"),
+    "commas in a name": ("t.csv", "id, old;text;label\n1;x;b\n", ["text", "label"], ";"),
+    "blank lines, old line ends": ("t.csv", "\r\rtext;label\rx;b\r", ["text", "label"], ";"),
+    "line break in a name": ("t.csv", '"te\nxt";"label"\nx;b\n', ["te\nxt", "label"], ";"),
+    "tabs": ("t.csv", "text\tlabel\nx\tb\n", ["text", "label"], "\t"),
+    "commas": ("t.tsv", "text,label\nx,b\n", ["text", "label"], ","),
+    "as named": ("t.csv", "text;long,label\nx,b\n", ["text;long", "label"], None),
+    "one column": ("t.csv", "text;label\nx;b\n", ["text;label"], None),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "columns", "told"), SEPARATED.values(), ids=SEPARATED)
+def test_the_header_shows_the_separator(
+    tmp_path: Path, name: str, content: str, columns: list[str], told: str | None
+) -> None:
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8", newline="")
+    ((_, values),) = read(path, columns)
+    assert list(values) == columns
+    assert values[columns[-1]] == ("x;b" if len(columns) == 1 else "b")
+    assert separator(path, columns) == told
+
+
+def test_a_name_with_a_comma_is_asked_for_in_quotes(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('"my text, long",y\na,b\n')
+    with pytest.raises(InputError, match="double quotes: --text '\"my text, long\"'"):
+        read(tmp_path / "t.csv", ["my text"])
+    with pytest.raises(InputError) as error:
+        read(tmp_path / "t.csv", ["other"])
+    assert "--text" not in str(error.value)
+
+
+def test_columns_are_named_without_reading_rows(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('text;label\n"a" b;c\n')
+    assert column_names(tmp_path / "t.csv") == ["text", "label"]
+    (tmp_path / "t.jsonl").write_text('{"text": "a"}\n{"text": "b", "label": 1}\n')
+    assert column_names(tmp_path / "t.jsonl") == ["text", "label"]
+    pq.write_table(pa.table({"text": ["a"], "label": [1]}), tmp_path / "t.parquet")
+    assert column_names(tmp_path / "t.parquet") == ["text", "label"]
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"text,label\n")[:-12])
+    with pytest.raises(InputError, match="cut off or damaged after row 0"):
+        column_names(tmp_path / "t.csv.gz")
 
 
 def test_json_and_parquet_values_keep_their_types(tmp_path: Path) -> None:
@@ -76,15 +127,15 @@ def test_json_and_parquet_values_keep_their_types(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text(json.dumps(row) + "\n\n")
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "t.parquet")
     for name in ("t.jsonl", "t.parquet"):
-        ((_, values),) = read_rows(tmp_path / name)
+        ((_, values),) = read(tmp_path / name)
         assert values == row
         assert type(values["yes"]) is bool
 
 
 def test_rows_before_a_fault_are_streamed(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,b\n1,2\n3,4\n5\n")
-    rows = read_rows(tmp_path / "t.csv")
-    assert [next(rows), next(rows)] == [(1, {"a": "1", "b": "2"}), (2, {"a": "3", "b": "4"})]
+    rows = scan_rows(tmp_path / "t.csv")
+    assert [next(rows).values, next(rows).values] == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
     with pytest.raises(InputError):
         next(rows)
 
@@ -94,7 +145,7 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path, suffix: str) -> Non
     path = tmp_path / f"t{suffix}"
     WRITERS[suffix](path, [("x" * 1_000, "y")] * 10_000)
     tracemalloc.start()
-    assert sum(1 for _ in read_rows(path)) == 10_000
+    assert sum(1 for _ in scan_rows(path)) == 10_000
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1_000_000
@@ -108,7 +159,17 @@ FAULTS: dict[str, tuple[str, bytes, list[str]]] = {
         ["t.csv", "no column 'text'", "'Text', 'label'", "Did you mean 'Text'?", "first line"],
     ),
     "missing column, tsv": ("t.tsv", b"a\tb\n1\t2\n", ["no column 'text'", "'a', 'b'"]),
-    "semicolons": ("t.csv", b"text;label\na;b\n", ["no column 'text'", "';'", "save the table"]),
+    "bars": ("t.csv", b"text|label\na|b\n", ["no column 'text'", "'|'", "save the table"]),
+    "semicolons, misspelt": (
+        "t.csv",
+        b"txt;y\na;b\n",
+        ["Its columns are 'txt', 'y'", "mean 'txt'"],
+    ),
+    "semicolons, stray quote": (
+        "t.csv",
+        b'text;label\n"a";"b" c\n',
+        ["row 1 (line 2), column 'label'", "closing quote of 'b'"],
+    ),
     "empty": ("t.csv", b"", ["t.csv", "the file is empty", "must hold a table with a header"]),
     "blank lines only": ("t.csv", b"\n\n\n", ["t.csv: the file is empty"]),
     "empty gz": ("t.csv.gz", gzip.compress(b""), ["t.csv.gz: the file is empty"]),
@@ -203,6 +264,11 @@ FAULTS: dict[str, tuple[str, bytes, list[str]]] = {
         b'{"text": "a", "label": 1}\n{"label": 2}\n',
         ["row 2 lacks the key 'text'", "it has 'label'", '"text": ""'],
     ),
+    "missing key in the first row": (
+        "t.jsonl",
+        b'{"label": 2}\n{"text": "a", "label": 1}\n',
+        ["row 1 lacks the key 'text'", "it has 'label'"],
+    ),
     "missing key at once": ("t.jsonl", b'{"txt": "a"}\n', ["no column 'text'", "mean 'txt'?"]),
     "excel": ("t.xlsx", b"PK", ["t.xlsx", ".csv, .tsv, .jsonl, .parquet", "'CSV UTF-8'"]),
     "json": ("t.json", b"[]", ["t.json", "rename it to .jsonl", "jq -c"]),
@@ -227,7 +293,7 @@ def test_faults_are_told_with_place_and_remedy(
     limit = csv.field_size_limit()
     start = time.monotonic()
     with pytest.raises(InputError) as error:
-        list(read_rows(path, columns=["text"]))
+        read(path, ["text"])
     assert time.monotonic() - start < 10
     message = str(error.value)
     assert message.startswith(str(path))
@@ -239,32 +305,32 @@ def test_faults_are_told_with_place_and_remedy(
 def test_a_cell_may_be_larger_than_the_csv_modules_own_limit(tmp_path: Path) -> None:
     text = "x" * 1_000_000
     (tmp_path / "t.csv").write_text(f"text\n{text}\n")
-    assert list(read_rows(tmp_path / "t.csv")) == [(1, {"text": text})]
+    assert read(tmp_path / "t.csv") == [(1, {"text": text})]
 
 
 def test_names_that_are_no_file(tmp_path: Path) -> None:
     (tmp_path / "reviews.csv").write_text("a\n1\n")
     with pytest.raises(InputError, match=r"reveiws.csv: there is no such file.*'reviews.csv'\?"):
-        read_rows(tmp_path / "reveiws.csv")
+        scan_rows(tmp_path / "reveiws.csv")
     with pytest.raises(InputError, match=r"no folder .*nowhere either"):
-        read_rows(tmp_path / "nowhere" / "t.csv")
+        scan_rows(tmp_path / "nowhere" / "t.csv")
     with pytest.raises(InputError, match=r"is a folder. Name one table file"):
-        read_rows(tmp_path)
+        scan_rows(tmp_path)
 
 
 def test_damaged_parquet_pages_double_and_missing_columns(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"text": ["some text"] * 9}), path, compression="zstd")
     with pytest.raises(InputError, match=r"no column 'label'. Its columns are 'text'"):
-        list(read_rows(path, columns=["label"]))
+        read(path, ["label"])
     content = bytearray(path.read_bytes())
     content[4:40] = bytes(36)
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"a damaged one.*again"):
-        list(read_rows(path))
+        read(path)
     pq.write_table(pa.table([["a"], ["b"]], names=["text", "text"]), path)
     with pytest.raises(InputError, match="'text' more than once"):
-        list(read_rows(path))
+        read(path)
     pq.write_table(pa.table({"text": pa.array([b"a\xff"]).view(pa.string())}), path)
     with pytest.raises(InputError, match=r"rows 1 to 1, column 'text': text that is not UTF-8"):
-        list(read_rows(path))
+        read(path)

@@ -1,4 +1,4 @@
-"""llabel: a labelled table becomes an LLM text classifier, compared with everything simpler."""
+"""llabel: a labelled table becomes an LLM text classifier, scored on rows it never saw."""
 
 from typing import TYPE_CHECKING, Any
 

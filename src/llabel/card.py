@@ -1,19 +1,18 @@
 """The run folder's README.md: a model card made from run.json alone."""
 
+from collections.abc import Iterator
+
 from llabel.metrics import Scores
 from llabel.record import Baseline, RunRecord
 
 
 def render_card(record: RunRecord) -> str:
     """Markdown with the front matter of the Hugging Face Hub."""
-    config, data, metrics = record["config"], record["data"], record["metrics"]
+    config, data = record["config"], record["data"]
     rows = [
-        _row("train (sample)", metrics["train"]),
-        _row("validation", metrics["validation"]),
-        _row("**test**", metrics["test"]),
+        _row(f"**{name}**" if scores is record["metrics"]["test"] else name, scores)
+        for name, scores in scored_parts(record)
     ]
-    if metrics["test_unseen"]:
-        rows.append(_row("test, unseen texts", metrics["test_unseen"]))
     rows += [_baseline(name, baseline) for name, baseline in record["baselines"].items()]
     counts = data["rows"]
     sections = [
@@ -29,7 +28,8 @@ def render_card(record: RunRecord) -> str:
         "## Results",
         "| rows | n | accuracy (95 % interval) | macro-F1 | log loss | ECE |\n"
         "|---|---|---|---|---|---|\n" + "\n".join(rows),
-        "Intervals are Wilson's; they cover the sampling of test rows, not that of seeds.",
+        "Intervals are Wilson's; they cover the sampling of test rows, not that of seeds."
+        + (f" {free_answers(record)}" if config["decode"] == "free" else ""),
         "## Data",
         f"{counts['train']:,} training, {counts['validation']:,} validation and "
         f"{counts['test']:,} test rows; fingerprint `{data['fingerprint'][:16]}…`.\n"
@@ -48,6 +48,32 @@ def render_card(record: RunRecord) -> str:
     return "\n\n".join(sections) + "\n"
 
 
+def scored_parts(record: RunRecord) -> Iterator[tuple[str, Scores]]:
+    """The rows that a run was scored on, and what tables call them."""
+    metrics = record["metrics"]
+    sampled = metrics["train"]["rows"] < record["data"]["rows"]["train"]
+    yield "train (sample)" if sampled else "train", metrics["train"]
+    yield "validation", metrics["validation"]
+    yield "test, free answers" if record["config"]["decode"] == "free" else "test", metrics["test"]
+    if metrics["test_unseen"]:
+        yield "test, unseen texts", metrics["test_unseen"]
+
+
+def baseline_name(name: str, baseline: Baseline) -> str:
+    """What tables call a reference without a model."""
+    return f"look-up of {baseline['column']} (test)" if baseline["column"] else f"{name} (test)"
+
+
+def free_answers(record: RunRecord) -> str:
+    """How many answers on the test rows were no label, in a sentence."""
+    rows = record["metrics"]["test"]["rows"]
+    unknown = sum(row["predicted"] for row in record["report"] if row["kind"] == "unknown")
+    return (
+        f"On the test rows the model wrote its answers freely: {unknown:,} of {rows:,} are no "
+        "label (`unknown`) and count as wrong; log loss and ECE judge the labels' probabilities."
+    )
+
+
 def _row(name: str, scores: Scores) -> str:
     low, high = scores["accuracy_ci95"]
     return (
@@ -58,5 +84,5 @@ def _row(name: str, scores: Scores) -> str:
 
 def _baseline(name: str, baseline: Baseline) -> str:
     low, high = baseline["accuracy_ci95"]
-    shown = f"look-up of `{baseline['column']}`" if baseline["column"] else f"{name} class"
-    return f"| {shown} (test) | | {baseline['accuracy']:.4f} ({low:.4f}–{high:.4f}) | | | |"
+    accuracy = f"{baseline['accuracy']:.4f} ({low:.4f}–{high:.4f})"
+    return f"| {baseline_name(name, baseline)} | | {accuracy} | | | |"

@@ -1,28 +1,18 @@
 """The command line: one short function a command; what is heavy is imported inside it."""
 
-import errno
-import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 import rich_click as click
-from click.exceptions import Exit
 
 from llabel import __version__
+from llabel.command_group import COMMAND_LINE, Commands
 from llabel.errors import InputError
 from llabel.options import PANELS, given, settings_options
 
 if TYPE_CHECKING:
     from llabel.config import RunConfig
 
-_RESUMABLE = ("fit", "predict")
-_COMMAND_LINE = "llabel.command_line"  # where click's context keeps what the user typed
-_INTERRUPTED = 130  # what shells expect of a process that Ctrl-C ended
-_FILES = {"ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "ENAMETOOLONG"}
-_OUT_OF_MEMORY = (
-    "Out of memory. Try a smaller --token-budget or --max-seq-length, --precision bfloat16 (GPU) "
-    "or int8 (CPU), or a smaller model; with the same --out, add --overwrite."
-)
 _COSTLY = ("loss", "epochs", "refit", "token_budget", "precision", "compile", "device", "seed")
 _ROW = "Which row, counted from 1; as validation:3 where DATA has several parts."
 _HELP = {
@@ -31,68 +21,16 @@ _HELP = {
 }
 
 
-class _Commands(click.RichGroup):
-    """A group whose commands end in sentences where the user can do something about it."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the words typed, for the run's record."""
-        ctx.meta[_COMMAND_LINE] = shlex.join(["llabel", *args])
-        return super().parse_args(ctx, args)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of work, not of the alphabet."""
-        return list(self.commands)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; what is no bug of ours ends without a traceback."""
-        try:
-            return super().invoke(ctx)
-        except InputError as error:
-            _end(str(error), 2)
-        except KeyboardInterrupt:
-            again = " The same command goes on from where it was last saved."
-            _end("Stopped." + (again if ctx.invoked_subcommand in _RESUMABLE else ""), _INTERRUPTED)
-        except FloatingPointError as error:
-            _end(f"{error} (--learning-rate; with the same --out, --overwrite).", 1)
-        except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            _end(f"{_OUT_OF_MEMORY} {_first_line(error)}", 1)
-        except OSError as error:
-            if errno.errorcode.get(error.errno or 0) not in _FILES:
-                raise
-            where = f": {error.filename}" if error.filename else ""
-            _end(f"{error.strerror}{where}.", 1)
-
-
-def _end(message: str, code: int) -> NoReturn:
-    """Say why on standard error, and leave."""
-    from rich.text import Text
-
-    from llabel.console import messages
-
-    told = Text() if code == _INTERRUPTED else Text("Error: ", style="bold red")
-    messages().print(told.append(message, style="default not bold"), soft_wrap=True)
-    raise Exit(code)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Of the GPU, of Python, or of PyTorch's CPU allocator; torch need not be imported for it."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"OutOfMemoryError", "MemoryError"}) or "allocate memory" in str(error)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
 @click.group(
-    cls=_Commands,
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "rich_help_config": _HELP},
 )
 @click.version_option(__version__, prog_name="llabel")
 def main() -> None:
-    """Turn a labelled table into an LLM text classifier, and learn whether you need the LLM.
+    """Turn a labelled table into an LLM text classifier, scored on rows it never saw.
+
+    Beside its scores stand those of answering without an LLM: with the majority class, and with
+    a look-up of texts that are known from training.
 
     DATA is a table (.csv, .tsv, .jsonl, .parquet, each also .gz), a folder with train, validation
     and test tables, a built-in name (llabel assets), or a Hugging Face Hub id (org/name).
@@ -111,7 +49,8 @@ _config = click.option(
     "--config",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="YAML file of settings, of DATA (data) and --out (out); options given here win.",
+    help="YAML file of settings, of DATA (data) and --out (out); options given here win "
+    "(none undoes one that may be left out).",
 )
 _json = click.option(
     "--json",
@@ -124,6 +63,7 @@ _json = click.option(
 
 _split = click.option("--split", metavar="PART", help="Part of DATA, such as test.")
 _device = click.option("--device", help="auto, cpu, cuda or cuda:N.")
+_DECODE = click.Choice(["labels", "free"])
 
 
 @main.command()
@@ -152,11 +92,13 @@ def check(
     from llabel import dry_run
     from llabel.check import check as look_over
     from llabel.check.view import render
-    from llabel.console import fetching, messages, notes, output, quiet_libraries
+    from llabel.console import fetching, messages, notes, output
     from llabel.folder import write_json
+    from llabel.quiet import quiet_libraries
 
     _refuse_unwritable(json_file)
     settings = _settings(ctx, data, config)
+    _fetch(settings.source)
     loaded = dry_run.load(settings)
     notes(messages(), loaded.notes)
     with quiet_libraries(), fetching(messages()) as progress:
@@ -167,7 +109,8 @@ def check(
             loaded.task,
             rung.encoder_.lengths,
             max_length=rung.max_length_,
-            cost=dry_run.run_cost(rung),
+            cost=dry_run.run_cost(rung, loaded.task),
+            cut=loaded.cut,
         )
     output().print(render(report))
     if json_file:
@@ -201,9 +144,11 @@ def prompt(
           --row validation:12 --template alpaca --loss sft
     """
     from llabel import dry_run, prompt_view
-    from llabel.console import fetching, messages, output, quiet_libraries
+    from llabel.console import fetching, messages, output
+    from llabel.quiet import quiet_libraries
 
     settings = _settings(ctx, data, config)
+    _fetch(settings.source)
     task, name, text, label = dry_run.find_row(settings, row)
     with quiet_libraries(), fetching(messages()) as progress:
         rung = dry_run.prepare(settings, task, progress)
@@ -239,14 +184,16 @@ def fit(
     """
     from llabel import run
     from llabel.config import RunConfig, refuse_missing, required
-    from llabel.console import listen, messages, output, quiet_libraries
+    from llabel.console import listen, messages, output
+    from llabel.quiet import quiet_libraries
     from llabel.result_view import render_run
 
     values = _values(ctx, data, config) | ({"out": out} if out else {})
     refuse_missing(values, [*required(), "out"])
     folder = Path(values.pop("out"))
     settings = RunConfig.from_flat(values)
-    command = ctx.meta[_COMMAND_LINE]
+    _fetch(settings.source)
+    command = ctx.meta[COMMAND_LINE]
     with quiet_libraries(), listen(messages()) as notify:
         record = run.fit(settings, folder, command=command, overwrite=overwrite, notify=notify)
     output().print(render_run(record, folder))
@@ -259,9 +206,7 @@ def fit(
 @_split
 @_device
 @click.option(
-    "--decode",
-    type=click.Choice(["labels", "free"]),
-    help="How rows are answered (see fit). Default: as the run did.",
+    "--decode", type=_DECODE, help="How rows are answered (see fit). Default: as the run did."
 )
 @_json
 def evaluate(
@@ -281,11 +226,13 @@ def evaluate(
       llabel evaluate runs/reviews other-shop.csv --label rating --json found.json
     """
     from llabel import run
-    from llabel.console import listen, messages, output, quiet_libraries
+    from llabel.console import listen, messages, output
     from llabel.folder import write_json
+    from llabel.quiet import quiet_libraries
     from llabel.result_view import render_evaluation
 
     _refuse_unwritable(json_file)
+    _fetch(data)
     with quiet_libraries(), listen(messages()) as notify:
         found = run.evaluate(
             run_folder,
@@ -314,7 +261,21 @@ def evaluate(
 )
 @_split
 @_device
-def predict(run_folder: Path, data: str, out: Path, split: str | None, device: str | None) -> None:
+@click.option(
+    "--decode",
+    type=_DECODE,
+    default="labels",
+    show_default=True,
+    help="How rows are answered (see fit); probabilities are given either way.",
+)
+def predict(
+    run_folder: Path,
+    data: str,
+    out: Path,
+    split: str | None,
+    device: str | None,
+    decode: Literal["labels", "free"],
+) -> None:
     """Label every row of DATA with the finished run at DIR.
 
     Rows stream through, a million of them need no more memory than a thousand. The same command
@@ -325,11 +286,15 @@ def predict(run_folder: Path, data: str, out: Path, split: str | None, device: s
       llabel predict runs/reviews new.csv -o answers.csv
       llabel predict runs/boolq boolq --split validation -o answers.parquet
     """
-    from llabel.console import listen, messages, quiet_libraries
+    from llabel.console import listen, messages
     from llabel.predictions import predict as label_rows
+    from llabel.quiet import quiet_libraries
 
+    _fetch(data)
     with quiet_libraries(), listen(messages()) as notify:
-        rows = label_rows(run_folder, data, out, part=split, device=device, notify=notify)
+        rows = label_rows(
+            run_folder, data, out, part=split, decode=decode, device=device, notify=notify
+        )
     click.echo(f"{rows:,} rows labelled in {out}")
 
 
@@ -373,6 +338,15 @@ def _settings(ctx: click.Context, data: str | None, config: Path | None) -> "Run
     values = _values(ctx, data, config)
     values.pop("out", None)
     return RunConfig.from_flat(values)
+
+
+def _fetch(data: str) -> None:
+    """A built-in data set that is not on this machine yet comes with a bar."""
+    from llabel.console import fetching, messages
+    from llabel.dry_run import fetch_data
+
+    with fetching(messages()) as progress:
+        fetch_data(data, progress)
 
 
 def _refuse_unwritable(path: Path | None) -> None:

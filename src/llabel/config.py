@@ -1,9 +1,11 @@
 """One run's settings as a whole: from the command line or YAML, checked, to run.json."""
 
+import csv
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from llabel.errors import InputError
@@ -13,6 +15,7 @@ _Room = TypeVar("_Room", DataSettings, RunSettings, LLMSettings)
 _ROOMS = (RunSettings, DataSettings, LLMSettings)
 _SOURCE = Annotated[str, Help("File, folder, built-in name or Hub id.")]
 _OUT = Annotated[str, Help("Folder of the run.")]
+_NAMES = """A,B, and a name that holds a comma in double quotes: '"A, or B",C'"""
 # What other tools call our settings.
 _ELSEWHERE = {
     "lr": "learning_rate",
@@ -67,7 +70,8 @@ def checked(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
 
     Args:
         values: by the names of the settings, `data` and `out`, in any type that can stand for the
-            right one: ``"a,b"`` or a list for a tuple, ``"5e-4"`` for a number.
+            right one: ``"a,b"`` or a list for a tuple (a name with a comma is quoted, as in CSV:
+            ``'"a, b",c'``), ``"5e-4"`` for a number, ``"none"`` where None may stand.
         where: the file they stand in, for messages.
 
     Raises:
@@ -187,10 +191,12 @@ def _converted(value: Any, hint: Any) -> Any:
     if isinstance(value, bool) and kind is not bool:
         # YAML reads yes, no, on, off and true as truth values, and 1 == True.
         raise ValueError("a truth value stands where none is meant; put it in quotes in YAML")
+    if isinstance(value, str) and is_none(value) and NoneType in get_args(kind):
+        return None
     if get_origin(kind) is tuple and isinstance(value, str):
-        value = [part.strip() for part in value.split(",")]
+        value = _names(value)
     if get_origin(kind) is tuple and isinstance(value, list | tuple) and "" in value:
-        raise ValueError("a name is empty; write A,B")
+        raise ValueError(f"a name is empty; write {_NAMES}")
     if isinstance(value, dict):
         # The labels true, false, 1 and 0 are no strings in YAML, but are looked up as strings.
         value = {str(key): words for key, words in value.items()}
@@ -204,8 +210,22 @@ def _converted(value: Any, hint: Any) -> Any:
         close = difflib.get_close_matches(str(value), choices, 1)
         guess = f" (did you mean {close[0]}?)" if close else ""
         raise ValueError(
-            allowed.replace("a valid tuple", "a list, or text as A,B") + inside + guess
+            allowed.replace("a valid tuple", f"a list, or text as {_NAMES}") + inside + guess
         ) from error
+
+
+def is_none(text: str) -> bool:
+    """Whether it stands for no value, where a setting may have none."""
+    return text.strip().lower() == "none"
+
+
+def _names(text: str) -> list[str]:
+    """Cut ``A,B`` into names; one that holds a comma is quoted, as in CSV."""
+    try:
+        (names,) = csv.reader([text], skipinitialspace=True, strict=True) if text else [[""]]
+    except (csv.Error, ValueError) as error:
+        raise ValueError(f"no list of names ({error}); write {_NAMES}") from error
+    return [name.strip() for name in names]
 
 
 def _unknown(name: str, hints: Iterable[str]) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -85,24 +84,6 @@ def fetching(console: Console) -> Iterator[Callable[[str, float], None]]:
         yield view.share
     finally:
         view.close()
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keep the libraries' own bars and their notes to developers off the user's terminal."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"(peft|transformers|torch|huggingface_hub)\b")
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        try:
-            yield
-        finally:
-            logging.set_verbosity(level)
-            if bars:
-                logging.enable_progress_bar()
 
 
 class _Measures(ProgressColumn):

@@ -2,11 +2,15 @@
 
 from collections import Counter
 from dataclasses import asdict, replace
-from functools import partial
 
-from llabel.assets import Progress, resolve_model
+from llabel.assets import BUILT_IN, Progress, fetch, resolve_model
 from llabel.check.check import Cost
-from llabel.check.estimate import EFFICIENCY, estimate_run, measure_matmul_rate, model_size
+from llabel.check.estimate import (
+    RunEstimate,
+    estimate_run,
+    measure_matmul_rate,
+    model_size,
+)
 from llabel.config import RunConfig
 from llabel.data import LoadedTask, load_task
 from llabel.errors import InputError
@@ -16,6 +20,13 @@ from llabel.task import Task, Text
 _WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0}
 # Against eager float32, see docs/performance-log.md.
 _INT8_SPEED, _COMPILED_SPEED = 2.1, 1.3
+
+
+def fetch_data(data: str, progress: Progress) -> None:
+    """Bring a built-in data set here; what else DATA may name is left to the reading of it."""
+    asset = BUILT_IN.get(data)
+    if asset and asset.kind == "data":
+        fetch(asset, progress)
 
 
 def load(config: RunConfig) -> LoadedTask:
@@ -66,24 +77,41 @@ def prepare(config: RunConfig, task: Task, progress: Progress | None = None) -> 
     return LLMRung(config.llm).prepare(task.fields, task.classes)
 
 
-def run_cost(rung: LLMRung) -> Cost:
-    """What a training with these settings would cost on this machine, which is measured for it."""
+def run_cost(rung: LLMRung, task: Task) -> Cost:
+    """What a run with these settings would cost on this machine, which is measured for it.
+
+    A run predicts more than validation and test once: validation after each epoch, and a sample of
+    the training rows.
+    """
     from transformers import AutoConfig
 
     from llabel.engine.model import pick_device
+    from llabel.run import TRAIN_SAMPLE
 
     settings = rung.settings
-    size = model_size(AutoConfig.from_pretrained(rung.folder_, local_files_only=True))
-    device = str(pick_device(settings.device))
-    efficiency = EFFICIENCY
-    efficiency *= _INT8_SPEED if rung.precision == "int8" else 1
-    efficiency *= _COMPILED_SPEED if settings.compile else 1
-    return partial(
-        estimate_run,
-        model=size,
-        epochs=settings.epochs * (2 if settings.refit else 1),
-        flops_per_second=measure_matmul_rate(size.hidden, size.intermediate, device=device),
-        token_budget=settings.token_budget,
-        efficiency=efficiency,
-        bytes_per_weight=_WEIGHT_BYTES[rung.precision],
+    size = model_size(
+        AutoConfig.from_pretrained(rung.folder_, local_files_only=True, trust_remote_code=False)
     )
+    device = str(pick_device("cpu" if rung.precision == "int8" else settings.device))
+    int8 = rung.precision == "int8"
+    speed = (_INT8_SPEED if int8 else 1) * (_COMPILED_SPEED if settings.compile else 1)
+    measured = "float32" if int8 else rung.precision
+    rate = measure_matmul_rate(size.hidden, size.intermediate, device=device, dtype=measured)
+    lengths = rung.encoder_.lengths(task.validation.texts)
+    validation = sum(min(length, rung.max_length_) for length in lengths)
+    sample = min(1, TRAIN_SAMPLE / len(task.train))
+
+    def cost(train_tokens: int, other_tokens: int) -> RunEstimate:
+        return estimate_run(
+            train_tokens,
+            other_tokens + settings.epochs * validation + round(sample * train_tokens),
+            model=size,
+            epochs=settings.epochs * (2 if settings.refit else 1),
+            flops_per_second=rate,
+            token_budget=settings.token_budget,
+            speed=speed,
+            bytes_per_weight=_WEIGHT_BYTES[rung.precision],
+            how=rung.precision + (", compiled" if settings.compile else ""),
+        )
+
+    return cost

@@ -13,15 +13,19 @@ from llabel.config import checked
 from llabel.data import fingerprint, take
 from llabel.data.splitting import hold_out
 from llabel.ladder.llm import LLMRung
+from llabel.quiet import quiet_libraries
 from llabel.settings import LLMSettings
-from llabel.task import Probabilities, Split, Task, Text
+from llabel.task import Label, Probabilities, Split, Task, Text
+
+_NO_FRAME = ("text",)  # the fields of texts that have no column's name
 
 
 class LLMClassifier(ClassifierMixin, BaseEstimator):
     """A text classifier made from a causal language model by LoRA fine-tuning.
 
-    Texts are a sequence of strings, or a data frame whose columns are the text fields. Labels are
-    strings, bools or ints. Parameters are those of `llabel fit` (see `llabel fit --help` and
+    Texts are a sequence of strings, or a data frame whose columns are the text fields; its missing
+    cells are empty texts. Labels are strings, bools or whole numbers; those that differ by case
+    are different labels. Parameters are those of `llabel fit` (see `llabel fit --help` and
     `llabel.settings.LLMSettings` for ranges); `random_state` is `--seed`.
 
     Args:
@@ -109,15 +113,20 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         """Fine-tune on texts X (n,) or (n, n_fields) and labels y (n,).
 
         Raises:
-            InputError: settings, texts or labels cannot be used.
-            ValueError: X and y differ in length.
+            InputError: settings, texts or labels cannot be used (it is a ValueError).
+            ValueError: X or y has another form than that, no rows, or not as many as the other.
         """
+        settings = self._settings()
         fields, texts = _texts(X)
-        labels = np.asarray(y)
+        labels = _labels(y)
         if len(labels) != len(texts):
             raise ValueError(f"X has {len(texts)} rows, y has {len(labels)}.")
-        self.classes_, indices = np.unique(labels, return_inverse=True)
-        classes = tuple(self.classes_.tolist())
+        if not texts:
+            raise ValueError("X has no rows. At least two of each class are needed.")
+        found, indices = np.unique(np.array(labels), return_inverse=True)
+        classes = tuple(found.tolist())
+        if len(classes) == 1:
+            raise ValueError(f"y holds one class only, {classes[0]!r}. At least two are needed.")
         indices = indices.astype(np.int64)
         whole = Split(tuple(f"X:{row}" for row in range(1, len(texts) + 1)), texts, indices)
         kept, held = hold_out(
@@ -134,10 +143,9 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
             test=empty,
             fingerprint=fingerprint(fields, classes, splits),
         )
-        self.rung_ = LLMRung(self._settings()).fit(task)
-        if hasattr(X, "columns"):
-            self.feature_names_in_ = np.array(fields, dtype=object)
-        return self
+        with quiet_libraries():
+            rung = LLMRung(settings).fit(task)
+        return self._fitted(rung, named=hasattr(X, "columns"))
 
     def predict_proba(self, X: Any) -> Probabilities:
         """(n, n_classes) probabilities in the order of `classes_`.
@@ -161,20 +169,33 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "auto") -> Self:
-        """What `save`, or `llabel fit`, wrote to `folder`."""
-        rung = LLMRung.load(Path(folder), device=device)
+        """What `save`, or `llabel fit`, wrote to `folder`.
+
+        Its parameters are what it was fitted with, but for `compile` and `validation_size`, whose
+        defaults stand again: nothing is trained here.
+        """
+        with quiet_libraries():
+            rung = LLMRung.load(Path(folder), device=device)
         names = set(cls._get_param_names())
         settings = {n: getattr(rung.settings, n) for n in rung.settings.__slots__ if n in names}
         classifier = cls(**settings, random_state=rung.settings.seed)
-        classifier.rung_ = rung
-        classifier.classes_ = np.array(rung.classes_)
-        return classifier
+        return classifier._fitted(rung, named=rung.fields_ != _NO_FRAME)
+
+    def _fitted(self, rung: LLMRung, *, named: bool) -> Self:
+        self.rung_ = rung
+        self.classes_ = np.array(rung.classes_)
+        if named:
+            self.feature_names_in_ = np.array(rung.fields_, dtype=object)
+        elif hasattr(self, "feature_names_in_"):  # of an earlier fit
+            del self.feature_names_in_
+        return self
 
     def _settings(self) -> LLMSettings:
         given = self.get_params(deep=False)
-        del given["validation_size"]
         seed = given.pop("random_state")
-        return LLMSettings(**checked({**given, "seed": seed}))
+        settings = checked({**given, "seed": seed})
+        del settings["validation_size"]
+        return LLMSettings(**settings)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -188,20 +209,59 @@ def _texts(X: Any, fields: Sequence[str] | None = None) -> tuple[tuple[str, ...]
     if isinstance(X, str | Mapping):
         raise ValueError("X must be a sequence of texts or a data frame, not one text.")
     if hasattr(X, "columns"):
-        names = tuple(map(str, X.columns)) if fields is None else tuple(fields)
-        missing = [name for name in names if name not in X.columns]
-        if missing:
-            raise ValueError(f"X lacks the column {missing[0]!r}; it has {list(X.columns)}.")
-        columns = [["" if _missing(v) else str(v) for v in X[name]] for name in names]
-        return names, tuple(zip(*columns, strict=True))
+        return _frame_texts(X, fields)
     if fields is not None and len(fields) != 1:
         raise ValueError(f"X must be a data frame with the columns {list(fields)}.")
     rows = list(X)
     wrong = next((i for i, value in enumerate(rows) if not isinstance(value, str)), None)
     if wrong is not None:
         raise ValueError(f"X[{wrong}] is {type(rows[wrong]).__name__}, not str.")
-    return tuple(fields or ("text",)), tuple((value,) for value in rows)
+    return tuple(fields or _NO_FRAME), tuple((value,) for value in rows)
+
+
+def _frame_texts(X: Any, fields: Sequence[str] | None) -> tuple[tuple[str, ...], tuple[Text, ...]]:
+    columns = {str(column): column for column in X.columns}  # names may be numbers
+    if not columns or len(columns) != len(X.columns):
+        raise ValueError(
+            f"X needs one text column at least, and no name twice; it has {list(X.columns)}."
+        )
+    names = tuple(columns if fields is None else fields)
+    missing = [name for name in names if name not in columns]
+    if missing:
+        raise ValueError(f"X lacks the column {missing[0]!r}; it has {list(X.columns)}.")
+    cells = [["" if _missing(v) else str(v) for v in X[columns[name]]] for name in names]
+    return names, tuple(zip(*cells, strict=True))
+
+
+def _labels(y: Any) -> list[Label]:
+    """(n,) labels, all str, all bool or all int."""
+    shape = getattr(y, "shape", (0,))
+    if isinstance(y, str | Mapping) or len(shape) != 1:
+        told = type(y).__name__ if len(shape) == 1 else f"an array of shape {tuple(shape)}"
+        raise ValueError(f"y must be a sequence of labels, one a row, not {told}.")
+    labels: list[Label] = []
+    for row, cell in enumerate(y):
+        label = cell.item() if isinstance(cell, np.generic) else cell
+        if _missing(label):
+            raise ValueError(f"y[{row}] is missing ({label}). Give the label, or drop the row.")
+        if isinstance(label, float) and label.is_integer():
+            label = int(label)
+        if not isinstance(label, str | bool | int):
+            raise ValueError(
+                f"y[{row}] is {label!r} ({type(label).__name__}). "
+                "Labels are strings, bools or whole numbers."
+            )
+        if labels and type(label) is not type(labels[0]):
+            raise ValueError(f"y mixes types: y[0] is {labels[0]!r}, y[{row}] is {label!r}.")
+        labels.append(label)
+    return labels
 
 
 def _missing(value: Any) -> bool:
-    return value is None or value != value  # noqa: PLR0124  (NaN alone differs from itself)
+    """None, NaN, NaT, and pandas' NA, which answers no comparison with true or false."""
+    if isinstance(value, str) or value is None:
+        return value is None
+    try:
+        return bool(value != value)  # noqa: PLR0124  (NaN alone differs from itself)
+    except (TypeError, ValueError):
+        return type(value).__name__ == "NAType"

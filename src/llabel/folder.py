@@ -10,17 +10,27 @@ from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
-from llabel.config import RunConfig
+from llabel.config import RunConfig, option
 from llabel.errors import InputError
-from llabel.events import EpochDone, Event, Listener, StepDone
+from llabel.events import EpochDone, Event, Listener, Note, StepDone
 from llabel.record import RunRecord
+
+_STARTED = "started.json"
+_OURS = (
+    *("README.md", "adapter", "checkpoints", "predictions.jsonl", "run.json", "rung.json"),
+    *(_STARTED, "train.log.jsonl", ".new-adapter", ".old-adapter"),
+)
 
 
 @contextmanager
 def claimed(
-    out: Path, config: RunConfig, fingerprint: str, overwrite: bool
+    out: Path, config: RunConfig, fingerprint: str, *, overwrite: bool, notify: Listener
 ) -> Iterator[RunRecord | None]:
-    """Hold `out` for this run alone; yields the record of the same run where it is finished."""
+    """Hold `out` for this run alone; yields the record of the same run where it is finished.
+
+    `overwrite` throws away a finished run and one with other settings; an unfinished one with the
+    same settings goes on in any case.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out.parent / f".{out.name}.lock")
     try:
@@ -30,7 +40,7 @@ def claimed(
             f"{out} is in use by another llabel process. Wait for it, or choose another --out."
         ) from error
     try:
-        yield _opened(out, config, fingerprint, overwrite)
+        yield _opened(out, config, fingerprint, overwrite, notify)
     finally:
         # Before the release: whoever waits on the file sees that its name is gone, and starts over.
         with suppress(OSError):  # Windows keeps open files
@@ -38,56 +48,85 @@ def claimed(
         lock.release()
 
 
-def _opened(out: Path, config: RunConfig, fingerprint: str, overwrite: bool) -> RunRecord | None:
-    started = out / "config.json"
-    if overwrite and started.is_file():
-        shutil.rmtree(out)
+def _opened(
+    out: Path, config: RunConfig, fingerprint: str, overwrite: bool, notify: Listener
+) -> RunRecord | None:
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file. Name a folder.")
-    if out.is_dir() and any(out.iterdir()) and not started.is_file():
+    now = json.loads(json.dumps({"fingerprint": fingerprint, "config": config.flat()}))
+    then = _started(out)
+    if then is None and out.is_dir() and any(out.iterdir()):
         raise InputError(
             f"--out {out} holds files that are not llabel's. Name a new or empty folder."
         )
-    now = json.loads(json.dumps({"fingerprint": fingerprint, "config": config.flat()}))
-    if started.is_file():
-        then = json.loads(started.read_text(encoding="utf-8"))
-        _refuse_other_run(out, then, now)
-        return read_record(out) if (out / "run.json").is_file() else None
+    if then is not None:
+        changes = _changes(then, now)
+        finished = (out / "run.json").is_file()
+        nothing_done = not finished and not (out / "checkpoints").is_dir()
+        if nothing_done or (overwrite and (changes or finished)):
+            _remove_run(out)
+        elif changes:
+            raise InputError(
+                f"--out {out} holds a run with other settings: {'; '.join(changes)}. "
+                "Choose another --out, or throw that run away with --overwrite."
+            )
+        elif finished:
+            return read_record(out)
+        else:
+            notify(Note(f"Going on with the run in {out}."))
     out.mkdir(parents=True, exist_ok=True)
-    write_json(started, now)
+    write_json(out / _STARTED, {"llabel": 1} | now)
     return None
 
 
-def _refuse_other_run(out: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
+def _started(out: Path) -> dict[str, Any] | None:
+    """What a run in `out` was started with; None where llabel never started one."""
+    try:
+        values = json.loads((out / _STARTED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) and values.get("llabel") == 1 else None
+
+
+def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """A folder is one run: other settings or other rows must not be mixed into it."""
     changed = [
-        f"--{name.replace('_', '-')} was {then['config'].get(name)!r}, is {value!r}"
+        f"{option(name)} was {then['config'].get(name)!r}, is {value!r}"
         for name, value in now["config"].items()
         if then["config"].get(name) != value and not name.startswith("checkpoint_")
     ]
     if not changed and then["fingerprint"] != now["fingerprint"]:
         changed = ["the rows of the data have changed"]
-    if changed:
-        raise InputError(
-            f"--out {out} holds a run with other settings: {'; '.join(changed)}. "
-            "Choose another --out, or throw that run away with --overwrite."
-        )
+    return changed
+
+
+def _remove_run(out: Path) -> None:
+    """Remove what a run leaves, and nothing else that may have been put there."""
+    for name in _OURS:
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def read_record(folder: Path) -> RunRecord:
     """The finished run at `folder`.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or its record is damaged.
     """
     path = folder / "run.json"
     if not path.is_file():
-        state = "an unfinished run" if (folder / "config.json").is_file() else "no run"
+        state = "no run" if _started(folder) is None else "an unfinished run"
         raise InputError(
             f"{folder} holds {state}: run.json is missing. Give the --out folder of a finished "
             "`llabel fit` (the same fit command finishes an interrupted run)."
         )
-    return cast(RunRecord, json.loads(path.read_text(encoding="utf-8")))
+    try:
+        return cast(RunRecord, json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}). Train the run again.") from error
 
 
 class TrainingLog:

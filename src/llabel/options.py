@@ -1,6 +1,6 @@
 """Command-line options made from the settings: one place says name, type, range and help."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, Field, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
@@ -9,6 +9,7 @@ import rich_click as click
 from annotated_types import Ge, Gt, Interval
 from click.core import ParameterSource
 
+from llabel.config import is_none, option
 from llabel.settings import DataSettings, Help, LLMSettings, RunSettings
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -29,12 +30,22 @@ PANELS: dict[str, tuple[str, ...]] = {
 _SHORT = {"learning_rate": "--lr"}
 
 
+class _IntOrNone(click.IntRange):
+    """A whole number, or `none`, which becomes None where all values are checked."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or "none"."""
+        if isinstance(value, str) and is_none(value):
+            return "none"
+        return super().convert(value, param, ctx)
+
+
 def settings_options(*names: str) -> Callable[[_Command], _Command]:
     """Decorate a command with the options of these settings; of all without names.
 
     Values that the user gives are read with `given`; the defaults shown are the settings' own.
     """
-    options = {name: option for name, option in _all_options() if name in names or not names}
+    options = {name: add for name, add in _all_options() if name in names or not names}
 
     def decorate(command: _Command) -> _Command:
         for name in reversed(options):
@@ -69,9 +80,10 @@ def _all_options() -> Iterable[tuple[str, Callable[[_Command], _Command]]]:
 
 
 def _option(field: Field[Any], hint: Any, panel: str) -> Callable[[_Command], _Command]:
-    kind, extras = _without_none(get_args(hint)[0]), get_args(hint)[1:]
+    full, extras = get_args(hint)[0], get_args(hint)[1:]
+    kind = _without_none(full)
     text = next(extra.text for extra in extras if isinstance(extra, Help))
-    flag = "--" + field.name.replace("_", "-")
+    flag = option(field.name)
     names = [flag, *([_SHORT[field.name]] if field.name in _SHORT else [])]
     keywords: dict[str, Any] = {"help": text, "panel": panel}
     if field.default is MISSING:
@@ -89,7 +101,7 @@ def _option(field: Field[Any], hint: Any, panel: str) -> Callable[[_Command], _C
     elif get_origin(kind) is dict:
         keywords |= {"metavar": "LABEL=WORDS", "multiple": True}
     else:
-        keywords["type"] = _click_type(kind, extras)
+        keywords["type"] = _click_type(full, extras)
     return click.option(*names, field.name, **keywords)
 
 
@@ -99,12 +111,15 @@ def _without_none(kind: Any) -> Any:
     return kind
 
 
-def _click_type(kind: Any, extras: Iterable[Any]) -> click.ParamType[Any]:
+def _click_type(full: Any, extras: Iterable[Any]) -> click.ParamType[Any]:
+    kind = _without_none(full)
     if get_origin(kind) is Literal:
         return click.Choice(get_args(kind))
     if kind in (int, float):
         low, high, low_open, high_open = _bounds(extras)
-        ranges = click.IntRange if kind is int else click.FloatRange
+        if kind is float:
+            return click.FloatRange(low, high, low_open, high_open)
+        ranges = click.IntRange if full is int else _IntOrNone
         return ranges(low, high, low_open, high_open)
     return click.STRING
 
@@ -126,7 +141,9 @@ def _bounds(extras: Iterable[Any]) -> _Bounds:
     return None, None, False, False
 
 
-def _words(pairs: Iterable[str]) -> dict[str, str]:
+def _words(pairs: Sequence[str]) -> dict[str, str] | None:
+    if len(pairs) == 1 and is_none(pairs[0]):
+        return None
     words: dict[str, str] = {}
     for pair in pairs:
         label, equals, text = pair.partition("=")

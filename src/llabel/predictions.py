@@ -4,20 +4,21 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from llabel.data import read_texts
 from llabel.errors import InputError
 from llabel.events import Listener, Note, RowsDone, StageStarted, ignore
-from llabel.folder import read_record
 from llabel.ladder.llm import PREDICT_WINDOW, LLMRung
+from llabel.ladder.llm_folder import ADAPTER, read_rung
 from llabel.metrics import UNKNOWN
-from llabel.task import ClassIndices, Label, Probabilities, Split, Task
-
-SUFFIXES = (".csv", ".jsonl", ".parquet")
+from llabel.task import ClassIndices, Label, Probabilities, Split, Task, Text
 
 
 def answer_label(index: int, classes: tuple[Label, ...]) -> Label:
@@ -26,19 +27,33 @@ def answer_label(index: int, classes: tuple[Label, ...]) -> Label:
 
 
 def prediction_lines(
-    task: Task, split: Split, proba: Probabilities, answers: ClassIndices, with_texts: bool
+    task: Task,
+    part: Literal["train", "validation", "test"],
+    proba: Probabilities,
+    answers: ClassIndices,
+    written: Sequence[str] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """One JSON-ready line a row: id, label, prediction, probabilities, and its texts if wanted."""
+    """One JSON-ready line a row of a part.
+
+    Args:
+        task: whose row texts and labels are told.
+        part: which rows.
+        proba: (n, n_classes) probabilities.
+        answers: (n,) class indices, -1 for `unknown`.
+        written: (n,) what the model wrote, where it answered freely.
+    """
+    split: Split = getattr(task, part)
     for row, name in enumerate(split.ids):
         line = {
+            "part": part,
             "id": name,
             "label": task.classes[split.y[row]],
             "prediction": answer_label(int(answers[row]), task.classes),
             "probabilities": _by_label(task.classes, proba[row]),
         }
-        if with_texts:
-            line["text"] = dict(zip(task.fields, split.texts[row], strict=True))
-        yield line
+        if written is not None:
+            line["answer"] = written[row]
+        yield line | {"text": dict(zip(task.fields, split.texts[row], strict=True))}
 
 
 def predict(
@@ -47,6 +62,7 @@ def predict(
     out: Path,
     *,
     part: str | None = None,
+    decode: Literal["labels", "free"] = "labels",
     device: str | None = None,
     notify: Listener = ignore,
 ) -> int:
@@ -56,52 +72,86 @@ def predict(
     there.
 
     Args:
-        folder: a finished run.
+        folder: a finished run, or what `LLMClassifier.save` wrote.
         data: file, folder, built-in name or Hub id; needs the run's text columns only.
         out: .csv, .jsonl or .parquet: id, label, and one `probability_LABEL` column a label.
         part: which part of the data; all by default.
+        decode: the most probable label, or whatever the model writes (`unknown` if no label).
         device: where to run; the best there is by default.
 
     Returns:
         Rows written.
 
     Raises:
-        InputError: no finished run, unusable data, or another ending of `out`.
+        InputError: no finished run, unusable data, or an `out` that cannot be written.
     """
-    if out.suffix not in SUFFIXES:
-        raise InputError(f"-o {out}: write to a file ending in {', '.join(SUFFIXES)}.")
-    if not out.parent.is_dir():
-        raise InputError(f"-o {out}: the folder {out.parent} does not exist.")
-    record = read_record(folder)
-    fields = tuple(record["data"]["fields"])
-    rows = read_texts(data, fields, part=part)
-    first = list(islice(rows, 1))  # whatever is wrong with the data is said before a model loads
-    partial = _Partial(out, _job(folder, data, part))
-    done = partial.done()
-    rung = LLMRung.load(folder, device=device or "auto")
+    _check_out(out, data)
+    fields = read_rung(folder).fields
+    # A pass over all rows first: what is wrong with them is said before a model loads.
     total = sum(1 for _ in read_texts(data, fields, part=part))
-    notify(StageStarted("predicting", total, done))
-    if done:
-        notify(Note(f"Going on after {done:,} rows that an earlier call did."))
-    remaining = islice(chain(first, rows), done, None)
-    with partial:
-        for window in _batched(remaining, PREDICT_WINDOW):
-            proba = rung.predict_proba([text for _, text in window])
-            partial.append(
-                {
-                    "id": name,
-                    "label": rung.classes_[int(p.argmax())],
-                    "probabilities": _by_label(rung.classes_, p),
-                }
-                for (name, _), p in zip(window, proba, strict=True)
-            )
-            notify(RowsDone(len(window)))
-    partial.finish(rung.classes_)
+    with _locked(out):
+        partial = _Partial(out, _job(folder, data, part, decode))
+        done = partial.done(notify)
+        rung = LLMRung.load(folder, device=device or "auto")
+        notify(StageStarted("predicting", total, done))
+        if done:
+            notify(Note(f"Going on after {done:,} rows that an earlier call did."))
+        remaining = islice(read_texts(data, fields, part=part), done, None)
+        with partial:
+            for window in _batched(remaining, PREDICT_WINDOW):
+                partial.append(_answered(rung, window, decode))
+                notify(RowsDone(len(window)))
+        partial.finish(rung.classes_)
     return total
 
 
+def _answered(
+    rung: LLMRung, window: Sequence[tuple[str, Text]], decode: str
+) -> Iterator[dict[str, Any]]:
+    texts = [text for _, text in window]
+    proba = rung.predict_proba(texts)
+    answers = proba.argmax(axis=1) if decode == "labels" else rung.generate(texts)[0]
+    for (name, _), answer, p in zip(window, answers.tolist(), proba, strict=True):
+        yield {
+            "id": name,
+            "label": answer_label(answer, rung.classes_),
+            "probabilities": _by_label(rung.classes_, p),
+        }
+
+
+def _check_out(out: Path, data: str) -> None:
+    """The answers must not take the place of the questions."""
+    if out.suffix.lower() not in _WRITERS:
+        raise InputError(f"-o {out}: write to a file ending in {', '.join(_WRITERS)}.")
+    if not out.parent.is_dir():
+        raise InputError(f"-o {out}: the folder {out.parent} does not exist.")
+    if out.is_dir():
+        raise InputError(f"-o {out} is a folder. Name a file.")
+    source, target = Path(data).resolve(), out.resolve()
+    if target == source or target.is_relative_to(source):
+        raise InputError(f"-o {out} would overwrite the data {data}. Name another file.")
+
+
 def _by_label(classes: tuple[Label, ...], proba: Iterable[float]) -> dict[str, float]:
-    return {str(label): round(float(p), 6) for label, p in zip(classes, proba, strict=True)}
+    return {str(label): float(p) for label, p in zip(classes, proba, strict=True)}
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """One process a file."""
+    lock = FileLock(out.with_name(f".{out.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(
+            f"-o {out} is being written by another llabel process. Wait, or name another file."
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # before the release, see llabel.folder.claimed
+            Path(lock.lock_file).unlink()
+        lock.release()
 
 
 def _batched(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -111,12 +161,13 @@ def _batched(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def _job(folder: Path, data: str, part: str | None) -> str:
+def _job(folder: Path, data: str, part: str | None, decode: str) -> str:
     """What must be the same for rows of an earlier call to count."""
-    digest = hashlib.sha256((folder / "adapter" / "adapter_model.safetensors").read_bytes())
+    digest = hashlib.sha256((folder / ADAPTER / "adapter_model.safetensors").read_bytes())
     path = Path(data)
-    state = [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []
-    digest.update(json.dumps([data, part, state]).encode())
+    files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.is_file() else []
+    states = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
+    digest.update(json.dumps([data, part, decode, states]).encode())
     return digest.hexdigest()
 
 
@@ -127,7 +178,7 @@ class _Partial:
         self.out, self.job = out, job
         self.path = out.with_name(out.name + ".partial")
 
-    def done(self) -> int:
+    def done(self, notify: Listener) -> int:
         """Count the rows of this very job; drop a last line that was cut off, or another job's."""
         if not self.path.is_file():
             return 0
@@ -135,6 +186,7 @@ class _Partial:
         with self.path.open("rb") as file:
             header = file.readline()
             if header != self._header():
+                notify(Note(f"{self.path} was of other data or another model: starting anew."))
                 self.path.unlink()
                 return 0
             good = len(header)
@@ -164,7 +216,9 @@ class _Partial:
     def finish(self, classes: tuple[Label, ...]) -> None:
         """Turn the lines into the file that was asked for."""
         temporary = self.out.with_name(f".{os.getpid()}.{self.out.name}")
-        _WRITERS[self.out.suffix](temporary, self._rows(), [f"probability_{c}" for c in classes])
+        _WRITERS[self.out.suffix.lower()](
+            temporary, self._rows(), [f"probability_{c}" for c in classes]
+        )
         temporary.replace(self.out)
         self.path.unlink()
 

@@ -170,13 +170,26 @@ def _summary(rung: LLMRung, text: Text, tokens: Sequence[Token]) -> Iterator[str
         yield f"Cut: the prompt has {whole:,} tokens, {limit}; the longest field lost its end."
     else:
         yield f"Nothing is cut: the prompt has {used:,} tokens, {limit}."
-    yield f"The answer is read at position {used - 1}, the prompt's last."
+    read = [token.position for token in tokens if token.choices]
+    yield f"The prompt ends at position {used - 1}; the loss reads {_positions(read)}."
     words = [
         f"{label} → {_decode(rung, ids)!r} {list(ids)}"
         for label, ids in zip(rung.classes_, rung.trie_.tokens, strict=True)
     ]
     more = f", and {len(words) - MOST_LABELS} more" if len(words) > MOST_LABELS else ""
     yield "Answers: " + ", ".join(words[:MOST_LABELS]) + more + "."
+
+
+def _positions(read: Sequence[int]) -> str:
+    """``position 3``, or ``positions 3, 5 to 9``: neighbours are drawn together."""
+    runs: list[list[int]] = []
+    for position in read:
+        if runs and position == runs[-1][-1] + 1:
+            runs[-1].append(position)
+        else:
+            runs.append([position])
+    told = [f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
+    return f"position{'s' if len(read) > 1 else ''} {', '.join(told)}"
 
 
 def printable(text: str) -> str:

@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from llabel.assets import AssetStatus
+from llabel.card import baseline_name, free_answers, scored_parts
 from llabel.check.view import duration
 from llabel.metrics import ReportRow, Scores
 from llabel.record import Baseline, RunRecord
@@ -17,29 +19,26 @@ _SCORES = ("rows", "accuracy", "95 % interval", "macro-F1", "log loss", "ECE")
 
 def render_run(record: RunRecord, out: Path) -> RenderableType:
     """A finished run: scores of every part, what it is to be compared with, cost, folder."""
-    metrics = record["metrics"]
-    sampled = metrics["train"]["rows"] < record["data"]["rows"]["train"]
+    test = record["metrics"]["test"]
     table = _scores_table(f"{record['rung']} on {record['data']['source']}")
-    _add(table, "train (sample)" if sampled else "train", metrics["train"])
-    _add(table, "validation", metrics["validation"])
-    _add(table, "test", metrics["test"], style="bold")
-    if metrics["test_unseen"]:
-        _add(table, "test (unseen texts)", metrics["test_unseen"])
+    for name, scores in scored_parts(record):
+        _add(table, name, scores, style="bold" if scores is test else "")
     table.add_section()
     for name, baseline in record["baselines"].items():
-        _add_baseline(table, name, baseline, metrics["test"]["rows"])
-    lines = [_cost(record)]
+        _add_baseline(table, baseline_name(name, baseline), baseline, test["rows"])
+    lines = [free_answers(record)] if record["config"]["decode"] == "free" else []
+    lines.append(_cost(record))
     if record["model_note"]:
         lines.append(f"{record['config']['model']}: {record['model_note']}.")
     lines.append(f"Everything about this run is in {out}; README.md tells it in words.")
-    return Group(table, *map(Text, lines))
+    return Group(table, Text(), *map(Text, lines))
 
 
 def render_evaluation(name: str, scores: Scores, report: Iterable[ReportRow]) -> RenderableType:
     """Scores on other rows, and the classification report."""
     table = _scores_table(name)
     _add(table, "all rows", scores)
-    return Group(table, _report(report))
+    return Group(table, Text(), _report(report))
 
 
 def render_assets(found: Sequence[AssetStatus], cache: Path) -> RenderableType:
@@ -62,10 +61,19 @@ def render_assets(found: Sequence[AssetStatus], cache: Path) -> RenderableType:
 
 
 def _scores_table(title: str) -> Table:
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
-    table.add_column("part")
+    """All numbers fit whole into 80 columns; long names of parts are folded instead."""
+    table = Table(
+        title=Text(title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+        show_edge=False,
+    )
+    table.add_column("part", overflow="fold")
     for name in _SCORES:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
@@ -84,9 +92,8 @@ def _add(table: Table, name: str, scores: Scores, style: str = "") -> None:
 
 def _add_baseline(table: Table, name: str, baseline: Baseline, rows: int) -> None:
     low, high = baseline["accuracy_ci95"]
-    shown = f"look-up of {baseline['column']}" if baseline["column"] else f"{name} class"
     cells = (f"{rows:,}", f"{baseline['accuracy']:.4f}", f"{low:.4f}–{high:.4f}")
-    table.add_row(Text(f"{shown} (test)"), *cells, style="dim")
+    table.add_row(Text(name), *cells, style="dim")
 
 
 def _cost(record: RunRecord) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from llabel.assets import BUILT_IN
 from llabel.card import render_card
-from llabel.check import overlaps
+from llabel.check import best_lookup_column, look_up
 from llabel.config import RunConfig
 from llabel.data import LoadedTask, fingerprint, load_labelled, load_task, take, unseen_rows
 from llabel.data.splitting import subsample
@@ -21,7 +21,8 @@ from llabel.engine.checkpoint import CheckpointFolder
 from llabel.events import Listener, Note, StageStarted, ignore
 from llabel.folder import TrainingLog, claimed, read_record, write_json, write_text
 from llabel.ladder.llm import LLMRung
-from llabel.metrics import majority_accuracy, report, score, wilson_interval
+from llabel.ladder.llm_folder import read_rung
+from llabel.metrics import report, score, wilson_interval
 from llabel.predictions import prediction_lines
 from llabel.record import (
     SCHEMA,
@@ -66,7 +67,8 @@ def fit(
     for text in loaded.notes:
         notify(Note(text))
     rung = LLMRung(config.llm).prepare(loaded.task.fields, loaded.task.classes, notify)
-    with claimed(out, config, loaded.task.fingerprint, overwrite) as finished:
+    identity = loaded.task.fingerprint
+    with claimed(out, config, identity, overwrite=overwrite, notify=notify) as finished:
         if finished is not None:
             notify(Note(f"{out} holds this run already; nothing is left to do."))
             return finished
@@ -108,18 +110,18 @@ def evaluate(
     Returns:
         JSON-ready: `metrics` (Scores), `report` (ReportRows), `rows`, `data.fingerprint`.
     """
-    config = read_record(folder)["config"]
-    rung = LLMRung.load(folder, device=device or "auto")
+    config, saved = read_record(folder)["config"], read_rung(folder)
     split = load_labelled(
         data,
-        rung.fields_,
+        saved.fields,
         label or config["label"],
-        rung.classes_,
+        saved.classes,
         part=part,
         normalise_labels=config["normalise_labels"],
     )
+    rung = LLMRung.load(folder, device=device or "auto")
     notify(StageStarted("evaluating", len(split)))
-    proba, answers = _answers(rung, split, decode or config["decode"], notify)
+    proba, answers, _ = _answers(rung, split, decode or config["decode"], notify)
     return {
         "run": folder.name,
         "data": {
@@ -147,7 +149,7 @@ def _assess(
     train_proba = rung.predict_proba(sample.texts, notify)
     notify(StageStarted("scoring test rows", len(task.test)))
     started = time.perf_counter()
-    test_proba, test_answers = _answers(rung, task.test, config.run.decode, notify)
+    test_proba, test_answers, written = _answers(rung, task.test, config.run.decode, notify)
     predict_seconds = time.perf_counter() - started
     unseen = unseen_rows([task.train, task.validation], task.test, task.fields)
     validation_proba = rung.validation_proba_
@@ -164,16 +166,14 @@ def _assess(
         test=test_scores,
         test_unseen=score(task.test.y[unseen], test_proba[unseen], test_answers[unseen]),
     )
-    answered = {
-        "validation": (task.validation, validation_proba, validation_proba.argmax(1)),
-        "test": (task.test, test_proba, test_answers),
-    }
-    lines = (
-        json.dumps({"part": part} | line, ensure_ascii=False) + "\n"
-        for part, (split, proba, answers) in answered.items()
-        for line in prediction_lines(task, split, proba, answers, not config.run.no_texts)
-    )
-    write_text(out / "predictions.jsonl", "".join(lines))
+    lines = [
+        *prediction_lines(task, "validation", validation_proba, validation_proba.argmax(axis=1)),
+        *prediction_lines(task, "test", test_proba, test_answers, written),
+    ]
+    if config.run.no_texts:
+        lines = [{name: line[name] for name in line if name != "text"} for line in lines]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_text(out / "predictions.jsonl", text)
     asset = BUILT_IN.get(config.llm.model)
     return RunRecord(
         schema=SCHEMA,
@@ -203,12 +203,13 @@ def _assess(
 
 def _answers(
     rung: LLMRung, split: Split, decode: str, notify: Listener
-) -> tuple[Probabilities, ClassIndices]:
+) -> tuple[Probabilities, ClassIndices, list[str] | None]:
+    """Probabilities, answers (-1: unknown), and what was written, if anything was."""
     proba = rung.predict_proba(split.texts, notify)
     if decode == "labels":
-        return proba, proba.argmax(axis=1)
+        return proba, proba.argmax(axis=1), None
     notify(StageStarted("writing answers", len(split)))
-    return proba, rung.generate(split.texts, notify)[0]
+    return proba, *rung.generate(split.texts, notify)
 
 
 def _train_sample(task: Task, seed: int) -> Split:
@@ -220,26 +221,24 @@ def _train_sample(task: Task, seed: int) -> Split:
 def _baselines(task: Task, unseen: npt.NDArray[np.bool_]) -> dict[str, Baseline]:
     """Majority class, and the look-up of texts that also stand in train or validation."""
     known = np.concatenate([task.train.y, task.validation.y])
-    n = len(task.test)
-    accuracy = majority_accuracy(known, task.test.y)
-    on_unseen = majority_accuracy(known, task.test.y[unseen]) if unseen.any() else None
-    majority = Baseline(
-        accuracy=accuracy,
-        accuracy_ci95=list(wilson_interval(round(accuracy * n), n)),
-        accuracy_unseen=on_unseen,
-        column=None,
+    majority = np.full(len(task.test), np.bincount(known).argmax())
+    baselines = {"majority": _baseline(task, majority, unseen, column=None)}
+    column = best_lookup_column(task)
+    if column is not None:
+        baselines["lookup"] = _baseline(task, look_up(task, column), unseen, column)
+    return baselines
+
+
+def _baseline(
+    task: Task, answers: ClassIndices, unseen: npt.NDArray[np.bool_], column: str | None
+) -> Baseline:
+    right = answers == task.test.y
+    return Baseline(
+        accuracy=float(right.mean()),
+        accuracy_ci95=list(wilson_interval(int(right.sum()), len(right))),
+        accuracy_unseen=float(right[unseen].mean()) if unseen.any() else None,
+        column=column,
     )
-    found = [entry for entry in overlaps(task) if entry.part == "test" and entry.rows]
-    if not found:
-        return {"majority": majority}
-    best = max(found, key=lambda entry: entry.lookup_accuracy)
-    lookup = Baseline(
-        accuracy=best.lookup_accuracy,
-        accuracy_ci95=list(best.lookup_ci95),
-        accuracy_unseen=on_unseen,  # nothing to look up there: the majority answers
-        column=best.field,
-    )
-    return {"majority": majority, "lookup": lookup}
 
 
 def _training(rung: LLMRung) -> Training:

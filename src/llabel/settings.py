@@ -22,7 +22,11 @@ class DataSettings:
     """What is read, and how it is cut into parts."""
 
     text: Annotated[
-        tuple[str, ...], Help("Text columns, as A,B. Their order is the prompt's order.")
+        tuple[str, ...],
+        Help(
+            "Text columns, as A,B, in the prompt's order; "
+            "one with a comma in its name as '\"A, or B\",C'."
+        ),
     ]
     label: Annotated[str, Help("Label column: string, bool or int.")]
     group: Annotated[
@@ -90,7 +94,9 @@ class LLMSettings:
     ] = 0.05
     epochs: Annotated[int, Ge(1), Help("Passes over the training rows, at most.")] = 3
     patience: Annotated[
-        int | None, Ge(1), Help("Stop after so many epochs without a better validation loss.")
+        int | None,
+        Ge(1),
+        Help("Stop after so many epochs without a better validation loss; none: never."),
     ] = 1
     batch_size: Annotated[int, Ge(1), Help("Rows of one optimiser step.")] = 16
     weight_decay: Annotated[float, Ge(0), Help("AdamW's decay.")] = 0.0

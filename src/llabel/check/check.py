@@ -1,15 +1,21 @@
 """What is worth knowing about a labelled table before an hour goes into training on it."""
 
+import shlex
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from hashlib import blake2b
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from llabel.check.estimate import RunEstimate
-from llabel.check.near_duplicates import first_neighbours, normalise
+from llabel.check.lookup import (
+    RowKey,
+    best_lookup_column,
+    overlaps_of,
+    row_key,
+    splits_of,
+)
+from llabel.check.near_duplicates import first_neighbours
 from llabel.check.report import (
     CheckReport,
     ClassCount,
@@ -19,13 +25,15 @@ from llabel.check.report import (
     Repeats,
     TokenLengths,
 )
+from llabel.data.rows import long_fields
 from llabel.metrics import majority_accuracy, wilson_interval
-from llabel.task import ClassIndices, Label, Split, Task, Text
+from llabel.task import Label, Split, Task, Text
 
 CountTokens: TypeAlias = Callable[[Sequence[Text]], Sequence[int]]
 Cost: TypeAlias = Callable[[int, int], RunEstimate]
 
 EXAMPLES = 5  # conflicts shown
+NAMED = 5  # small classes named
 EXAMPLE_ROWS = 4  # rows shown of each
 FEW_ROWS = 8  # a class with fewer training rows is hardly learnt
 LOPSIDED = 0.9  # share of one class from which accuracy says little
@@ -33,13 +41,13 @@ NOTABLE = 0.01  # share of rows from which repeats and overlap are worth a warni
 WIDE = 0.05  # half a confidence interval that cannot tell systems apart
 
 
-# One digest a field: whether texts are the same, without keeping them twice.
-_Key: TypeAlias = tuple[bytes, ...]
-_EMPTY = b""
-
-
 def check(
-    task: Task, count_tokens: CountTokens | None, *, max_length: int, cost: Cost | None = None
+    task: Task,
+    count_tokens: CountTokens | None,
+    *,
+    max_length: int,
+    cost: Cost | None = None,
+    cut: Collection[Part] = (),
 ) -> CheckReport:
     """Look a task over: sizes, repeats, contradictions, leaks between parts, and cost.
 
@@ -52,20 +60,23 @@ def check(
         max_length: limit of a prompt in tokens, at least 1.
         cost: maps (tokens of one training epoch, tokens of validation and test) after truncation
             to an estimate, such as a partial `estimate_run`; not asked without `count_tokens`.
+        cut: the parts that were cut from the training rows (`LoadedTask.cut`), which another
+            group column would cut otherwise; the others are given.
 
     Raises:
         ValueError: `max_length` is below 1, or `count_tokens` answers for other than all rows.
     """
     if max_length < 1:
         raise ValueError(f"max_length must be at least 1, got {max_length}")
-    splits = _splits(task)
-    keys = {part: [_row_key(row) for row in split.texts] for part, split in splits.items()}
+    splits = splits_of(task)
+    keys = {part: list(map(row_key, split.texts)) for part, split in splits.items()}
     classes = _class_counts(task)
     tokens = _token_lengths(splits, count_tokens, max_length) if count_tokens else None
     repeats = _repeats(splits, keys)
     conflicting_rows, conflicts = _conflicts(task, keys)
-    overlap = _overlaps(task, keys)
-    on_test = [entry for entry in overlap if entry.part == "test" and entry.rows]
+    overlap = overlaps_of(task, keys)
+    best = best_lookup_column(task)
+    by_part_and_field = {(entry.part, entry.field): entry for entry in overlap}
     return CheckReport(
         name=task.name,
         fingerprint=task.fingerprint,
@@ -77,10 +88,10 @@ def check(
         conflicting_rows=conflicting_rows,
         conflicts=conflicts,
         overlap=overlap,
-        best_lookup=max(on_test, key=lambda entry: entry.lookup_accuracy, default=None),
+        best_lookup=by_part_and_field["test", best] if best else None,
         estimate=_estimate(tokens, cost) if tokens and cost else None,
         warnings=(
-            *_overlap_warnings(overlap),
+            *_overlap_warnings(overlap, _long_fields(task), cut),
             *_class_warnings(classes),
             *_size_warnings(task),
             *_length_warnings(tokens or (), max_length),
@@ -89,30 +100,10 @@ def check(
     )
 
 
-def overlaps(task: Task) -> tuple[FieldOverlap, ...]:
-    """What validation and test share with earlier parts, by field, and what a look-up scores."""
-    keys = {part: [_row_key(row) for row in split.texts] for part, split in _splits(task).items()}
-    return _overlaps(task, keys)
-
-
-def _splits(task: Task) -> dict[Part, Split]:
-    return {"train": task.train, "validation": task.validation, "test": task.test}
-
-
-def _row_key(row: Text) -> _Key:
-    return tuple(_digest(normalise(text)) for text in row)
-
-
-def _digest(text: str) -> bytes:
-    if not text:
-        return _EMPTY
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
 def _class_counts(task: Task) -> tuple[ClassCount, ...]:
     counts = [
         np.bincount(split.y, minlength=len(task.classes)).tolist()
-        for split in _splits(task).values()
+        for split in splits_of(task).values()
     ]
     return tuple(
         ClassCount(_name(label), *(of_part[index] for of_part in counts))
@@ -158,8 +149,8 @@ def _estimate(tokens: Iterable[TokenLengths], cost: Cost) -> RunEstimate:
     return cost(train, rest)
 
 
-def _repeats(splits: dict[Part, Split], keys: dict[Part, list[_Key]]) -> tuple[Repeats, ...]:
-    distinct: dict[_Key, int] = {}  # position in `texts`
+def _repeats(splits: dict[Part, Split], keys: dict[Part, list[RowKey]]) -> tuple[Repeats, ...]:
+    distinct: dict[RowKey, int] = {}  # position in `texts`
     texts: list[Text] = []
     rank: list[int] = []  # number of the part in which a text stands first
     for number, (part, split) in enumerate(splits.items()):
@@ -197,9 +188,9 @@ def _repeats(splits: dict[Part, Split], keys: dict[Part, list[_Key]]) -> tuple[R
     return tuple(found)
 
 
-def _conflicts(task: Task, keys: dict[Part, list[_Key]]) -> tuple[int, tuple[Conflict, ...]]:
-    rows: dict[_Key, list[tuple[str, int]]] = defaultdict(list)
-    for part, split in _splits(task).items():
+def _conflicts(task: Task, keys: dict[Part, list[RowKey]]) -> tuple[int, tuple[Conflict, ...]]:
+    rows: dict[RowKey, list[tuple[str, int]]] = defaultdict(list)
+    for part, split in splits_of(task).items():
         for key, name, label in zip(keys[part], split.ids, split.y.tolist(), strict=True):
             rows[key].append((name, label))
     at_odds = [same for same in rows.values() if len({label for _, label in same}) > 1]
@@ -220,62 +211,21 @@ def _one_of_each_first(rows: list[tuple[str, int]]) -> list[tuple[str, int]]:
     return (shown + [row for row in rows if row not in shown])[:EXAMPLE_ROWS]
 
 
-def _overlaps(task: Task, keys: dict[Part, list[_Key]]) -> tuple[FieldOverlap, ...]:
-    """Compare validation with training, and test with training and validation, by field."""
-    earlier_keys: list[_Key] = []
-    earlier_y: list[ClassIndices] = []
-    found = []
-    for part, split in _splits(task).items():
-        if len(split) and earlier_keys:
-            known_y = np.concatenate(earlier_y)
-            for field, name in enumerate(task.fields):
-                known, asked = ([k[field] for k in side] for side in (earlier_keys, keys[part]))
-                answers, shared = _look_up(known, known_y, asked)
-                right = answers == split.y
-                found.append(
-                    FieldOverlap(
-                        part=part,
-                        field=name,
-                        rows=int(shared.sum()),
-                        share=float(shared.mean()),
-                        lookup_accuracy=float(right.mean()),
-                        lookup_ci95=wilson_interval(int(right.sum()), len(right)),
-                        shared_accuracy=float(right[shared].mean()) if shared.any() else None,
-                        majority_accuracy=majority_accuracy(known_y, split.y),
-                    )
-                )
-        earlier_keys += keys[part]
-        earlier_y.append(split.y)
-    return tuple(found)
-
-
-def _look_up(
-    known: Sequence[bytes], known_y: ClassIndices, asked: Sequence[bytes]
-) -> tuple[ClassIndices, npt.NDArray[np.bool_]]:
-    """Answer with the majority label of the same value; (n,) answers and (n,) whether known."""
-    wanted = set(asked) - {_EMPTY}
-    votes: dict[bytes, Counter[int]] = defaultdict(Counter)
-    for value, label in zip(known, known_y.tolist(), strict=True):
-        if value in wanted:
-            votes[value][label] += 1
-    majority = int(np.bincount(known_y).argmax())
-    answers = np.array([_vote(votes.get(value), majority) for value in asked], dtype=np.int64)
-    return answers, np.array([value in votes for value in asked])
-
-
-def _vote(votes: Counter[int] | None, majority: int) -> int:
-    if not votes:
-        return majority
-    (label, count), *others = votes.most_common(2)
-    return majority if others and others[0][1] == count else label
-
-
 def _class_warnings(classes: Sequence[ClassCount]) -> Iterator[str]:
+    small = sorted((c for c in classes if c.train < FEW_ROWS), key=lambda c: c.train)
+    if len(small) == 1:
+        (only,) = small
+        yield f"class {only.label!r} has only {only.train} training rows: hardly learnable"
+    elif small:
+        named = ", ".join(f"{count.label!r} ({count.train})" for count in small[:NAMED])
+        more = f" and {len(small) - NAMED} more" if len(small) > NAMED else ""
+        yield (
+            f"{len(small)} classes have fewer than {FEW_ROWS} training rows: {named}{more}: "
+            "hardly learnable"
+        )
     rows = sum(count.train for count in classes)
     for count in classes:
-        if count.train < FEW_ROWS:
-            yield f"class {count.label!r} has only {count.train} training rows: hardly learnable"
-        elif count.train >= LOPSIDED * rows:
+        if count.train >= LOPSIDED * rows:
             yield (
                 f"class {count.label!r} makes up {_percent(count.train / rows)} of training: "
                 "judge by macro-F1, not by accuracy"
@@ -328,15 +278,28 @@ def _repeat_warnings(repeats: Iterable[Repeats], conflicting_rows: int) -> Itera
         )
 
 
-def _overlap_warnings(overlap: Iterable[FieldOverlap]) -> Iterator[str]:
+def _long_fields(task: Task) -> tuple[str, ...]:
+    """The fields of which a shared value gives answers away, as in `unseen_rows`."""
+    return long_fields([task.train, task.validation], task.fields)
+
+
+def _overlap_warnings(
+    overlap: Iterable[FieldOverlap], telling: Collection[str], cut: Collection[Part]
+) -> Iterator[str]:
     for found in overlap:
-        if found.share >= NOTABLE:
-            earlier = "training" if found.part == "validation" else "training or validation"
-            yield (
-                f"{_percent(found.share)} of {found.part} rows share their `{found.field}` with "
-                f"{earlier}; looking those up scores {found.lookup_accuracy:.4f} (majority class "
-                f"{found.majority_accuracy:.4f}), so hold out by it: --group {found.field}"
-            )
+        if found.field not in telling or found.share < NOTABLE:
+            continue
+        earlier = "training" if found.part == "validation" else "training or validation"
+        advice = (
+            f", so hold out by it: --group {shlex.quote(found.field)}"
+            if found.part in cut
+            else f"; the {found.part} part is given: report its unseen rows apart"
+        )
+        yield (
+            f"{_percent(found.share)} of {found.part} rows share their `{found.field}` with "
+            f"{earlier}; looking those up scores {found.lookup_accuracy:.4f} (majority class "
+            f"{found.majority_accuracy:.4f}){advice}"
+        )
 
 
 def _spoken(part: Part) -> str:

@@ -33,7 +33,7 @@ class RunEstimate:
 
     Attributes:
         train_seconds: all epochs together.
-        predict_seconds: one pass over the rows to predict.
+        predict_seconds: all that is predicted on the way and at the end.
         peak_memory_mb: resident memory in MiB.
         basis: how it was estimated, for people.
     """
@@ -53,7 +53,9 @@ def estimate_run(
     flops_per_second: float,
     token_budget: int,
     efficiency: float = EFFICIENCY,
+    speed: float = 1.0,
     bytes_per_weight: float = 4.0,
+    how: str = "float32",
 ) -> RunEstimate:
     """Estimate LoRA training and prediction from the work in the linear layers.
 
@@ -62,8 +64,8 @@ def estimate_run(
     nothing for their weights. Attention scores, the adapter, the label logits and the optimizer are
     left out: a few per cent for a small r and rows of some hundred tokens. So
 
-        train_seconds   = epochs · train tokens · 4 · P / (rate · efficiency)
-        predict_seconds = predict tokens · 2 · P / (rate · efficiency)
+        train_seconds   = epochs · train tokens · 4 · P / (rate · efficiency · speed)
+        predict_seconds = predict tokens · 2 · P / (rate · efficiency · speed)
 
     Memory is the weights (linear ones at `bytes_per_weight`, the others in float32), what a
     Llama-like layer keeps for the backward pass, (7 · hidden + 4 · intermediate) float32 numbers a
@@ -77,36 +79,44 @@ def estimate_run(
         epochs: passes over the training rows.
         flops_per_second: matrix-product rate, see `measure_matmul_rate`.
         token_budget: most tokens in a micro-batch.
-        efficiency: share of that rate the whole step reaches; above 1 where int8 products beat the
-            float32 ones that were measured.
+        efficiency: share of that rate that eager steps in the measured precision reach.
+        speed: how many times as fast as those the run's steps are.
         bytes_per_weight: of the frozen linear layers: 4 float32, 2 bfloat16, 1 int8, 0.5 4-bit.
+        how: what makes that speed, for people: precision, and whether compiled.
     """
-    seconds_per_token = 2 * model.linear_parameters / (flops_per_second * efficiency)
+    seconds_per_token = 2 * model.linear_parameters / (flops_per_second * efficiency * speed)
     weights = model.linear_parameters * bytes_per_weight + model.other_parameters * 4
     kept = 4 * token_budget * model.layers * (7 * model.hidden + 4 * model.intermediate)
+    times = "" if speed == 1 else f" at {speed:.1f} × that"
     return RunEstimate(
         train_seconds=2 * seconds_per_token * total_train_tokens * epochs,
         predict_seconds=seconds_per_token * total_predict_tokens,
         peak_memory_mb=RUNTIME_MB + (weights + kept) / 2**20,
         basis=(
             f"{model.linear_parameters / 1e6:.0f} M weights in linear layers, "
-            f"epochs: {epochs:g}, {flops_per_second / 1e9:.0f} GFLOP/s measured here, "
-            f"{efficiency:.0%} of it reached, {token_budget} tokens at a time; "
+            f"epochs: {epochs:g}, {flops_per_second / 1e9:.0f} GFLOP/s measured here, of which a "
+            f"step reaches {efficiency:.0%}, {how}{times}, {token_budget} tokens at a time; "
             "right within a factor of two"
         ),
     )
 
 
 def measure_matmul_rate(
-    hidden: int = 576, intermediate: int = 1536, *, seconds: float = 0.4, device: str = "cpu"
+    hidden: int = 576,
+    intermediate: int = 1536,
+    *,
+    seconds: float = 0.4,
+    device: str = "cpu",
+    dtype: str = "float32",
 ) -> float:
-    """Time the matrix product a model spends its time in, float32, in under a second.
+    """Time the matrix product a model spends its time in, in about a second.
 
     Args:
         hidden: the model's width.
         intermediate: the width inside its feed-forward blocks.
         seconds: how long to repeat the product; at least three times.
         device: where to measure, such as "cpu" or "cuda".
+        dtype: of both factors, float32 or bfloat16.
 
     Returns:
         Floating-point operations a second: 2 · rows · hidden · intermediate over the median time.
@@ -118,8 +128,9 @@ def measure_matmul_rate(
 
     rows = min(2048, max(64, int(MEASURED_FLOPS / (2 * hidden * intermediate))))
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(rows, hidden, generator=generator).to(device)  # (rows, hidden)
-    weight = torch.randn(hidden, intermediate, generator=generator).to(device)
+    kind = getattr(torch, dtype)
+    x = torch.randn(rows, hidden, generator=generator).to(device, kind)  # (rows, hidden)
+    weight = torch.randn(hidden, intermediate, generator=generator).to(device, kind)
     out = x @ weight  # the first product also starts the threads
     times: list[float] = []
     while len(times) < 3 or sum(times) < seconds:
@@ -141,7 +152,7 @@ def model_size(config: Any) -> ModelSize:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     head = model.get_output_embeddings()
     linear = sum(
         module.weight.numel()

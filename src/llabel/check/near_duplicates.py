@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from llabel.data.rows import folded
 from llabel.task import Text
 
 SHINGLE = 5  # characters; words would not do for languages written without spaces
@@ -23,11 +24,6 @@ ESTIMATE_SLACK = 0.15  # 3.4 standard errors of the MinHash estimate at Jaccard 
 BUCKET_HEADS = 8  # a row is compared with the first rows of its bucket only
 MAX_COMPARED = 16  # and a row exactly with so many of these
 BLOCK_ROWS = 1_000
-
-
-def normalise(text: str) -> str:
-    """Collapse whitespace and fold case: what still counts as the same text."""
-    return " ".join(text.split()).casefold()
 
 
 def jaccard(a: str, b: str) -> float:
@@ -72,7 +68,7 @@ def first_neighbours(rows: Sequence[Text], threshold: float = 0.8) -> npt.NDArra
 
 
 def _shingles(text: str) -> set[str]:
-    text = normalise(text[:MAX_CHARS])
+    text = folded(text[:MAX_CHARS])
     return {text[i : i + SHINGLE] for i in range(max(1, len(text) - SHINGLE + 1))}
 
 

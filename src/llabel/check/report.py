@@ -116,7 +116,8 @@ class CheckReport:
         conflicting_rows: rows of any part that share their text with a row of another label.
         conflicts: a few of them.
         overlap: validation and test against earlier parts, by field.
-        best_lookup: the entry of `overlap` whose look-up scores best on test; None without overlap.
+        best_lookup: the entry of `overlap` for test and the field that `best_lookup_column`
+            chooses; None without overlap.
         estimate: cost of a run here; None where it was not asked for.
         warnings: what to mend or bear in mind, in words.
     """

@@ -9,6 +9,7 @@ from rich.text import Text as RichText
 
 from llabel.check.estimate import RunEstimate
 from llabel.check.report import CheckReport, Conflict, FieldOverlap, Repeats, TokenLengths
+from llabel.data.cells import printable
 
 MAX_CLASSES = 50  # rows of the class table; more would push the warnings off the screen
 
@@ -49,15 +50,20 @@ def _table(title: str, first: str, *numbers: str) -> Table:
     return table
 
 
+def _plain(text: str) -> str:
+    """Text from the data: neither Rich's markup nor what a terminal obeys has an effect."""
+    return escape(printable(text))
+
+
 def _note(text: str) -> RichText:
     return RichText(text, style="dim")
 
 
 def _classes(report: CheckReport) -> Table:
-    title = f"{escape(report.name)}: {len(report.classes)} classes"
+    title = f"{_plain(report.name)}: {len(report.classes)} classes"
     table = _table(title, "class", "train", "validation", "test")
     for row in report.classes[:MAX_CLASSES]:
-        table.add_row(escape(row.label), f"{row.train:,}", f"{row.validation:,}", f"{row.test:,}")
+        table.add_row(_plain(row.label), f"{row.train:,}", f"{row.validation:,}", f"{row.test:,}")
     if len(report.classes) > MAX_CLASSES:
         table.add_row(f"and {len(report.classes) - MAX_CLASSES} more", "", "", "")
     columns = ("train", "validation", "test")
@@ -101,7 +107,7 @@ def _overlap(overlap: Iterable[FieldOverlap]) -> Table:
     for row in overlap:
         low, high = row.lookup_ci95
         table.add_row(
-            escape(row.field),
+            _plain(row.field),
             row.part,
             f"{row.rows:,}",
             f"{row.share:.1%}",
@@ -117,7 +123,7 @@ def _conflicts(conflicts: Iterable[Conflict], rows: int) -> Table:
     table = _table(f"Same text, different labels: {rows:,} rows, such as", "rows and their labels")
     for conflict in conflicts:
         pairs = zip(conflict.ids, conflict.labels, strict=True)
-        table.add_row(", ".join(escape(f"{row} = {label}") for row, label in pairs))
+        table.add_row(", ".join(_plain(f"{row} = {label}") for row, label in pairs))
     return table
 
 
@@ -132,5 +138,5 @@ def _estimate(estimate: RunEstimate) -> Table:
 
 
 def _warnings(warnings: Iterable[str]) -> RenderableType:
-    lines = [RichText(f"! {warning}", style="yellow") for warning in warnings]
+    lines = [RichText(f"! {printable(warning)}", style="yellow") for warning in warnings]
     return Group(*lines) if lines else RichText("Nothing to warn about.", style="green")

@@ -10,6 +10,7 @@ from typing import Any
 from llabel.errors import InputError
 
 CELL_LIMIT = 10_000_000  # characters; a novel has about 500,000
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,13 @@ def shown(value: object, length: int = 60) -> str:
         return repr(value) if len(value) <= length else f"{value[:length]!r}…"
     text = repr(value)
     return text if len(text) <= length else text[:length] + "…"
+
+
+def printable(text: str) -> str:
+    """Text of strangers for a terminal: what would steer it (ESC, bell) or turn the direction of
+    writing is spelt out, never obeyed. Tabs and line breaks stay.
+    """
+    return _UNSEEN.sub(lambda found: repr(found.group())[1:-1], text)
 
 
 def listed(names: Iterable[object], limit: int = 20) -> str:
@@ -94,8 +102,19 @@ def require_columns(
         if column not in names:
             raise InputError(
                 f"{file}: there is no column {shown(column)}. Its columns are {listed(names)}."
-                f"{did_you_mean(column, names)}{hint}"
+                f"{did_you_mean(column, names)}{_comma_hint(column, names)}{hint}"
             )
+
+
+def _comma_hint(column: str, names: Iterable[str]) -> str:
+    """What to say if `column` is a piece of a name that lists of names were cut at the comma of."""
+    for name in names:
+        if "," in name and column.strip() in (piece.strip() for piece in name.split(",")):
+            return (
+                f" In a list of columns, put a name that has a comma in double quotes: --text "
+                f"'\"{name}\"'."
+            )
+    return ""
 
 
 def refuse_double_columns(file: str, names: Iterable[str]) -> None:

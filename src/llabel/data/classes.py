@@ -20,6 +20,13 @@ _BOOLEANS = ({"true", "false"}, {"True", "False"}, {"TRUE", "FALSE"})
 _INTEGER = re.compile(r"(?!-0)-?(?:0|[1-9]\d{0,17})(?:\.0+)?", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 _DIGITS = re.compile(r"[-+]?\d+", re.ASCII)
+# What pandas reads as missing in a CSV file, and so what programs write for it.
+_NOTHING = frozenset(
+    (
+        *("NA", "N/A", "n/a", "<NA>", "#NA", "#N/A", "#N/A N/A", "None", "NULL", "null"),
+        *("NaN", "nan", "-NaN", "-nan", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
+    )
+)
 _NOT_CLASSES = (
     "llabel classifies: for predicting numbers use a regression; if these are classes, write them "
     "as words or whole numbers."
@@ -60,6 +67,7 @@ def read_labels(
     In CSV and TSV, a column that holds nothing but ``true`` and ``false`` (or True/False, or
     TRUE/FALSE) is boolean, and one of whole numbers as they are usually written (``7``, ``-1``, or
     ``7.0``, but not ``007``) is of integers. Whole floats of other formats (1.0) become integers.
+    ``NA``, ``NaN``, ``null`` and the like are missing labels there, not classes.
 
     Args:
         column: its name, for messages.
@@ -73,7 +81,7 @@ def read_labels(
         InputError: missing labels, numbers with a fraction, lists and the like, mixed types, or
             labels that differ only by case, white space or Unicode form.
     """
-    values = [[_plain(column, cell, *at) for cell, at in _cells(part)] for part in parts]
+    values = [_values(column, part) for part in parts]
     _refuse_missing(column, parts, values)
     if normalise:
         values = [[normal_form(v) if isinstance(v, str) else v for v in part] for part in values]
@@ -91,10 +99,12 @@ def read_labels(
 
 def is_withheld(cells: LabelCells, known: Iterable[Any]) -> bool:
     """Whether a part has no labels: all are missing, or all are -1 where `known` has no -1."""
-    found = {None if _is_missing(value) else str(value) for value in cells.values}
-    return found <= {None} or (
-        found <= {None, "-1", "-1.0"} and not {str(value) for value in known} & {"-1", "-1.0"}
-    )
+    names = {str(value) for value in known}
+    found = {
+        None if _is_missing(value, cells.typed) and value not in names else str(value)
+        for value in cells.values
+    }
+    return found <= {None} or (found <= {None, "-1", "-1.0"} and not names & {"-1", "-1.0"})
 
 
 def sorted_classes(column: str, origin: str, labels: Sequence[Label]) -> tuple[Label, ...]:
@@ -149,7 +159,7 @@ def match_known(
     Raises:
         InputError: a missing label, or one that is no known class, with their rows.
     """
-    values = [_plain(column, cell, *at) for cell, at in _cells(cells)]
+    values = _values(column, cells, frozenset(map(str, classes)))
     _refuse_missing(column, [cells], [values])
     if normalise:
         values = [normal_form(value) if isinstance(value, str) else value for value in values]
@@ -176,20 +186,21 @@ def _is_boolean(label: Any) -> bool:
     return isinstance(label, str) and any(label in style for style in _BOOLEANS)
 
 
-def _cells(part: LabelCells) -> Iterable[tuple[Any, Place]]:
-    return zip(part.values, part.places, strict=True)
+def _values(column: str, part: LabelCells, known: frozenset[str] = frozenset()) -> list[Any]:
+    """The cells as str, bool or int, or None where they are missing."""
+    return [
+        None if _is_missing(cell, part.typed) and cell not in known else _plain(column, cell, *at)
+        for cell, at in zip(part.values, part.places, strict=True)
+    ]
 
 
-def _is_missing(cell: Any) -> bool:
+def _is_missing(cell: Any, typed: bool) -> bool:
     if isinstance(cell, str):
-        return not cell.strip()
+        return not cell.strip() or (not typed and cell.strip() in _NOTHING)
     return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
 def _plain(column: str, cell: Any, file: str, row: int, line: int | None) -> Any:
-    """The cell as str, bool, int, or None where it is missing."""
-    if _is_missing(cell):
-        return None
     if isinstance(cell, str | bool | int):
         return cell
     if isinstance(cell, float) and cell.is_integer():
@@ -209,9 +220,17 @@ def _refuse_missing(
     for part, labels in zip(parts, values, strict=True):
         missing = [position for position, label in enumerate(labels) if label is None]
         if missing:
+            cells = {part.values[position]: None for position in missing}
+            words = [cell for cell in cells if isinstance(cell, str) and cell.strip()]
+            found = f"has no label (but {listed(words, 5)})" if words else "is empty"
+            keep = (
+                " In CSV and TSV such words mean that a value is missing; if one is a class, call "
+                "it otherwise, 'not applicable' for example."
+            )
             raise InputError(
-                f"{part.places[missing[0]][0]}: column {shown(column)} is empty in "
+                f"{part.places[missing[0]][0]}: column {shown(column)} {found} in "
                 f"{_rows(part, missing)}. Fill in the label, or remove these rows."
+                + (keep if words else "")
             )
 
 

@@ -7,7 +7,7 @@ from datetime import date, time
 from decimal import Decimal
 from typing import Any
 
-from llabel.data.cells import Row, shown
+from llabel.data.cells import Row, listed, shown
 from llabel.data.classes import LabelCells, Place
 from llabel.data.sources import Part, part_name
 from llabel.errors import InputError
@@ -98,6 +98,20 @@ def read_part(part: Part, role: str, columns: Columns) -> Table:
         if columns.split is not None:
             table.roles.append(_role(row, columns.split))
     return table
+
+
+def refuse_empty(table: Table, fields: Sequence[str]) -> None:
+    """Refuse a part of which all texts are empty: there is nothing to classify by.
+
+    Raises:
+        InputError: with file, part and columns.
+    """
+    if not any(text.strip() for texts in table.texts for text in texts):
+        named = f"column {shown(fields[0])} is" if len(fields) == 1 else f"{listed(fields)} are"
+        raise InputError(
+            f"{table.places[0][0]}: {named} empty in all {len(table.texts):,} rows of the "
+            f"{table.part} part. Fill in the texts, or name the columns that hold them: --text."
+        )
 
 
 def row_texts(row: Row, fields: Sequence[str]) -> Text:

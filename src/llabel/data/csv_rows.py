@@ -2,9 +2,10 @@
 
 import csv
 import io
-import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from llabel.data.cells import (
@@ -18,6 +19,8 @@ from llabel.data.cells import (
 )
 from llabel.errors import InputError
 
+SEPARATORS = (",", ";", "\t")
+HEADER_LIMIT = 1_000_000  # characters looked at for the separator
 _LIMIT_LOCK = threading.Lock()  # the csv module has one limit for the whole process
 
 
@@ -30,7 +33,8 @@ def csv_rows(
         file: the file's name, for messages.
         lines: its decoded lines with their ends.
         columns: the columns to read; all that have a name by default.
-        delimiter: ``,`` or a tab.
+        delimiter: what separates the cells, ``,`` or a tab, unless the header shows that it is
+            another of `SEPARATORS` (see `csv_header`).
 
     Yields:
         Rows of strings. Blank lines are passed over; a table of no lines yields nothing.
@@ -38,8 +42,10 @@ def csv_rows(
     Raises:
         InputError: duplicated or missing column, ragged row, stray or unclosed quote, large cell.
     """
+    top, pieces = _top(lines)
+    delimiter = _separator(top, columns, delimiter)
     record: list[str] = []  # the lines of the row being parsed: a fault is looked for in them
-    reader = csv.reader(_fed(lines, record), delimiter=delimiter, strict=True)
+    reader = csv.reader(_kept(pieces, record), delimiter=delimiter, strict=True)
     header: list[str] = []
     number = 0
     while True:
@@ -67,13 +73,74 @@ def csv_rows(
         yield Row(file, number, line, {name: values[name] for name in wanted})
 
 
-def _fed(lines: Iterable[str], record: list[str]) -> Iterator[str]:
+@dataclass(frozen=True, slots=True)
+class CsvHeader:
+    """The columns of a CSV table that have a name, and what separates its cells."""
+
+    names: list[str]
+    separator: str
+
+
+def csv_header(
+    file: str, lines: Iterable[str], columns: Sequence[str] | None, delimiter: str
+) -> CsvHeader:
+    """Read the header only, with `delimiter`, or with the separator that the table really has.
+
+    Spreadsheets write semicolons where the comma is the decimal mark. Another of `SEPARATORS` is
+    taken where it alone gives all `columns`, or where `delimiter` leaves the header in one piece.
+
+    Raises:
+        InputError: a header that cannot be parsed, or with a name twice.
+    """
+    top, pieces = _top(lines)
+    separator = _separator(top, columns, delimiter)
+    record: list[str] = []
+    reader = csv.reader(_kept(pieces, record), delimiter=separator, strict=True)
+    try:
+        names = next(filter(None, iter(lambda: _next_record(reader), None)), [])
+    except csv.Error as error:
+        raise _fault(f"{file}: line 1, the header", [], "".join(record), separator) from error
+    return CsvHeader([name for name in _header(file, names, (), separator) if name], separator)
+
+
+def _top(lines: Iterable[str]) -> tuple[str, Iterator[str]]:
+    """The header as it is written, and all lines including its own."""
+    pieces = _pieces(lines)
+    taken: list[str] = []
+    header = ""
+    for piece in pieces:
+        taken.append(piece)
+        header += piece if header or piece.strip("\r\n") else ""
+        if header and (header.count('"') % 2 == 0 or len(header) > HEADER_LIMIT):
+            break  # an odd count: a line break stands inside quotes
+    return header, chain(taken, pieces)
+
+
+def _separator(header: str, columns: Sequence[str] | None, expected: str) -> str:
+    if len(header) > HEADER_LIMIT:
+        return expected
+    splits: dict[str, list[str]] = {}
+    for delimiter in dict.fromkeys((expected, *SEPARATORS)):
+        try:
+            splits[delimiter] = _parsed(header, delimiter, strict=True)
+        except csv.Error:
+            splits[delimiter] = []
+    having_all = [d for d, names in splits.items() if columns and set(columns) <= set(names)]
+    in_pieces = [d for d, names in splits.items() if len(names) > 1]
+    return next(iter((*having_all, *in_pieces, expected)))
+
+
+def _pieces(lines: Iterable[str]) -> Iterator[str]:
     for line in lines:
         # The csv module takes a lone \r (old Mac) for a line's end only at the end of a string.
         lone = "\r" in line.rstrip("\r\n")
-        for piece in io.StringIO(line, newline="") if lone else (line,):
-            record.append(piece)
-            yield piece
+        yield from io.StringIO(line, newline="") if lone else (line,)
+
+
+def _kept(pieces: Iterable[str], record: list[str]) -> Iterator[str]:
+    for piece in pieces:
+        record.append(piece)
+        yield piece
 
 
 def _next_record(reader: Any, limit: int = CELL_LIMIT) -> list[str] | None:
@@ -91,9 +158,9 @@ def _header(file: str, names: list[str], columns: Iterable[str], delimiter: str)
         check_cell(name, file, "line 1, the header", name)
     refuse_double_columns(file, names)
     hint = " The first line must hold the column names."
-    if len(names) == 1 and (other := re.search(r"[;\t|,]", names[0])):
+    if len(names) == 1 and "|" in names[0]:
         hint = (
-            f" The header is one cell, separated perhaps by {other[0]!r} where {delimiter!r} is "
+            f" The header is one cell, separated perhaps by '|' where {delimiter!r} is "
             "expected: save the table with commas (.csv) or tabs (.tsv)."
         )
     require_columns(columns, [name for name in names if name], file, hint)

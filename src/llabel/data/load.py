@@ -2,23 +2,34 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 from llabel.data.cells import listed, shown
 from llabel.data.classes import class_indices, is_withheld, match_known, read_labels, sorted_classes
-from llabel.data.columns import ROLES, Columns, Table, read_part, row_texts
+from llabel.data.columns import ROLES, Columns, Table, read_part, refuse_empty, row_texts
 from llabel.data.rows import fingerprint, take
 from llabel.data.sources import Part, Source, file_part, open_source, part_name, require_part
 from llabel.data.splitting import check_size, hold_out, subsample
 from llabel.errors import InputError
 from llabel.task import Label, Split, Task, Text
 
+CutPart: TypeAlias = Literal["validation", "test"]
+_CUT_PARTS: tuple[CutPart, ...] = ("validation", "test")
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedTask:
-    """A task, and what the user should know about how it came about (one sentence a note)."""
+    """A task and how it came about.
+
+    Attributes:
+        task: its rows, locked.
+        notes: what the user should know, one sentence each.
+        cut: the parts that were cut from the training rows, of validation and test.
+    """
 
     task: Task
     notes: tuple[str, ...]
+    cut: tuple[CutPart, ...]
 
 
 def load_task(
@@ -48,10 +59,12 @@ def load_task(
     Args:
         data: a table file (.csv, .tsv, .jsonl, .parquet, each also .gz), a folder with train,
             validation and test tables, a built-in name, or a Hugging Face Hub id (``org/name`` or
-            ``org/name:config``).
+            ``org/name:config``). A CSV table with semicolons (or tabs) in place of commas is read
+            and noted.
         text: the text columns, in the order of ``Task.fields``. Empty texts are allowed (and
-            noted); numbers become texts.
-        label: the label column: texts, true and false, or whole numbers.
+            noted) unless all are; numbers become texts.
+        label: the label column: texts, true and false, or whole numbers. In CSV and TSV, ``NA``,
+            ``NaN``, ``null`` and the like are missing labels.
         group: column whose values never stand on both sides of a cut.
         split_column: column that says train, validation (or valid, val, dev) or test.
         validation: a table file for the validation part, instead of `data`'s own.
@@ -81,11 +94,13 @@ def load_task(
     tables = _tables(source, columns, test_split, notes, keep_validation=validation is not None)
     classes, splits = _labelled(tables, label, normalise_labels)
     _note_shared_groups(splits, group, notes)
+    cut = tuple(role for role in _CUT_PARTS if role not in splits)
     sizes = {"test": test_size, "validation": validation_size}
     splits = _cut_missing(splits, sizes, classes, seed, notes, group=group)
     if train_rows is not None:
         rows = subsample(splits["train"].y, train_rows, classes=classes, seed=seed)
         splits["train"] = take(splits["train"], rows)
+    _note_lacking_classes(splits, classes, cut, notes)
     _note_empty_texts(splits, columns.fields, notes)
     task = Task(
         name=source.name,
@@ -96,7 +111,7 @@ def load_task(
         test=splits["test"],
         fingerprint=fingerprint(columns.fields, classes, splits),
     )
-    return LoadedTask(task, tuple(notes))
+    return LoadedTask(task, tuple(notes), cut)
 
 
 def read_texts(
@@ -154,6 +169,7 @@ def load_labelled(
     table = read_part(source.parts[name], name, Columns(fields, label))
     if is_withheld(table.label_cells, classes):
         raise _withheld(table.places[0][0], name, label, source.parts)
+    refuse_empty(table, fields)
     known = match_known(label, classes, table.label_cells, normalise=normalise_labels)
     return table.split(known)
 
@@ -194,12 +210,14 @@ def _tables(
         parts = {role: source.parts[name] for role, name in roles.items()}
         for role, part in parts.items():
             _refuse_unlabelled(part, role, columns.label, source.parts)
+            _note_separator(part, columns, notes)
         tables = {role: read_part(part, role, columns) for role, part in parts.items()}
     else:
         tables = _read_by_column(source, columns, test_split, notes)
     for role, table in tables.items():
         if role != "train" and is_withheld(table.label_cells, tables["train"].labels):
             raise _withheld(table.places[0][0], role, columns.label, source.parts)
+        refuse_empty(table, columns.fields)
     return {role: tables[role] for role in ROLES if role in tables}
 
 
@@ -249,6 +267,8 @@ def _assign_roles(
 
 def _refuse_unlabelled(part: Part, role: str, label: str | None, parts: Mapping[str, Part]) -> None:
     """A label column that train has and another part lacks is withheld, not misspelt."""
+    if role == "train":
+        return
     if label not in part.columns() and label in parts["train"].columns():
         raise _withheld(part.origin, role, label, parts)
 
@@ -273,6 +293,7 @@ def _read_by_column(
             f"({listed(source.parts)}). Leave the option out, or name one table."
         )
     whole = read_part(source.parts["train"], "train", columns)
+    _note_separator(source.parts["train"], columns, notes)
     names = [role for role in ROLES if role in whole.roles]
     if "train" not in names:
         raise InputError(
@@ -332,6 +353,31 @@ def _note_shared_groups(splits: Mapping[str, Split], group: str | None, notes: l
                     f"{shared:,} of {len(splits[role]):,} {role} rows share their {shown(group)} "
                     "with a train row; the parts are used as given."
                 )
+
+
+def _note_separator(part: Part, columns: Columns, notes: list[str]) -> None:
+    found = part.separator(columns.wanted)
+    if found is not None:
+        notes.append(f"{part.origin}: its cells are separated by {found!r} and are read so.")
+
+
+def _note_lacking_classes(
+    splits: Mapping[str, Split], classes: Sequence[Label], cut: Collection[str], notes: list[str]
+) -> None:
+    for role in ("validation", "test"):
+        there = set(splits[role].y.tolist())
+        lacking = [label for index, label in enumerate(classes) if index not in there]
+        if lacking:
+            remedy = (
+                f"; choose a larger --{role}-size, another --seed or other groups."
+                if role in cut
+                else "; the part is used as given."
+            )
+            notes.append(
+                f"the {role} part has no row of {'class' if len(lacking) == 1 else 'classes'} "
+                f"{listed(lacking, 5)}, so how well {'it is' if len(lacking) == 1 else 'they are'} "
+                f"told is not measured there{remedy}"
+            )
 
 
 def _note_empty_texts(splits: Mapping[str, Split], fields: Sequence[str], notes: list[str]) -> None:

@@ -57,6 +57,11 @@ def take(split: Split, rows: npt.NDArray[np.int64]) -> Split:
     )
 
 
+def folded(text: str) -> str:
+    """Collapse white space and fold case: what still counts as the same text."""
+    return " ".join(text.split()).casefold()
+
+
 def long_fields(seen: Sequence[Split], fields: Sequence[str]) -> tuple[str, ...]:
     """Name the fields of median length 100 or more over all `seen` rows, else the longest."""
     rows = [texts for split in seen for texts in split.texts]
@@ -71,8 +76,8 @@ def unseen_rows(
 ) -> npt.NDArray[np.bool_]:
     """Tell which rows share no long text with the rows a model has seen.
 
-    Texts are compared within their field, with case folded and white space collapsed; an empty
-    text is shared with nobody. Which fields are long: `long_fields`.
+    Texts are compared within their field, `folded`; an empty text is shared with nobody. Which
+    fields are long: `long_fields`.
 
     Args:
         seen: the splits that were learned from or chosen on.
@@ -85,10 +90,6 @@ def unseen_rows(
     unseen = np.ones(len(other), dtype=np.bool_)
     for name in long_fields(seen, fields):
         index = fields.index(name)
-        known = {_folded(texts[index]) for split in seen for texts in split.texts} - {""}
-        unseen &= [_folded(texts[index]) not in known for texts in other.texts]
+        known = {folded(texts[index]) for split in seen for texts in split.texts} - {""}
+        unseen &= [folded(texts[index]) not in known for texts in other.texts]
     return unseen
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.split()).casefold()

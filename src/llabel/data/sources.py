@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llabel.data.cells import Row, check_cell, did_you_mean, listed, require_columns, row_name
-from llabel.data.tables import FORMATS, scan_rows, table_suffix
+from llabel.data.tables import FORMATS, column_names, scan_rows, separator, table_suffix
 from llabel.errors import InputError
 
 HUB_BATCH = 256  # rows held in memory at once
@@ -29,16 +29,16 @@ class Part:
         origin: where the rows come from, for messages.
         typed: whether values have types (JSON, Parquet, Hub) or all are strings (CSV, TSV).
         rows: columns (None: all) → a fresh iterator over the rows.
+        columns: names of the columns there are; no row is parsed for them where a header tells.
+        separator: columns → what separates the cells where the file's name says otherwise.
     """
 
     name: str
     origin: str
     typed: bool
     rows: Callable[[Sequence[str] | None], Iterator[Row]] = field(repr=False)
-
-    def columns(self) -> list[str]:
-        """Names of the columns, as the first row has them."""
-        return list(next(self.rows(None)).values)
+    columns: Callable[[], list[str]] = field(repr=False)
+    separator: Callable[[Sequence[str]], str | None] = field(repr=False, default=lambda _: None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,8 @@ def _shards_part(paths: list[Path], name: str) -> Part:
         str(paths[0]) if len(paths) == 1 else f"{paths[0].parent}/{name}-*",
         typed,
         lambda columns: itertools.chain.from_iterable(scan_rows(path, columns) for path in paths),
+        lambda: column_names(paths[0]),
+        lambda columns: separator(paths[0], columns),
     )
 
 
@@ -187,7 +189,13 @@ def _hub_source(data: str) -> Source:
 
 def _hub_part(data: str, part: str, dataset: Any) -> Part:
     origin = f"{data} ({part})"
-    return Part(part, origin, True, lambda columns: _hub_rows(origin, dataset, columns))
+    return Part(
+        part,
+        origin,
+        True,
+        lambda columns: _hub_rows(origin, dataset, columns),
+        lambda: list(dataset.column_names),
+    )
 
 
 def _hub_rows(origin: str, dataset: Any, columns: Sequence[str] | None) -> Iterator[Row]:

@@ -34,6 +34,8 @@ def hold_out(
         groups: (n,) no value of it will stand on both sides (scikit-learn's StratifiedGroupKFold,
             so the share held out is only about `size`).
         parts: what will be cut from these rows in all: every class needs a row (or a group) each.
+            Without groups it also gets one: held out is at least one row of every class, and one
+            is kept for each of the other parts. Held-out groups may lack a class.
 
     Returns:
         Positions of kept and of held-out rows, each ascending.
@@ -42,7 +44,11 @@ def hold_out(
         InputError: a class has too few rows or groups.
     """
     _refuse_rare_classes(y, classes, groups, parts)
-    held = _held_rows(y, size, seed) if groups is None else _held_groups(y, size, seed, groups)
+    held = (
+        _held_rows(y, size, seed, others=len(parts) - 1)
+        if groups is None
+        else _held_groups(y, size, seed, groups)
+    )
     kept = np.setdiff1d(np.arange(len(y)), held)
     lost = np.setdiff1d(y, y[kept])
     if len(lost) or not len(held):
@@ -98,13 +104,36 @@ def check_size(option: str, size: float) -> None:
         raise InputError(f"{option} {size:g}: a share between 0 and 1 is needed, such as 0.1.")
 
 
-def _held_rows(y: ClassIndices, size: float, seed: int) -> Rows:
+def _held_rows(y: ClassIndices, size: float, seed: int, others: int) -> Rows:
     from sklearn.model_selection import train_test_split
 
     n_classes = len(np.unique(y))
-    count = min(max(math.ceil(size * len(y) - 1e-9), n_classes), len(y) - n_classes)
+    count = min(max(math.ceil(size * len(y) - 1e-9), n_classes), len(y) - others * n_classes)
     _, held = train_test_split(np.arange(len(y)), test_size=count, stratify=y, random_state=seed)
-    return np.sort(held)
+    return _with_every_class(held, y, seed, others)
+
+
+def _with_every_class(held: Rows, y: ClassIndices, seed: int, others: int) -> Rows:
+    """Exchange as few rows as are needed for one of every class here and in each other part."""
+    sizes = np.bincount(y)
+    counts = np.bincount(y[held], minlength=len(sizes))
+    least, most = np.minimum(sizes, 1), np.maximum(sizes - others, 0)
+    share = sizes * len(held) / len(y)
+    quotas = np.clip(counts, least, most)
+    while excess := int(quotas.sum() - len(held)):
+        step = np.sign(excess)
+        movable = quotas > least if step > 0 else quotas < most
+        quotas[np.argmax(np.where(movable, step * (quotas - share), -np.inf))] -= step
+    rng = np.random.default_rng(seed)
+    chosen = set(held.tolist())
+    for index in np.flatnonzero(quotas != counts):
+        rows = rng.permutation(np.flatnonzero(y == index)).tolist()
+        spare = counts[index] - quotas[index]
+        if spare > 0:
+            chosen -= set([row for row in rows if row in chosen][:spare])
+        else:
+            chosen |= set([row for row in rows if row not in chosen][:-spare])
+    return np.array(sorted(chosen), dtype=np.int64)
 
 
 def _held_groups(y: ClassIndices, size: float, seed: int, groups: Sequence[str]) -> Rows:

@@ -12,6 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,11 +26,12 @@ from llabel.data.cells import (
     row_name,
     shown,
 )
-from llabel.data.csv_rows import csv_rows
+from llabel.data.csv_rows import CsvHeader, csv_header, csv_rows
 from llabel.errors import InputError
 
 LINE_LIMIT = 100_000_000  # bytes; a line is held in memory while it is parsed
 PARQUET_BATCH = 256  # rows held in memory at once
+JSON_HEAD = 1_000  # rows of which the keys count as the columns
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 GZIP_MAGIC = b"\x1f\x8b"
 
@@ -52,31 +54,56 @@ def table_suffix(path: Path) -> str | None:
     return next((suffix for suffix in FORMATS if name.endswith(suffix)), None)
 
 
-def read_rows(
-    path: str | Path, *, columns: Sequence[str] | None = None
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def scan_rows(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
     """Stream a table's rows in constant memory.
 
     Args:
         path: a .csv, .tsv, .jsonl or .parquet file, or one of these with .gz behind it. CSV and
-            TSV are UTF-8 with a header line and double quotes around cells where needed.
+            TSV are UTF-8 with a header line and double quotes around cells where needed; a header
+            that semicolons, tabs or commas divide instead is read so (see `separator`).
         columns: read only these, in this order; all columns by default.
 
     Yields:
-        Row number (first data row is 1) and column → value. CSV and TSV values are strings; JSON
-        and Parquet values have the type they are written with.
+        Rows. CSV and TSV values are strings; JSON and Parquet values have the type they are
+        written with.
 
     Raises:
         InputError: for whatever is wrong with the file: a wrong name at once, damage further down
             when the rows before it have been read.
     """
-    return ((row.number, row.values) for row in scan_rows(path, columns))
-
-
-def scan_rows(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """Like `read_rows`, but each `Row` also knows its file and line."""
     path = Path(path)
     return _guarded(path, _READERS[_checked_suffix(path)](path, columns))
+
+
+def column_names(path: str | Path) -> list[str]:
+    """A table's columns; no row is read, but of JSON Lines the first 1,000 for their keys.
+
+    Raises:
+        InputError: as `scan_rows`.
+    """
+    path = Path(path)
+    suffix = _checked_suffix(path)
+    with _faults_told(path):
+        if suffix == ".jsonl":
+            return _keys(path)
+        if suffix == ".parquet":
+            return _parquet_names(path)
+        return _csv_header(path, None).names
+
+
+def separator(path: str | Path, columns: Sequence[str]) -> str | None:
+    """What separates the cells of a CSV or TSV file if that is not what its name says, or None.
+
+    Raises:
+        InputError: as `scan_rows`.
+    """
+    path = Path(path)
+    expected = _DELIMITERS.get(_checked_suffix(path))
+    if expected is None:
+        return None
+    with _faults_told(path):
+        found = _csv_header(path, columns).separator
+    return None if found == expected else found
 
 
 def _checked_suffix(path: Path) -> str:
@@ -103,19 +130,25 @@ def _similar_file(path: Path) -> str:
 def _guarded(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
     """Refuse a table without rows, and say what errors of disk and gzip mean."""
     number = 0
-    try:
+    with _faults_told(path, lambda: number):
         for row in rows:
             number = row.number
             yield row
+    if number == 0:
+        raise InputError(f"{path}: there is no data row below the header. At least one is needed.")
+
+
+@contextmanager
+def _faults_told(path: Path, rows_read: Callable[[], int] = lambda: 0) -> Iterator[None]:
+    try:
+        yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(
-            f"{path}: the gzip data is cut off or damaged after row {number} ({error}). Copy or "
-            "download the file again; gzip -t checks it."
+            f"{path}: the gzip data is cut off or damaged after row {rows_read()} ({error}). Copy "
+            "or download the file again; gzip -t checks it."
         ) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from error
-    if number == 0:
-        raise InputError(f"{path}: there is no data row below the header. At least one is needed.")
 
 
 @contextmanager
@@ -185,28 +218,39 @@ def _iconv(path: Path, encoding: str) -> str:
 
 def _csv(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     with _opened_lines(path) as lines:
-        yield from csv_rows(str(path), lines, columns, delimiter=",")
+        yield from csv_rows(str(path), lines, columns, _DELIMITERS[table_suffix(path) or ""])
 
 
-def _tsv(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+def _csv_header(path: Path, columns: Sequence[str] | None) -> CsvHeader:
     with _opened_lines(path) as lines:
-        yield from csv_rows(str(path), lines, columns, delimiter="\t")
+        return csv_header(str(path), lines, columns, _DELIMITERS[table_suffix(path) or ""])
 
 
 def _jsonl(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     with _opened_lines(path) as lines:
-        filled = ((line, text) for line, text in enumerate(lines, start=1) if text.strip())
-        for number, (line, text) in enumerate(filled, start=1):
+        for number, line, values in _objects(path, lines):
             where = row_name(number, line)
-            values = _json_object(f"{path}: {where}", text)
             if columns is not None:
-                if number == 1:
-                    require_columns(columns, list(values), str(path))
+                if number == 1 and not set(columns) <= values.keys():
+                    require_columns(columns, _keys(path), str(path))
                 _require_keys(f"{path}: {where}", columns, values)
-                values = {name: values[name] for name in columns}
-            for name, value in values.items():
+            chosen = values if columns is None else {name: values[name] for name in columns}
+            for name, value in chosen.items():
                 check_cell(value, str(path), where, name)
-            yield Row(str(path), number, line, values)
+            yield Row(str(path), number, line, chosen)
+
+
+def _objects(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    filled = ((line, text) for line, text in enumerate(lines, start=1) if text.strip())
+    for number, (line, text) in enumerate(filled, start=1):
+        yield number, line, _json_object(f"{path}: {row_name(number, line)}", text)
+
+
+def _keys(path: Path) -> list[str]:
+    """All keys of the first rows: a key that one row lacks is a column for all that."""
+    with _opened_lines(path) as lines:
+        rows = islice(_objects(path, lines), JSON_HEAD)
+        return list(dict.fromkeys(key for _, _, values in rows for key in values))
 
 
 def _json_object(where: str, text: str) -> dict[str, Any]:
@@ -250,23 +294,33 @@ def _require_keys(where: str, columns: Iterable[str], values: dict[str, Any]) ->
 
 
 def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+    with _parquet_file(path) as table:
+        names = table.schema_arrow.names
+        refuse_double_columns(str(path), names)
+        require_columns(columns or (), names, str(path))
+        wanted = names if columns is None else columns
+        number = 0
+        for batch in table.iter_batches(PARQUET_BATCH, columns=list(wanted)):
+            for values in _batch_rows(str(path), batch, wanted, number):
+                number += 1
+                for name, value in values.items():
+                    check_cell(value, str(path), row_name(number, None), name)
+                yield Row(str(path), number, None, values)
+
+
+def _parquet_names(path: Path) -> list[str]:
+    with _parquet_file(path) as table:
+        return list(table.schema_arrow.names)
+
+
+@contextmanager
+def _parquet_file(path: Path) -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with _opened(path) as opened, _seekable(opened) as file:
         try:
-            table = pq.ParquetFile(file)
-            names = table.schema_arrow.names
-            refuse_double_columns(str(path), names)
-            require_columns(columns or (), names, str(path))
-            wanted = names if columns is None else columns
-            number = 0
-            for batch in table.iter_batches(PARQUET_BATCH, columns=list(wanted)):
-                for values in _batch_rows(str(path), batch, wanted, number):
-                    number += 1
-                    for name, value in values.items():
-                        check_cell(value, str(path), row_name(number, None), name)
-                    yield Row(str(path), number, None, values)
+            yield pq.ParquetFile(file)
         except (pa.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(
@@ -303,9 +357,10 @@ def _batch_rows(
     return (dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True))
 
 
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _READERS: dict[str, Callable[[Path, Sequence[str] | None], Iterator[Row]]] = {
     ".csv": _csv,
-    ".tsv": _tsv,
+    ".tsv": _csv,
     ".jsonl": _jsonl,
     ".parquet": _parquet,
 }

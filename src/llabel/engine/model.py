@@ -12,7 +12,7 @@ from llabel.errors import InputError
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 
@@ -58,8 +58,27 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer at `folder`; code that a model brings along is never run.
+
+    Raises:
+        InputError: there is none that transformers can load by itself.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder} holds no tokenizer that transformers can load without running the model's "
+            f"own code, which llabel never does: {str(error).splitlines()[0]}"
+        ) from error
+
+
 def load_model(folder: Path, device: torch.device, precision: str) -> "PreTrainedModel":
     """The language model at `folder`, frozen, in evaluation mode.
+
+    On the CPU the whole process is told to keep freed memory (see `keep_freed_memory`).
 
     Args:
         folder: local folder with `config.json` and safetensors weights.
@@ -83,7 +102,11 @@ def load_model(folder: Path, device: torch.device, precision: str) -> "PreTraine
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(

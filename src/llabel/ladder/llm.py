@@ -2,11 +2,9 @@
 
 import gc
 import json
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -25,18 +23,21 @@ from llabel.engine.model import (
     compile_layers,
     load_adapter,
     load_model,
+    load_tokenizer,
     pick_device,
 )
 from llabel.engine.training import Progress, Trainer, TrainingSettings
 from llabel.errors import InputError
 from llabel.events import Fetching, Listener, Note, RowsDone, StageStarted, ignore
 from llabel.labels import AnswerTokeniser, LabelTrie, compile_labels, label_words
+from llabel.ladder.llm_folder import ADAPTER, RungRecord, read_rung, save_rung
+from llabel.metrics import UNKNOWN, log_loss
 from llabel.prompt import PromptEncoder, Template, answer_tail, load_template
 from llabel.settings import LLMSettings
 from llabel.task import Probabilities, Split, Task, Text
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 # Rows are sorted by length within such windows when predicting, so that a stream stays a stream.
 PREDICT_WINDOW = 512
@@ -64,15 +65,11 @@ class LLMRung:
         Raises:
             InputError: the model, template, label words or lengths do not fit together.
         """
-        from transformers import AutoTokenizer
-
         self.fields_, self.classes_ = tuple(fields), tuple(classes)
         self.folder_ = resolve_model(
             self.settings.model, progress=lambda what, share: notify(Fetching(what, share))
         )
-        self.tokenizer_: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            self.folder_, local_files_only=True
-        )
+        self.tokenizer_ = load_tokenizer(self.folder_)
         words = label_words(self.classes_, self.settings.label_words)
         self._set_template(
             load_template(self.settings.template, self.fields_, words, self.settings.instruction),
@@ -136,7 +133,8 @@ class LLMRung:
         self.choice_: Progress | None = None
         self._load_model()
         self.progress_ = self._train(train, choosing, task.validation, checkpoints, notify)
-        self.validation_proba_ = self.predict_proba(task.validation.texts)
+        notify(StageStarted("scoring validation rows", len(task.validation)))
+        self.validation_proba_ = self.predict_proba(task.validation.texts, notify)
         if self.settings.refit:
             self.choice_ = self.progress_
             chosen = replace(choosing, epochs=self.choice_.best_epoch, patience=None)
@@ -151,7 +149,7 @@ class LLMRung:
         for last in ("model_", "head_"):  # let go of one model before the next takes memory
             vars(self).pop(last, None)
         gc.collect()
-        self.device_ = pick_device(self.settings.device)
+        self.device_ = self._pick_device()
         base = load_model(self.folder_, self.device_, self.precision)
         with _seeded(self.settings.seed, self.device_):
             self.model_ = add_lora(base, _lora_settings(self.settings))
@@ -168,8 +166,13 @@ class LLMRung:
         """The precision in use, `auto` resolved for the device."""
         if self.settings.precision != "auto":
             return self.settings.precision
-        cuda = pick_device(self.settings.device).type == "cuda"
+        cuda = self._pick_device().type == "cuda"
         return "bfloat16" if cuda and torch.cuda.is_bf16_supported() else "float32"
+
+    def _pick_device(self) -> torch.device:
+        """`auto` is the CPU for int8, which is made for it."""
+        int8 = self.settings.precision == "int8" and self.settings.device == "auto"
+        return pick_device("cpu" if int8 else self.settings.device)
 
     def _train(
         self,
@@ -183,8 +186,7 @@ class LLMRung:
             assert validation is not None
             notify(StageStarted("validating", len(validation)))
             proba = self.predict_proba(validation.texts, notify)
-            log_proba = np.log(np.clip(proba, 1e-15, None))
-            return float(-log_proba[np.arange(len(validation)), validation.y].mean())
+            return log_loss(validation.y, proba)
 
         trainer = Trainer(
             module=self.model_,
@@ -244,7 +246,7 @@ class LLMRung:
             prompts = self.encoder_.encode(window)
             out = np.empty((len(window), len(self.classes_)))
             lengths = [len(prompt.input_ids) for prompt in prompts]
-            for rows in micro_batches(lengths, 4 * self.settings.token_budget):
+            for rows in micro_batches(lengths, self._predict_budget):
                 batch = collate([Example(prompts[row].input_ids) for row in rows])
                 log_probs = self.head_.log_probs(batch.to(self.device_))
                 out[rows] = log_probs.double().exp().cpu().numpy()
@@ -265,7 +267,7 @@ class LLMRung:
             [prompt.input_ids for prompt in self.encoder_.encode(texts)],
             max_new_tokens=self.trie_.longest,
             end_token=self.trie_.end_token,
-            token_budget=4 * self.settings.token_budget,
+            token_budget=self._predict_budget,
         )
         for group in groups:
             for row, tokens in group.items():
@@ -275,7 +277,12 @@ class LLMRung:
                 answers[row] = str(answer).strip()
             notify(RowsDone(len(group)))
         index = {word: number for number, word in enumerate(self.trie_.words)}
-        return np.array([index.get(answer, -1) for answer in answers], dtype=np.int64), answers
+        return np.array([index.get(answer, UNKNOWN) for answer in answers], dtype=np.int64), answers
+
+    @property
+    def _predict_budget(self) -> int:
+        """Tokens of a micro-batch without gradients, which keeps far less in memory."""
+        return 4 * self.settings.token_budget
 
     @property
     def trainable_parameters_(self) -> int:
@@ -284,26 +291,22 @@ class LLMRung:
 
     def save(self, folder: Path) -> None:
         """Write `adapter/` (PEFT's format) and `rung.json`, each whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / ".new-adapter"
-        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed here
+        name = self._lasting_name()
         for config in self.model_.peft_config.values():
-            config.base_model_name_or_path = self._lasting_name()
-        # Told that no embeddings are adapted, PEFT does not ask the Hub about the base model.
-        self.model_.save_pretrained(str(partial), save_embedding_layers=False)
-        (partial / "README.md").unlink(missing_ok=True)  # the run folder has the model card
-        _replace_folder(partial, folder / "adapter")
-        record = {
-            "rung": self.name,
-            "settings": asdict(self.settings) | {"model": self._lasting_name()},
-            "fields": self.fields_,
-            "classes": self.classes_,
-            "words": self.trie_.words,
-            "template": asdict(self.template_),
-        }
-        temporary = folder / f".rung-{os.getpid()}.json"
-        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
-        temporary.replace(folder / "rung.json")
+            config.base_model_name_or_path = name
+
+        def save_adapter(target: Path) -> None:
+            # Told that no embeddings are adapted, PEFT does not ask the Hub about the base model.
+            self.model_.save_pretrained(str(target), save_embedding_layers=False)
+
+        record = RungRecord(
+            settings=replace(self.settings, model=name),
+            fields=self.fields_,
+            classes=self.classes_,
+            words=self.trie_.words,
+            template=self.template_,
+        )
+        save_rung(folder, record, save_adapter)
 
     def _lasting_name(self) -> str:
         """The base model's name, from whatever folder it is asked for later."""
@@ -312,39 +315,26 @@ class LLMRung:
 
     @classmethod
     def load(cls, folder: Path, **changes: Any) -> Self:
-        """What `save` wrote; `changes` are settings to override, such as `device`.
+        """What `save` wrote, ready to predict; `changes` are settings to override.
+
+        `compile` is left out unless asked for; where int8 cannot run, on a GPU, the precision is
+        `auto`.
 
         Raises:
             InputError: the folder holds no finished rung.
         """
-        from transformers import AutoTokenizer
-
-        path = folder / "rung.json"
-        if not path.is_file():
-            raise InputError(
-                f"{folder} holds no trained rung (rung.json is missing). "
-                "Give the --out folder of a finished `llabel fit`."
-            )
-        record = json.loads(path.read_text(encoding="utf-8"))
-        settings = record["settings"] | changes
-        settings["target_modules"] = tuple(settings["target_modules"])
-        rung = cls(LLMSettings(**settings))
-        rung.fields_, rung.classes_ = tuple(record["fields"]), tuple(record["classes"])
-        rung.folder_ = resolve_model(rung.settings.model)
-        rung.tokenizer_ = AutoTokenizer.from_pretrained(rung.folder_, local_files_only=True)
-        written = record["template"]
-        rung._set_template(
-            Template(
-                written["name"],
-                tuple(written["literals"]),
-                tuple(written["fields"]),
-                written["joint"],
-            ),
-            record["words"],
-        )
-        rung.device_ = pick_device(rung.settings.device)
+        record = read_rung(folder)
+        settings = replace(record.settings, **({"compile": False} | changes))
+        rung = cls(settings)
+        if settings.precision == "int8" and rung._pick_device().type != "cpu":
+            rung.settings = replace(settings, precision="auto")
+        rung.fields_, rung.classes_ = record.fields, record.classes
+        rung.folder_ = resolve_model(settings.model)
+        rung.tokenizer_ = load_tokenizer(rung.folder_)
+        rung._set_template(record.template, record.words)
+        rung.device_ = rung._pick_device()
         base = load_model(rung.folder_, rung.device_, rung.precision)
-        rung.model_ = load_adapter(base, folder / "adapter")
+        rung.model_ = load_adapter(base, folder / ADAPTER)
         rung._ready()
         return rung
 
@@ -381,13 +371,3 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-def _replace_folder(new: Path, target: Path) -> None:
-    """Put `new` where `target` is; the old one goes last."""
-    old = target.with_name(f".old-{target.name}")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,74 @@
+"""How commands end where something went wrong: in a sentence, unless the fault is ours."""
+
+import errno
+import shlex
+from typing import Any, NoReturn
+
+import rich_click as click
+from click.exceptions import Exit
+
+from llabel.errors import InputError
+
+COMMAND_LINE = "llabel.command_line"  # where click's context keeps what the user typed
+_RESUMABLE = ("fit", "predict")
+_INTERRUPTED = 130  # what shells expect of a process that Ctrl-C ended
+_FILES = {"ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "ENAMETOOLONG"}
+_OUT_OF_MEMORY = (
+    "Out of memory. Try a smaller --token-budget or --max-seq-length, --precision bfloat16 (GPU) "
+    "or int8 (CPU), or a smaller model; with the same --out, add --overwrite."
+)
+
+
+class Commands(click.RichGroup):
+    """A group whose commands end in sentences where the user can do something about it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the words typed, for the run's record."""
+        ctx.meta[COMMAND_LINE] = shlex.join(["llabel", *args])
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of work, not of the alphabet."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what is no bug of ours ends without a traceback."""
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            _end(str(error), 2)
+        except KeyboardInterrupt:
+            again = " The same command goes on from where it was last saved."
+            _end("Stopped." + (again if ctx.invoked_subcommand in _RESUMABLE else ""), _INTERRUPTED)
+        except FloatingPointError as error:
+            _end(f"{error} (--learning-rate; with the same --out, --overwrite).", 1)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            _end(f"{_OUT_OF_MEMORY} {_first_line(error)}", 1)
+        except OSError as error:
+            if errno.errorcode.get(error.errno or 0) not in _FILES:
+                raise
+            where = f": {error.filename}" if error.filename else ""
+            _end(f"{error.strerror}{where}.", 1)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    """Say why on standard error, and leave."""
+    from rich.text import Text
+
+    from llabel.console import messages
+
+    told = Text() if code == _INTERRUPTED else Text("Error: ", style="bold red")
+    messages().print(told.append(message, style="default not bold"), soft_wrap=True)
+    raise Exit(code)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Of the GPU, of Python, or of PyTorch's CPU allocator; torch need not be imported for it."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"OutOfMemoryError", "MemoryError"}) or "allocate memory" in str(error)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
