@@ -74,6 +74,7 @@ def test_a_refit_trains_on_all_rows_for_the_chosen_epochs(llm_settings):
     assert [(stage.name, stage.total) for stage in stages] == [
         ("training", 4 * 8),
         *[("validating", 6)] * 4,
+        ("scoring validation rows", 6),
         ("refitting on train + validation", best * (8 + 6)),
     ]
     assert sum(isinstance(event, EpochDone) for event in events) == 4  # none in the refit
