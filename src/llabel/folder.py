@@ -32,15 +32,26 @@ def claimed(
     same settings goes on in any case.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out.parent / f".{out.name}.lock")
+    with alone_with(
+        out, f"{out} is in use by another llabel process. Wait, or choose another --out."
+    ):
+        yield _opened(out, config, fingerprint, overwrite, notify)
+
+
+@contextmanager
+def alone_with(path: Path, otherwise: str) -> Iterator[None]:
+    """Keep other llabel processes away from `path`.
+
+    Raises:
+        InputError: one is there already; the message is `otherwise`.
+    """
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise InputError(
-            f"{out} is in use by another llabel process. Wait for it, or choose another --out."
-        ) from error
+        raise InputError(otherwise) from error
     try:
-        yield _opened(out, config, fingerprint, overwrite, notify)
+        yield
     finally:
         # Before the release: whoever waits on the file sees that its name is gone, and starts over.
         with suppress(OSError):  # Windows keeps open files

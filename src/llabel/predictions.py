@@ -5,16 +5,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
 from llabel.data import read_texts
 from llabel.errors import InputError
 from llabel.events import Listener, Note, RowsDone, StageStarted, ignore
+from llabel.folder import alone_with
 from llabel.ladder.llm import PREDICT_WINDOW, LLMRung
 from llabel.ladder.llm_folder import ADAPTER, read_rung
 from llabel.metrics import UNKNOWN
@@ -89,7 +87,8 @@ def predict(
     fields = read_rung(folder).fields
     # A pass over all rows first: what is wrong with them is said before a model loads.
     total = sum(1 for _ in read_texts(data, fields, part=part))
-    with _locked(out):
+    busy = f"-o {out} is being written by another llabel process. Wait, or name another file."
+    with alone_with(out, busy):
         partial = _Partial(out, _job(folder, data, part, decode))
         done = partial.done(notify)
         rung = LLMRung.load(folder, device=device or "auto")
@@ -134,24 +133,6 @@ def _check_out(out: Path, data: str) -> None:
 
 def _by_label(classes: tuple[Label, ...], proba: Iterable[float]) -> dict[str, float]:
     return {str(label): float(p) for label, p in zip(classes, proba, strict=True)}
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """One process a file."""
-    lock = FileLock(out.with_name(f".{out.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise InputError(
-            f"-o {out} is being written by another llabel process. Wait, or name another file."
-        ) from error
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # before the release, see llabel.folder.claimed
-            Path(lock.lock_file).unlink()
-        lock.release()
 
 
 def _batched(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
