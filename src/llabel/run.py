@@ -170,10 +170,7 @@ def _assess(
         *prediction_lines(task, "validation", validation_proba, validation_proba.argmax(axis=1)),
         *prediction_lines(task, "test", test_proba, test_answers, written),
     ]
-    if config.run.no_texts:
-        lines = [{name: line[name] for name in line if name != "text"} for line in lines]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_text(out / "predictions.jsonl", text)
+    _write_predictions(out / "predictions.jsonl", lines, with_texts=not config.run.no_texts)
     asset = BUILT_IN.get(config.llm.model)
     return RunRecord(
         schema=SCHEMA,
@@ -210,6 +207,13 @@ def _answers(
         return proba, proba.argmax(axis=1), None
     notify(StageStarted("writing answers", len(split)))
     return proba, *rung.generate(split.texts, notify)
+
+
+def _write_predictions(path: Path, lines: list[dict[str, Any]], *, with_texts: bool) -> None:
+    if not with_texts:
+        lines = [{name: line[name] for name in line if name != "text"} for line in lines]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_text(path, text)
 
 
 def _train_sample(task: Task, seed: int) -> Split:
