@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from llabel.dry_run import load, prepare, run_cost
+from llabel.dry_run import prepare, run_cost
+from llabel.run import load
 from runs import config, write_weather
 
 

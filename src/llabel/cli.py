@@ -89,7 +89,7 @@ def check(
     """
     from dataclasses import asdict
 
-    from llabel import dry_run
+    from llabel import dry_run, run
     from llabel.check import check as look_over
     from llabel.check.view import render
     from llabel.console import fetching, messages, notes, output
@@ -99,7 +99,7 @@ def check(
     _refuse_unwritable(json_file)
     settings = _settings(ctx, data, config)
     _fetch(settings.source)
-    loaded = dry_run.load(settings)
+    loaded = run.load(settings)
     notes(messages(), loaded.notes)
     with quiet_libraries(), fetching(messages()) as progress:
         rung = dry_run.prepare(settings, loaded.task, progress)

@@ -1,7 +1,7 @@
 """All of a run but the weights: what `llabel check` and `llabel prompt` look at."""
 
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from llabel.assets import BUILT_IN, Progress, fetch, resolve_model
 from llabel.check.check import Cost
@@ -12,9 +12,9 @@ from llabel.check.estimate import (
     model_size,
 )
 from llabel.config import RunConfig
-from llabel.data import LoadedTask, load_task
 from llabel.errors import InputError
 from llabel.ladder.llm import LLMRung
+from llabel.run import TRAIN_SAMPLE, load
 from llabel.task import Task, Text
 
 _WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0}
@@ -27,15 +27,6 @@ def fetch_data(data: str, progress: Progress) -> None:
     asset = BUILT_IN.get(data)
     if asset and asset.kind == "data":
         fetch(asset, progress)
-
-
-def load(config: RunConfig) -> LoadedTask:
-    """The rows and splits of the run.
-
-    Raises:
-        InputError: as `load_task`.
-    """
-    return load_task(config.source, **asdict(config.data), seed=config.llm.seed)
 
 
 def find_row(config: RunConfig, row: str) -> tuple[Task, str, Text, int]:
@@ -85,18 +76,16 @@ def run_cost(rung: LLMRung, task: Task) -> Cost:
     """
     from transformers import AutoConfig
 
-    from llabel.engine.model import pick_device
-    from llabel.run import TRAIN_SAMPLE
-
     settings = rung.settings
     size = model_size(
         AutoConfig.from_pretrained(rung.folder_, local_files_only=True, trust_remote_code=False)
     )
-    device = str(pick_device("cpu" if rung.precision == "int8" else settings.device))
     int8 = rung.precision == "int8"
     speed = (_INT8_SPEED if int8 else 1) * (_COMPILED_SPEED if settings.compile else 1)
     measured = "float32" if int8 else rung.precision
-    rate = measure_matmul_rate(size.hidden, size.intermediate, device=device, dtype=measured)
+    rate = measure_matmul_rate(
+        size.hidden, size.intermediate, device=str(rung.device), dtype=measured
+    )
     lengths = rung.encoder_.lengths(task.validation.texts)
     validation = sum(min(length, rung.max_length_) for length in lengths)
     sample = min(1, TRAIN_SAMPLE / len(task.train))

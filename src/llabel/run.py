@@ -63,7 +63,7 @@ def fit(
     Raises:
         InputError: the data or settings cannot be used, or `out` holds something else.
     """
-    loaded = load_task(config.source, **asdict(config.data), seed=config.llm.seed)
+    loaded = load(config)
     for text in loaded.notes:
         notify(Note(text))
     rung = LLMRung(config.llm).prepare(loaded.task.fields, loaded.task.classes, notify)
@@ -85,6 +85,15 @@ def fit(
         write_json(out / "run.json", record)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         return record
+
+
+def load(config: RunConfig) -> LoadedTask:
+    """The rows and splits of a run.
+
+    Raises:
+        InputError: as `load_task`.
+    """
+    return load_task(config.source, **asdict(config.data), seed=config.llm.seed)
 
 
 def evaluate(

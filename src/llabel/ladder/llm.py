@@ -129,15 +129,14 @@ class LLMRung:
                     f"{self.max_length_} tokens: the end of their longest field was cut."
                 )
             )
-        choosing = self.settings
         self.choice_: Progress | None = None
         self._load_model()
-        self.progress_ = self._train(train, choosing, task.validation, checkpoints, notify)
+        self.progress_ = self._train(train, self.settings, task.validation, checkpoints, notify)
         notify(StageStarted("scoring validation rows", len(task.validation)))
         self.validation_proba_ = self.predict_proba(task.validation.texts, notify)
         if self.settings.refit:
             self.choice_ = self.progress_
-            chosen = replace(choosing, epochs=self.choice_.best_epoch, patience=None)
+            chosen = replace(self.settings, epochs=self.choice_.best_epoch, patience=None)
             both = train + validation
             again = checkpoints and checkpoints.beside("refit")
             self._load_model()
@@ -149,7 +148,7 @@ class LLMRung:
         for last in ("model_", "head_"):  # let go of one model before the next takes memory
             vars(self).pop(last, None)
         gc.collect()
-        self.device_ = self._pick_device()
+        self.device_ = self.device
         base = load_model(self.folder_, self.device_, self.precision)
         with _seeded(self.settings.seed, self.device_):
             self.model_ = add_lora(base, _lora_settings(self.settings))
@@ -166,11 +165,12 @@ class LLMRung:
         """The precision in use, `auto` resolved for the device."""
         if self.settings.precision != "auto":
             return self.settings.precision
-        cuda = self._pick_device().type == "cuda"
+        cuda = self.device.type == "cuda"
         return "bfloat16" if cuda and torch.cuda.is_bf16_supported() else "float32"
 
-    def _pick_device(self) -> torch.device:
-        """`auto` is the CPU for int8, which is made for it."""
+    @property
+    def device(self) -> torch.device:
+        """Where it runs; `auto` is the CPU for int8, which is made for it."""
         int8 = self.settings.precision == "int8" and self.settings.device == "auto"
         return pick_device("cpu" if int8 else self.settings.device)
 
@@ -326,13 +326,13 @@ class LLMRung:
         record = read_rung(folder)
         settings = replace(record.settings, **({"compile": False} | changes))
         rung = cls(settings)
-        if settings.precision == "int8" and rung._pick_device().type != "cpu":
+        if settings.precision == "int8" and rung.device.type != "cpu":
             rung.settings = replace(settings, precision="auto")
         rung.fields_, rung.classes_ = record.fields, record.classes
         rung.folder_ = resolve_model(settings.model)
         rung.tokenizer_ = load_tokenizer(rung.folder_)
         rung._set_template(record.template, record.words)
-        rung.device_ = rung._pick_device()
+        rung.device_ = rung.device
         base = load_model(rung.folder_, rung.device_, rung.precision)
         rung.model_ = load_adapter(base, folder / ADAPTER)
         rung._ready()
