@@ -6,6 +6,7 @@ import torch
 
 from llabel.engine.answer import AnswerHead
 from llabel.engine.batching import FULL_VOCABULARY, Example, collate
+from llabel.engine.prefix import pays, shared_tokens
 from llabel.errors import InputError
 from llabel.labels import compile_labels
 from tiny_models import llama_config, random_model
@@ -186,6 +187,70 @@ def test_the_check_leaves_the_model_as_it_was(training):
     assert model.training is training
 
 
+# What many prompts begin with
+
+
+SHARED = tuple(range(20, 38))  # longer than the small sliding windows
+
+
+@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("case", ARCHITECTURES, ids=str)
+def test_a_prefix_read_once_changes_nothing(case, words):
+    model = random_model(configuration(case.kind, **case.changes))
+    head = AnswerHead(model, trie(WORDS[words]))
+    plain = head.log_probs(collate([Example(SHARED + p) for p in PROMPTS]))
+    prefix = head.read_prefix(SHARED)
+    cannot = case.kind == "Bloom" or case.changes.get("sliding_window") == 10
+    assert (prefix is None) == cannot
+    if prefix is None:
+        return
+    for _ in range(2):  # the cache is as it was after the first time
+        found = head.log_probs(collate([Example(p) for p in PROMPTS], pad_token=3), prefix)
+        torch.testing.assert_close(found, plain, rtol=0, atol=1e-5)
+    one_by_one = [head.log_probs(collate([Example(p)]), prefix) for p in PROMPTS]
+    torch.testing.assert_close(torch.cat(one_by_one), plain, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_rows_that_outgrow_the_window_are_read_whole(words):
+    """The window holds prefix and longest row, but not all rows packed behind it."""
+    model = random_model(configuration("Mistral", sliding_window=36))
+    head = AnswerHead(model, trie(WORDS[words]))
+    prefix = head.read_prefix(SHARED[:12])
+    assert prefix is not None
+    plain = head.log_probs(collate([Example(SHARED[:12] + p) for p in PROMPTS]))
+    for group in (PROMPTS, PROMPTS * 3, PROMPTS):
+        found = head.log_probs(collate([Example(p) for p in group]), prefix)
+        expected = plain.repeat(len(group) // len(PROMPTS), 1)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "expected"),
+    [
+        ([(1, 2, 3, 4), (1, 2, 5), (1, 2, 3, 9)], (1, 2)),
+        ([(1, 2, 3), (1, 2, 3), (1, 2, 3, 4)], (1, 2)),  # each row keeps a token of its own
+        ([(1,), (1, 2)], ()),
+        ([(1, 2), (2, 2)], ()),
+        ([(7, 8, 9)], (7, 8)),
+        ([], ()),
+    ],
+)
+def test_shared_tokens(prompts, expected):
+    assert shared_tokens(prompts) == expected
+
+
+def test_short_prefixes_and_few_rows_are_not_worth_it():
+    assert [pays(range(n), rows) for n, rows in ((16, 4), (15, 999), (999, 3))] == [
+        True,
+        False,
+        False,
+    ]
+
+
+# CUDA
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("words", WORDS)
 @pytest.mark.parametrize("case", ARCHITECTURES, ids=str)
@@ -194,5 +259,11 @@ def test_log_probs_on_cuda_are_those_of_the_cpu(case, words):
     labels, batch = trie(WORDS[words]), collate([Example(p) for p in PROMPTS])
     model = random_model(configuration(case.kind, **case.changes))
     expected = AnswerHead(model, labels).log_probs(batch)
-    found = AnswerHead(model.cuda(), labels).log_probs(batch.to(torch.device("cuda")))
+    head = AnswerHead(model.cuda(), labels)
+    found = head.log_probs(batch.to(torch.device("cuda")))
     torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-3)
+    prefix = head.read_prefix(SHARED)
+    if prefix is not None:
+        behind = head.log_probs(batch.to(torch.device("cuda")), prefix)
+        whole = collate([Example(SHARED + p) for p in PROMPTS]).to(torch.device("cuda"))
+        torch.testing.assert_close(behind, head.log_probs(whole), rtol=0, atol=1e-3)

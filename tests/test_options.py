@@ -7,10 +7,18 @@ from click.testing import CliRunner, Result
 
 from llabel.config import checked
 from llabel.options import PANELS, given, settings_options
-from llabel.settings import DataSettings, LLMSettings, RunSettings
+from llabel.settings import (
+    CompareSettings,
+    DataSettings,
+    LLMSettings,
+    RunSettings,
+    SimplerSettings,
+)
 
 SETTINGS = {
-    field.name: field for room in (DataSettings, RunSettings, LLMSettings) for field in fields(room)
+    field.name: field
+    for room in (DataSettings, CompareSettings, RunSettings, LLMSettings, SimplerSettings)
+    for field in fields(room)
 }
 
 
@@ -43,7 +51,7 @@ def test_help_shows_the_default_of_the_settings(name: str) -> None:
     default = SETTINGS[name].default
     if default is MISSING:
         assert "Required, here or in --config." in result.output
-    elif default is None or isinstance(default, bool):
+    elif default in (None, ()) or isinstance(default, bool):
         assert "[default" not in result.output
     else:
         shown = ",".join(default) if isinstance(default, tuple) else default

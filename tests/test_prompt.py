@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llabel.errors import InputError
-from llabel.prompt import BUILT_IN_TEMPLATES, PromptEncoder, _water_level, load_template
+from llabel.prompt import BUILT_IN_TEMPLATES, PromptEncoder, load_template, water_level
 from tiny_models import BEGIN, SPECIAL_TOKENS
 
 BOOLQ = ("question", "passage")
@@ -220,6 +220,12 @@ def test_the_begin_token_is_kept_and_never_doubled(tiny_llama_bos, tmp_path):
     assert [at for at, token in enumerate(plain) if token == tokenizer.bos_token_id] == [0]
 
 
+def test_half_a_surrogate_pair_is_one_unknown_character(qa):
+    odd, even = qa.encode([("a\ud83d", "b"), ("a\ufffd", "b")])
+    assert odd.input_ids == even.input_ids
+    assert odd.text == ("a\ud83d", "b")
+
+
 @pytest.mark.parametrize("template", ["qa", "alpaca"])
 def test_one_row_is_encoded_as_in_company(tokenizer, template):
     texts = [("why", "so"), ("", ""), ("is it " * 50, "it is"), ("true", "no " * 300)]
@@ -287,8 +293,8 @@ def test_a_field_that_stands_twice_is_cut_once(tokenizer, tmp_path, words):
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=5), st.integers(0, 100))
-def test_water_level(counts, budget):
-    level = _water_level(counts, budget)
+def testwater_level(counts, budget):
+    level = water_level(counts, budget)
     assert sum(min(count, level) for count in counts) <= budget
     assert level == max(counts) or sum(min(count, level + 1) for count in counts) > budget
 

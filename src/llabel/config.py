@@ -3,16 +3,27 @@
 import csv
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from llabel.errors import InputError
-from llabel.settings import DataSettings, Help, LLMSettings, RunSettings
+from llabel.settings import (
+    READS,
+    CompareSettings,
+    DataSettings,
+    Duration,
+    Help,
+    LLMSettings,
+    RunSettings,
+    SimplerSettings,
+)
 
-_Room = TypeVar("_Room", DataSettings, RunSettings, LLMSettings)
-_ROOMS = (RunSettings, DataSettings, LLMSettings)
+_Room = TypeVar("_Room", DataSettings, RunSettings, LLMSettings, SimplerSettings, CompareSettings)
+_ROOMS = (RunSettings, DataSettings, LLMSettings, SimplerSettings)
+_ONLY_COMPARE = frozenset(setting.name for setting in fields(CompareSettings))
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
 _SOURCE = Annotated[str, Help("File, folder, built-in name or Hub id.")]
 _OUT = Annotated[str, Help("Folder of the run.")]
 _NAMES = """A,B, and a name that holds a comma in double quotes: '"A, or B",C'"""
@@ -36,17 +47,23 @@ class RunConfig:
 
     Attributes:
         source: the data: file, folder, built-in name or Hub id.
-        data, run, llm: the settings, by room.
+        data, run, llm, simpler: the settings, by room.
     """
 
     source: str
     data: DataSettings
     run: RunSettings
     llm: LLMSettings
+    simpler: SimplerSettings = field(default_factory=SimplerSettings)
 
     def flat(self) -> dict[str, Any]:
-        """One level of names, as in YAML and run.json; `data` is the source."""
-        return {"data": self.source, **asdict(self.run), **asdict(self.data), **asdict(self.llm)}
+        """One level of names, as in YAML and run.json; `data` is the source.
+
+        Settings that another rung reads are left out: they decide nothing here.
+        """
+        rung = asdict(self.llm) | asdict(self.simpler)
+        read = {name: value for name, value in rung.items() if name in READS[self.run.rung]}
+        return {"data": self.source, **asdict(self.run), **asdict(self.data), **read}
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> Self:
@@ -56,13 +73,31 @@ class RunConfig:
             InputError: unknown name, missing name, wrong type or out of range.
         """
         refuse_missing(values, required())
+        if foreign := sorted(_ONLY_COMPARE.intersection(values)):
+            names = ", ".join(map(option, foreign))
+            raise InputError(f"{names}: known to `llabel compare` only.")
         known = checked(values)
         return cls(
             source=known["data"],
             data=_room(DataSettings, known),
             run=_room(RunSettings, known),
             llm=_room(LLMSettings, known),
+            simpler=_room(SimplerSettings, known),
         )
+
+
+def compare_settings(values: Mapping[str, Any]) -> tuple[CompareSettings, dict[str, Any]]:
+    """Take what concerns the comparison out of `values`.
+
+    Returns:
+        That, and the settings of its runs.
+
+    Raises:
+        InputError: wrong type or out of range.
+    """
+    own = checked({name: value for name, value in values.items() if name in _ONLY_COMPARE})
+    rest = {name: value for name, value in values.items() if name not in _ONLY_COMPARE}
+    return _room(CompareSettings, own), rest
 
 
 def checked(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
@@ -95,8 +130,8 @@ def checked(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
 
 def required() -> list[str]:
     """Names of the settings that have no default, `data` first."""
-    settings = [field for room in _ROOMS for field in fields(room)]
-    return ["data", *(field.name for field in settings if field.default is MISSING)]
+    settings = [setting for room in _ROOMS for setting in fields(room)]
+    return ["data", *(setting.name for setting in settings if setting.default is MISSING)]
 
 
 def refuse_missing(values: Mapping[str, Any], names: Iterable[str]) -> None:
@@ -138,7 +173,7 @@ def option(name: str) -> str:
 
 
 def _room(room: type[_Room], known: Mapping[str, Any]) -> _Room:
-    names = [field.name for field in fields(room)]
+    names = [setting.name for setting in fields(room)]
     return room(**{name: known[name] for name in names if name in known})
 
 
@@ -170,7 +205,7 @@ def _mapping(text: str, path: Path) -> dict[str, Any]:
 def _hints() -> dict[str, Any]:
     """Annotated type of every setting, and of `data` and `out`."""
     hints: dict[str, Any] = {"data": _SOURCE, "out": _OUT}
-    for room in _ROOMS:
+    for room in (*_ROOMS, CompareSettings):
         hints |= get_type_hints(room, include_extras=True)
     return hints
 
@@ -187,12 +222,14 @@ def _converted(value: Any, hint: Any) -> Any:
     """
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-    kind = get_args(hint)[0]
+    kind, *extras = get_args(hint)
     if isinstance(value, bool) and kind is not bool:
         # YAML reads yes, no, on, off and true as truth values, and 1 == True.
         raise ValueError("a truth value stands where none is meant; put it in quotes in YAML")
     if isinstance(value, str) and is_none(value) and NoneType in get_args(kind):
         return None
+    if isinstance(value, str) and any(isinstance(extra, Duration) for extra in extras):
+        value = _seconds(value)
     if get_origin(kind) is tuple and isinstance(value, str):
         value = _names(value)
     if get_origin(kind) is tuple and isinstance(value, list | tuple) and "" in value:
@@ -212,6 +249,16 @@ def _converted(value: Any, hint: Any) -> Any:
         raise ValueError(
             allowed.replace("a valid tuple", f"a list, or text as {_NAMES}") + inside + guess
         ) from error
+
+
+def _seconds(text: str) -> float:
+    unit = text.strip()[-1:].lower()
+    try:
+        return float(text.strip().lower().removesuffix(unit if unit in _SECONDS else "")) * (
+            _SECONDS.get(unit, 1)
+        )
+    except ValueError as error:
+        raise ValueError("write a time as 90s, 10m or 1h") from error
 
 
 def is_none(text: str) -> bool:

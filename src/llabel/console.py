@@ -3,11 +3,12 @@
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
@@ -18,6 +19,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from llabel.check.view import duration
@@ -28,6 +30,9 @@ from llabel.events import (
     Listener,
     Note,
     RowsDone,
+    RungDone,
+    RungFailed,
+    RungStarted,
     StageStarted,
     StepDone,
 )
@@ -72,6 +77,7 @@ def listen(console: Console) -> Iterator[Listener]:
     view = _View(console)
     try:
         yield view
+        view.clear_results()
     finally:
         view.close()
 
@@ -121,13 +127,25 @@ class _Stage:
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=LOSSES))
 
 
+class _Bars(Progress):
+    """Bars, and above them the results of a comparison as they come."""
+
+    results: Table | None = None
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """The table, if there is one, and the bars."""
+        if self.results is not None:
+            yield self.results
+        yield self.make_tasks_table(self.tasks)
+
+
 class _View:
     """Rich's `Progress` keeps the books either way; it is shown only where it can move."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.live = console.is_interactive
-        self.progress = Progress(
+        self.progress = _Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(12),
             TaskProgressColumn(),
@@ -140,6 +158,7 @@ class _View:
         self.stage: _Stage | None = None
         self.training: _Stage | None = None
         self.downloads: dict[str, _Stage] = {}
+        self.rung = ""
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
@@ -161,6 +180,40 @@ class _View:
             case EpochDone(epoch=epoch, validation_loss=loss, best=best):
                 verdict = "the best so far" if best else "no better than before"
                 self.say(f"epoch {epoch}: validation loss {loss:.4f}, {verdict}")
+            case RungStarted():
+                self.begin_rung(event)
+            case RungDone():
+                self.end_rung(result_cells(event))
+            case RungFailed(rung, reason):
+                self.end_rung((rung, "failed", "", "", "", ""))
+                self.say(f"{rung} failed: {reason}")
+
+    def begin_rung(self, event: RungStarted) -> None:
+        """A new system: its bars take the place of the last one's."""
+        self.rung = f"{event.rung} ({event.number} of {event.total})"
+        if self.progress.results is None:
+            self.progress.results = results_table()
+        if not self.live:
+            self.say(self.rung)
+
+    def end_rung(self, cells: Sequence[str]) -> None:
+        """Its bars go, its result stays."""
+        for task in list(self.progress.tasks):
+            self.progress.remove_task(task.id)
+        self.stage = self.training = None
+        self.downloads.clear()
+        self.rung = ""
+        assert self.progress.results
+        self.progress.results.add_row(*map(Text, cells))
+        if not self.live:
+            self.say(f"{cells[0]}: {result_line(cells)}")
+
+    def clear_results(self) -> None:
+        """The whole table comes next: this one need not stay on the screen."""
+        if self.progress.results is not None:
+            self.progress.results = None
+            for task in list(self.progress.tasks):
+                self.progress.remove_task(task.id)
 
     def share(self, what: str, share: float) -> None:
         """Show that so much (0 to 1) of a download is done."""
@@ -180,8 +233,9 @@ class _View:
             self.progress.start()
         if self.stage:
             self.progress.update(self.stage.id, active=False)
+        shown = f"{self.rung}: {name}" if self.rung and self.live else name
         number = self.progress.add_task(
-            name, total=total, completed=done, active=True, unit=unit, loss=""
+            shown, total=total, completed=done, active=True, unit=unit, loss=""
         )
         self.stage = _Stage(number, done / total if total else 1, time.monotonic())
         return self.stage
@@ -222,6 +276,37 @@ class _View:
         """Leave the bars as they stand."""
         if self.live:
             self.progress.stop()
+
+
+def results_table() -> Table:
+    """Systems as they come."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("rung")
+    for name in ("accuracy (95 %)", "macro-F1", "log loss", "training", "ms/text"):
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def result_cells(event: RungDone) -> tuple[str, ...]:
+    """One system's result in the columns of `results_table`."""
+    low, high = event.accuracy_ci95
+    on = "" if event.part == "test" else f", {event.part}"
+    return (
+        event.rung,
+        f"{event.accuracy:.4f} ({low:.4f}–{high:.4f}{on})",
+        f"{event.macro_f1:.4f}",
+        f"{event.log_loss:.4f}",
+        duration(event.train_seconds) if event.train_seconds else "–",
+        f"{event.ms_per_text:.2g}" if event.ms_per_text < 10 else f"{event.ms_per_text:.0f}",
+    )
+
+
+def result_line(cells: Sequence[str]) -> str:
+    """The same as a line of a log."""
+    if cells[1] == "failed":
+        return "failed"
+    names = ("accuracy", "macro-F1", "log loss", "training", "ms a text")
+    return ", ".join(f"{name} {cell}" for name, cell in zip(names, cells[1:], strict=True))
 
 
 def _measures(task: Task) -> str:

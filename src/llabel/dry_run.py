@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 
+from llabel.assessment import TRAIN_SAMPLE
 from llabel.assets import BUILT_IN, Progress, fetch, resolve_model
 from llabel.check.check import Cost
 from llabel.check.estimate import (
@@ -14,7 +15,7 @@ from llabel.check.estimate import (
 from llabel.config import RunConfig
 from llabel.errors import InputError
 from llabel.ladder.llm import LLMRung
-from llabel.run import TRAIN_SAMPLE, load
+from llabel.run import load
 from llabel.task import Task, Text
 
 _WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0}

@@ -40,6 +40,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
             max_grad_norm: training.
         validation_size: share of the rows that chooses the epoch, in (0, 1).
         token_budget: most tokens of a micro-batch.
+        trials: learning rates tried on validation: `learning_rate` × 1, 1/3, 3, 1/9 …
+        budget: seconds of training for all trials together; None is without limit.
         refit: train anew on all rows with the chosen number of epochs.
         precision: `auto`, `float32`, `bfloat16` or `int8`.
         compile: fuse layers with torch.compile.
@@ -76,6 +78,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         max_grad_norm: float = 1.0,
         validation_size: float = 0.1,
         token_budget: int = 512,
+        trials: int = 1,
+        budget: float | None = None,
         refit: bool = False,
         precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
         compile: bool = False,
@@ -103,6 +107,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         self.max_grad_norm = max_grad_norm
         self.validation_size = validation_size
         self.token_budget = token_budget
+        self.trials = trials
+        self.budget = budget
         self.refit = refit
         self.precision = precision
         self.compile = compile

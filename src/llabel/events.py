@@ -82,7 +82,63 @@ class EpochDone:
     best: bool
 
 
-Event: TypeAlias = Note | Fetching | StageStarted | RowsDone | StepDone | EpochDone
+@dataclass(frozen=True, slots=True)
+class RungStarted:
+    """A system of a comparison begins.
+
+    Attributes:
+        rung: its name, with the seed or training size where there are several.
+        number, total: which of how many.
+    """
+
+    rung: str
+    number: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class RungDone:
+    """A system of a comparison has its result.
+
+    Attributes:
+        rung: as in `RungStarted`.
+        rows: that it was scored on.
+        accuracy, accuracy_ci95, macro_f1, log_loss: on them.
+        train_seconds: of all its trials.
+        ms_per_text: in bulk.
+        part: `test` or `validation`.
+    """
+
+    rung: str
+    rows: int
+    accuracy: float
+    accuracy_ci95: tuple[float, float]
+    macro_f1: float
+    log_loss: float
+    train_seconds: float
+    ms_per_text: float
+    part: str
+
+
+@dataclass(frozen=True, slots=True)
+class RungFailed:
+    """A system of a comparison failed; the others go on."""
+
+    rung: str
+    reason: str
+
+
+Event: TypeAlias = (
+    Note
+    | Fetching
+    | StageStarted
+    | RowsDone
+    | StepDone
+    | EpochDone
+    | RungStarted
+    | RungDone
+    | RungFailed
+)
 Listener: TypeAlias = Callable[[Event], None]
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +19,7 @@ _STARTED = "started.json"
 _OURS = (
     *("README.md", "adapter", "checkpoints", "predictions.jsonl", "run.json", "rung.json"),
     *(_STARTED, "train.log.jsonl", ".new-adapter", ".old-adapter"),
+    *("arrays.safetensors", "words.json", "encoder"),
 )
 
 
@@ -59,12 +60,45 @@ def alone_with(path: Path, otherwise: str) -> Iterator[None]:
         lock.release()
 
 
+def finished_run(out: Path, config: RunConfig, fingerprint: str) -> RunRecord | None:
+    """The record of this very run, where `out` holds it finished.
+
+    Raises:
+        InputError: `out` holds a run with other settings or rows.
+    """
+    then = _started(out)
+    if then is None or not (out / "run.json").is_file():
+        return None
+    _refuse_changes(out, _changes(then, _identity(config, fingerprint)))
+    return read_record(out)
+
+
+def is_of_others(out: Path, config: RunConfig, fingerprint: str) -> bool:
+    """Whether `out` holds a run, finished or not, with other settings or rows."""
+    then = _started(out)
+    return then is not None and bool(_changes(then, _identity(config, fingerprint)))
+
+
+def _identity(config: RunConfig, fingerprint: str) -> dict[str, Any]:
+    """What must not change within a folder, as JSON gives it back."""
+    now: dict[str, Any] = {"fingerprint": fingerprint, "config": config.flat()}
+    return cast(dict[str, Any], json.loads(json.dumps(now)))
+
+
+def _refuse_changes(out: Path, changes: list[str]) -> None:
+    if changes:
+        raise InputError(
+            f"--out {out} holds a run with other settings: {'; '.join(changes)}. "
+            "Choose another --out, or throw that run away with --overwrite."
+        )
+
+
 def _opened(
     out: Path, config: RunConfig, fingerprint: str, overwrite: bool, notify: Listener
 ) -> RunRecord | None:
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file. Name a folder.")
-    now = json.loads(json.dumps({"fingerprint": fingerprint, "config": config.flat()}))
+    now = _identity(config, fingerprint)
     then = _started(out)
     if then is None and out.is_dir() and any(out.iterdir()):
         raise InputError(
@@ -76,14 +110,11 @@ def _opened(
         nothing_done = not finished and not (out / "checkpoints").is_dir()
         if nothing_done or (overwrite and (changes or finished)):
             _remove_run(out)
-        elif changes:
-            raise InputError(
-                f"--out {out} holds a run with other settings: {'; '.join(changes)}. "
-                "Choose another --out, or throw that run away with --overwrite."
-            )
-        elif finished:
+            changes, finished = [], False
+        _refuse_changes(out, changes)
+        if finished:
             return read_record(out)
-        else:
+        if (out / "checkpoints").is_dir():
             notify(Note(f"Going on with the run in {out}."))
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / _STARTED, {"llabel": 1} | now)
@@ -186,6 +217,11 @@ class TrainingLog:
 def write_json(path: Path, value: Any) -> None:
     """Write all of a JSON file or nothing."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_json_lines(path: Path, lines: Iterable[Any]) -> None:
+    """Write all of a JSONL file or nothing."""
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -157,11 +157,26 @@ def expected_calibration_error(
     """
     confidence = proba.max(axis=1)
     correct = proba.argmax(axis=1) == y
-    edges = np.linspace(0, 1, bins + 1)
-    bin_of = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    bin_of, _ = confidence_bins(confidence, bins)
     # |B_m|/n · |acc - conf| = |sum of (correct - confidence)| / n: no empty bin to divide by.
     gaps = np.bincount(bin_of, weights=correct - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(y))
+
+
+def confidence_bins(
+    confidence: npt.NDArray[np.float64], bins: int = ECE_BINS
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Sort rows into bins of equal width, ((m-1)/M, m/M] (Guo et al. 2017, sec. 2).
+
+    Args:
+        confidence: (n,) top probabilities, 0..1; 0 itself goes to the first bin.
+        bins: M, number of bins.
+
+    Returns:
+        (n,) the bin of each row, 0..M-1, and the (M+1,) edges of the bins, 0 to 1.
+    """
+    edges = np.linspace(0, 1, bins + 1)
+    return np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1), edges
 
 
 def report(y: ClassIndices, predicted: ClassIndices, classes: Sequence[Label]) -> list[ReportRow]:

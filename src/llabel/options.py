@@ -1,6 +1,6 @@
 """Command-line options made from the settings: one place says name, type, range and help."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
@@ -10,7 +10,15 @@ from annotated_types import Ge, Gt, Interval
 from click.core import ParameterSource
 
 from llabel.config import is_none, option
-from llabel.settings import DataSettings, Help, LLMSettings, RunSettings
+from llabel.settings import (
+    CompareSettings,
+    DataSettings,
+    Duration,
+    Help,
+    LLMSettings,
+    RunSettings,
+    SimplerSettings,
+)
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Bounds: TypeAlias = tuple[Any, Any, bool, bool]  # min, max, min excluded, max excluded
@@ -18,15 +26,26 @@ _Bounds: TypeAlias = tuple[Any, Any, bool, bool]  # min, max, min excluded, max 
 # The panels of `--help`, in reading order.
 PANELS: dict[str, tuple[str, ...]] = {
     "Data": tuple(field.name for field in fields(DataSettings)),
+    "Comparison": tuple(field.name for field in fields(CompareSettings)),
     "Run": tuple(field.name for field in fields(RunSettings)),
-    "Model and prompt": ("model", "template", "instruction", "label_words", "max_seq_length"),
+    "Model and prompt": (
+        *("model", "template", "instruction", "label_words", "max_seq_length", "shots"),
+    ),
+    "Simpler rungs": tuple(field.name for field in fields(SimplerSettings)),
     "LoRA": ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora"),
     "Training": (
         *("loss", "learning_rate", "schedule", "warmup_ratio", "epochs", "patience"),
-        *("batch_size", "weight_decay", "max_grad_norm", "refit", "seed"),
+        *("batch_size", "weight_decay", "max_grad_norm", "trials", "budget", "refit", "seed"),
     ),
     "Machine": ("precision", "compile", "device", "token_budget"),
 }
+ONE_RUN = tuple(name for panel, names in PANELS.items() if panel != "Comparison" for name in names)
+COMPARISON = tuple(
+    name
+    for names in PANELS.values()
+    for name in names
+    if name not in {"rung", "decode", "untested"}
+)
 _SHORT = {"learning_rate": "--lr"}
 
 
@@ -40,12 +59,13 @@ class _IntOrNone(click.IntRange):
         return super().convert(value, param, ctx)
 
 
-def settings_options(*names: str) -> Callable[[_Command], _Command]:
+def settings_options(*names: str, **defaults: Any) -> Callable[[_Command], _Command]:
     """Decorate a command with the options of these settings; of all without names.
 
-    Values that the user gives are read with `given`; the defaults shown are the settings' own.
+    Values that the user gives are read with `given`; the defaults shown are the settings' own, or
+    those given here.
     """
-    options = {name: add for name, add in _all_options() if name in names or not names}
+    options = {name: add for name, add in _all_options(defaults) if name in names or not names}
 
     def decorate(command: _Command) -> _Command:
         for name in reversed(options):
@@ -68,28 +88,33 @@ def given(context: click.Context) -> dict[str, Any]:
     return values
 
 
-def _all_options() -> Iterable[tuple[str, Callable[[_Command], _Command]]]:
-    rooms = (DataSettings, RunSettings, LLMSettings)
+def _all_options(
+    defaults: Mapping[str, Any],
+) -> Iterable[tuple[str, Callable[[_Command], _Command]]]:
+    rooms = (DataSettings, CompareSettings, RunSettings, LLMSettings, SimplerSettings)
     settings = {field.name: field for room in rooms for field in fields(room)}
     hints: dict[str, Any] = {}
     for room in rooms:
         hints |= get_type_hints(room, include_extras=True)
     for panel, names in PANELS.items():
         for name in names:
-            yield name, _option(settings[name], hints[name], panel)
+            default = defaults.get(name, settings[name].default)
+            yield name, _option(settings[name], hints[name], panel, default)
 
 
-def _option(field: Field[Any], hint: Any, panel: str) -> Callable[[_Command], _Command]:
+def _option(
+    field: Field[Any], hint: Any, panel: str, default: Any
+) -> Callable[[_Command], _Command]:
     full, extras = get_args(hint)[0], get_args(hint)[1:]
     kind = _without_none(full)
     text = next(extra.text for extra in extras if isinstance(extra, Help))
     flag = option(field.name)
     names = [flag, *([_SHORT[field.name]] if field.name in _SHORT else [])]
     keywords: dict[str, Any] = {"help": text, "panel": panel}
-    if field.default is MISSING:
+    if default is MISSING:
         keywords["help"] += " Required, here or in --config."
-    elif field.default is not None:
-        keywords |= {"default": field.default, "show_default": kind is not bool}
+    elif default not in (None, ()):
+        keywords |= {"default": default, "show_default": kind is not bool}
     if kind is bool:
         positive = flag.replace("--no-", "--")
         names = [f"{flag}/{positive}" if positive != flag else f"{flag}/--no-{flag[2:]}"]
@@ -100,6 +125,8 @@ def _option(field: Field[Any], hint: Any, panel: str) -> Callable[[_Command], _C
             keywords["default"] = ",".join(keywords["default"])
     elif get_origin(kind) is dict:
         keywords |= {"metavar": "LABEL=WORDS", "multiple": True}
+    elif any(isinstance(extra, Duration) for extra in extras):
+        keywords["metavar"] = "TIME"
     else:
         keywords["type"] = _click_type(full, extras)
     return click.option(*names, field.name, **keywords)

@@ -7,16 +7,22 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from llabel.data import read_texts
 from llabel.errors import InputError
 from llabel.events import Listener, Note, RowsDone, StageStarted, ignore
 from llabel.folder import alone_with
-from llabel.ladder.llm import PREDICT_WINDOW, LLMRung
-from llabel.ladder.llm_folder import ADAPTER, read_rung
+from llabel.ladder import registry
+from llabel.ladder.contract import Rung
 from llabel.metrics import UNKNOWN
 from llabel.task import ClassIndices, Label, Probabilities, Split, Task, Text
+
+if TYPE_CHECKING:
+    from llabel.ladder.llm import LLMRung
+
+
+WINDOW = 512  # rows that are answered, and kept, together: a stream stays a stream
 
 
 def answer_label(index: int, classes: tuple[Label, ...]) -> Label:
@@ -84,20 +90,22 @@ def predict(
         InputError: no finished run, unusable data, or an `out` that cannot be written.
     """
     _check_out(out, data)
-    fields = read_rung(folder).fields
+    fields = registry.saved_fields(folder)
     # A pass over all rows first: what is wrong with them is said before a model loads.
     total = sum(1 for _ in read_texts(data, fields, part=part))
     busy = f"-o {out} is being written by another llabel process. Wait, or name another file."
     with alone_with(out, busy):
         partial = _Partial(out, _job(folder, data, part, decode))
         done = partial.done(notify)
-        rung = LLMRung.load(folder, device=device or "auto")
+        rung = registry.load(folder, device=device or "auto")
+        if decode == "free":
+            refuse_silent(rung)
         notify(StageStarted("predicting", total, done))
         if done:
             notify(Note(f"Going on after {done:,} rows that an earlier call did."))
         remaining = islice(read_texts(data, fields, part=part), done, None)
         with partial:
-            for window in _batched(remaining, PREDICT_WINDOW):
+            for window in _batched(remaining, WINDOW):
                 partial.append(_answered(rung, window, decode))
                 notify(RowsDone(len(window)))
         partial.finish(rung.classes_)
@@ -105,11 +113,14 @@ def predict(
 
 
 def _answered(
-    rung: LLMRung, window: Sequence[tuple[str, Text]], decode: str
+    rung: Rung, window: Sequence[tuple[str, Text]], decode: str
 ) -> Iterator[dict[str, Any]]:
     texts = [text for _, text in window]
     proba = rung.predict_proba(texts)
-    answers = proba.argmax(axis=1) if decode == "labels" else rung.generate(texts)[0]
+    if decode == "labels":
+        answers = proba.argmax(axis=1)
+    else:
+        answers, _ = cast("LLMRung", rung).generate(texts)
     for (name, _), answer, p in zip(window, answers.tolist(), proba, strict=True):
         yield {
             "id": name,
@@ -142,9 +153,24 @@ def _batched(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
+def refuse_silent(rung: Rung) -> None:
+    """Refuse to let a rung write that cannot.
+
+    Raises:
+        InputError: it is no LLM.
+    """
+    if not hasattr(rung, "generate"):
+        raise InputError(
+            f"--decode free: {rung.name} writes no text, it only has label probabilities. "
+            "Leave it out."
+        )
+
+
 def _job(folder: Path, data: str, part: str | None, decode: str) -> str:
     """What must be the same for rows of an earlier call to count."""
-    digest = hashlib.sha256((folder / ADAPTER / "adapter_model.safetensors").read_bytes())
+    digest = hashlib.sha256((folder / "rung.json").read_bytes())
+    for weights in sorted(folder.rglob("*.safetensors")):
+        digest.update(weights.read_bytes())
     path = Path(data)
     files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.is_file() else []
     states = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]

@@ -19,6 +19,8 @@ DEFAULT_INSTRUCTION = "Classify the input. Answer with exactly one of these labe
 
 # The published BoolQ template calls its passage "Context".
 _HEADINGS = {"passage": "Context", "context": "Context", "paragraph": "Context"}
+# Half of a UTF-16 pair is no character, and tokenizers refuse it; the count of characters stays.
+_HALVES = re.compile("[\ud800-\udfff]")
 _ALPACA_HEAD = (
     "Below is an instruction that describes a task, paired with an input that provides further "
     "context. Write a response that appropriately completes the request."
@@ -189,10 +191,12 @@ class Prompt:
     Attributes:
         input_ids: (seq,) token ids; the answer is read at the last of them.
         truncated: True where the ends of long fields were cut to fit.
+        text: the fields as far as they stand in the prompt.
     """
 
     input_ids: tuple[int, ...]
     truncated: bool
+    text: Text
 
 
 class PromptEncoder:
@@ -201,6 +205,17 @@ class PromptEncoder:
     The whole prompt is tokenised as one text, so that tokens may cross from template to field as
     they do in any text. Special tokens are parsed where the template itself has them; in a user's
     text they are split into ordinary tokens, so no text can end the prompt or fake an answer mark.
+
+    Args:
+        tokenizer: a fast one.
+        template: the prompt.
+        fields: what the texts of a row are.
+        max_length: most tokens of a prompt.
+        begin: put the tokenizer's begin tokens before each prompt.
+
+    Attributes:
+        begin_tokens: what the tokenizer puts before any text, if the template does not.
+        least_length: tokens of a prompt without any text.
     """
 
     def __init__(
@@ -209,6 +224,8 @@ class PromptEncoder:
         template: Template,
         fields: Sequence[str],
         max_length: int,
+        *,
+        begin: bool = True,
     ) -> None:
         if not tokenizer.is_fast:
             raise InputError(
@@ -220,14 +237,16 @@ class PromptEncoder:
         self.fields = tuple(fields)
         self.max_length = max_length
         self._runs = _split_at_special_tokens(template, self.fields, tokenizer)
-        self._head = _head_tokens(tokenizer)
-        if self._runs[0] in self._head:  # the template's file has its own begin token
-            self._head = []
-        needed = len(self._encode(("",) * len(self.fields))[0])
-        if needed >= max_length:
+        self.begin_tokens = _head_tokens(tokenizer)
+        if self._runs[0] in self.begin_tokens:  # the template's file has its own begin token
+            self.begin_tokens = []
+        self._head = self.begin_tokens if begin else []
+        self.least_length = len(self._encode(("",) * len(self.fields))[0])
+        if self.least_length >= max_length:
             raise InputError(
-                f"The template alone takes {needed} tokens, but only {max_length} are allowed for "
-                "the prompt. Raise --max-seq-length or shorten the template or the label list."
+                f"The template alone takes {self.least_length} tokens, but only {max_length} are "
+                "allowed for the prompt. Raise --max-seq-length, or shorten the template or the "
+                "label list."
             )
 
     def lengths(self, texts: Sequence[Text]) -> list[int]:
@@ -246,13 +265,13 @@ class PromptEncoder:
             counts = [len(ends) for ends in spans]
             budget = max(0, sum(counts) - (len(ids) - self.max_length))
             # Cutting may merge or split a token at the edge: never keep more than last time.
-            level = min(_water_level(counts, budget), level - 1)
+            level = min(water_level(counts, budget), level - 1)
             text = tuple(
                 value if count <= level else value[: ends[level - 1] if level > 0 else 0]
                 for value, ends, count in zip(text, spans, counts, strict=True)
             )
             ids, spans = self._encode(text)
-        return Prompt(tuple(ids), truncated)
+        return Prompt(tuple(ids), truncated, text)
 
     def _encode(self, text: Text) -> tuple[list[int], list[list[int]]]:
         """Token ids, and for each field the end (in characters) of each of its tokens."""
@@ -264,7 +283,7 @@ class PromptEncoder:
                 continue
             spans, parts, position = [], [], 0
             for piece in run:
-                value = piece if isinstance(piece, str) else text[piece.field]
+                value = piece if isinstance(piece, str) else _readable(text[piece.field])
                 if not isinstance(piece, str):
                     spans.append((position, position + len(value), piece.field))
                 parts.append(value)
@@ -287,7 +306,11 @@ class PromptEncoder:
         return ids, [sorted(field) for field in ends]
 
 
-def _water_level(counts: Sequence[int], budget: int) -> int:
+def _readable(text: str) -> str:
+    return _HALVES.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def water_level(counts: Sequence[int], budget: int) -> int:
     """The greatest level L with Σ min(count, L) ≤ budget: only what stands above it is cut."""
     remaining, level = budget, 0
     ordered = sorted(counts)

@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from importlib.metadata import version
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from llabel.metrics import Scores
 
@@ -47,16 +47,17 @@ class Metrics(TypedDict):
     """Scores on each part (see `llabel.metrics.Scores`).
 
     Attributes:
-        train: on a stratified sample of at most `run.TRAIN_SAMPLE` training rows.
+        train: on a stratified sample of at most `assessment.TRAIN_SAMPLE` training rows; None
+            where the run was derived from another's answers.
         validation: of the model whose epoch was chosen there (before any refit).
-        test: on all test rows, read once.
+        test: on all test rows, read once; None with `--untested`.
         test_unseen: on the test rows none of whose long text fields occurs in train or
             validation; None where there are none.
     """
 
-    train: Scores
+    train: Scores | None
     validation: Scores
-    test: Scores
+    test: Scores | None
     test_unseen: Scores | None
 
 
@@ -73,38 +74,52 @@ class Cost(TypedDict):
     """What the run took on this machine.
 
     Attributes:
-        train_seconds: optimiser steps only, interruptions not counted; with `--refit` of both
-            trainings.
-        train_rows_per_second, train_tokens_per_second: over those seconds, padding not counted.
-        predict_rows_per_second: on the test rows, tokenising included.
+        train_seconds: of the chosen trial, optimiser steps only, interruptions not counted; with
+            `--refit` of both trainings.
+        search_seconds: of all trials and the refit.
+        train_rows_per_second, train_tokens_per_second: over `train_seconds`, padding not
+            counted; None where nothing is trained by steps.
+        predict_rows_per_second: on the test rows (validation rows with `--untested`), tokenising
+            included.
+        ms_per_text_single: median time to answer one validation text alone, milliseconds.
         peak_rss_mb: largest resident memory of the process, MiB.
         peak_gpu_mb: largest GPU memory in use, MiB; None on the CPU.
-        trainable_parameters: weights that training may change.
+        trainable_parameters: numbers that training may change.
+        parameters: numbers that the rung computes with.
+        disk_mb: size of the files that predicting needs, a base model included, MiB.
     """
 
     train_seconds: float
-    train_rows_per_second: float
-    train_tokens_per_second: float
+    search_seconds: NotRequired[float]
+    train_rows_per_second: float | None
+    train_tokens_per_second: float | None
     predict_rows_per_second: float
+    ms_per_text_single: NotRequired[float]
     peak_rss_mb: float
     peak_gpu_mb: float | None
     trainable_parameters: int
+    parameters: NotRequired[int]
+    disk_mb: NotRequired[float]
 
 
 class Training(TypedDict):
     """How the training went.
 
     Attributes:
-        epochs: that the kept adapter was trained for.
-        epoch_losses: validation log loss after each epoch of the choosing run.
-        steps: optimiser steps of the kept adapter's training.
+        epochs: that the kept rung was trained for; 0 where there are none.
+        epoch_losses: validation log loss after each epoch of the chosen trial.
+        steps: optimiser steps of the kept rung's training.
         refit: whether it was trained anew on train + validation.
+        settings: everything that decides the kept rung.
+        trials: every training of the search (`llabel.ladder.contract.Trial`), `chosen` marked.
     """
 
-    epochs: int
+    epochs: float
     epoch_losses: list[float]
     steps: int
     refit: bool
+    settings: NotRequired[dict[str, Any]]
+    trials: NotRequired[list[dict[str, Any]]]
 
 
 class RunRecord(TypedDict):
@@ -115,7 +130,8 @@ class RunRecord(TypedDict):
         rung: name of the system.
         config: every setting, one level (what `--config` takes).
         data, metrics, baselines, training, cost: see there; `baselines` by name.
-        report: classification report of the test part (`llabel.metrics.ReportRow`).
+        report: classification report of the test part (`llabel.metrics.ReportRow`), [] with
+            `--untested`.
         model_note: what a reader must know of the model's weights, or None.
         seed: `random_state`.
         environment: versions and machine.
@@ -140,14 +156,15 @@ class RunRecord(TypedDict):
 def environment(device: str, precision: str) -> dict[str, Any]:
     """Versions, machine and numeric set-up; no host or user names."""
     packages = ("llabel", "torch", "transformers", "peft", "tokenizers", "scikit-learn", "numpy")
-    import torch
-
+    torch = sys.modules.get("torch")  # not imported for a rung that does without
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "threads": torch.get_num_threads() if torch else 1,
+        "device": torch.cuda.get_device_name(device)
+        if torch and device.startswith("cuda")
+        else device,
         "precision": precision,
         "packages": {name: version(name) for name in packages},
     }

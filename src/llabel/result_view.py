@@ -11,8 +11,9 @@ from rich.text import Text
 from llabel.assets import AssetStatus
 from llabel.card import baseline_name, free_answers, scored_parts
 from llabel.check.view import duration
+from llabel.config import option
 from llabel.metrics import ReportRow, Scores
-from llabel.record import Baseline, RunRecord
+from llabel.record import Baseline, Cost, RunRecord
 
 _SCORES = ("rows", "accuracy", "95 % interval", "macro-F1", "log loss", "ECE")
 
@@ -24,14 +25,14 @@ def render_run(record: RunRecord, out: Path) -> RenderableType:
     for name, scores in scored_parts(record):
         _add(table, name, scores, style="bold" if scores is test else "")
     table.add_section()
-    for name, baseline in record["baselines"].items():
-        _add_baseline(table, baseline_name(name, baseline), baseline, test["rows"])
-    lines = [free_answers(record)] if record["config"]["decode"] == "free" else []
-    lines.append(_cost(record))
+    if test:
+        for name, baseline in record["baselines"].items():
+            _add_baseline(table, baseline_name(name, baseline), baseline, test["rows"])
+    lines = [free_answers(record), _cost(record)]
     if record["model_note"]:
-        lines.append(f"{record['config']['model']}: {record['model_note']}.")
+        lines.append(f"About the base model: {record['model_note']}.")
     lines.append(f"Everything about this run is in {out}; README.md tells it in words.")
-    return Group(table, Text(), *map(Text, lines))
+    return Group(table, Text(), *map(Text, filter(None, lines)))
 
 
 def render_evaluation(name: str, scores: Scores, report: Iterable[ReportRow]) -> RenderableType:
@@ -98,15 +99,31 @@ def _add_baseline(table: Table, name: str, baseline: Baseline, rows: int) -> Non
 
 def _cost(record: RunRecord) -> str:
     cost, training = record["cost"], record["training"]
-    again = " and trained anew on train + validation" if training["refit"] else ""
-    return (
-        f"Trained {cost['trainable_parameters']:,} weights for {training['epochs']} "
-        f"epoch{'s' if training['epochs'] > 1 else ''}{again} in "
-        f"{duration(cost['train_seconds'])} ({cost['train_rows_per_second']:.1f} rows/s, "
-        f"{cost['train_tokens_per_second']:,.0f} tokens/s); predicts "
-        f"{cost['predict_rows_per_second']:.1f} rows/s; peak memory "
-        f"{cost['peak_rss_mb'] / 1024:.1f} GiB."
-    )
+    said = []
+    if cost["trainable_parameters"]:
+        said.append(
+            f"Trained {cost['trainable_parameters']:,} weights{_epochs(training['epochs'])}"
+            f"{' and trained anew on train + validation' if training['refit'] else ''} in "
+            f"{duration(cost['train_seconds'])}{_speed(cost)}"
+        )
+    trials = training.get("trials", [])
+    if len(trials) > 1:
+        chosen = next(trial for trial in trials if trial["chosen"])
+        value = ", ".join(f"{option(k)[2:]} {v:.3g}" for k, v in chosen["settings"].items())
+        said.append(f"best of {len(trials)} trials: {value}")
+    said.append(f"predicts {cost['predict_rows_per_second']:,.1f} rows/s")
+    said.append(f"peak memory {cost['peak_rss_mb'] / 1024:.1f} GiB")
+    text = "; ".join(said) + "."
+    return text[0].upper() + text[1:]
+
+
+def _epochs(epochs: float) -> str:
+    return f" for {epochs:g} epoch{'s' if epochs > 1 else ''}" if epochs else ""
+
+
+def _speed(cost: Cost) -> str:
+    rows, tokens = cost["train_rows_per_second"], cost["train_tokens_per_second"]
+    return f" ({rows:,.1f} rows/s, {tokens:,.0f} tokens/s)" if rows and tokens else ""
 
 
 def _report(report: Iterable[ReportRow]) -> Table:

@@ -4,10 +4,28 @@ The command line makes its options from these classes, `--config run.yaml` is ch
 them, `run.json` records them and `LLMClassifier` takes the same names.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from annotated_types import Ge, Gt, Interval
+
+RungName: TypeAlias = Literal[
+    "majority",
+    "lookup",
+    "bag-of-words",
+    "word-embeddings",
+    "rnn",
+    "transformer",
+    "encoder",
+    "llm-zero-shot",
+    "llm-zero-shot-calibrated",
+    "llm-few-shot",
+    "llm-few-shot-calibrated",
+    "llm-lora",
+]
+"""The systems of the ladder, from cheap to dear."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +33,11 @@ class Help:
     """What `--help` says of a setting."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """Marks a number of seconds that may be written as 90s, 10m or 1h."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +73,11 @@ class DataSettings:
     normalise_labels: Annotated[
         bool, Help("Treat labels that differ only by case or space as one.")
     ] = False
+    split_seed: Annotated[
+        int | None,
+        Interval(ge=0, lt=2**31),
+        Help("Which rows are held out and sampled. Default: --seed."),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +132,21 @@ class LLMSettings:
     token_budget: Annotated[
         int, Ge(1), Help("Most tokens of a micro-batch: bounds memory, not the result.")
     ] = 512
+    trials: Annotated[
+        int,
+        Ge(1),
+        Help(
+            "Learning rates tried on validation: --learning-rate × 1, 1/3, 3, 1/9 … "
+            "(other rungs: their usual one, or C)."
+        ),
+    ] = 1
+    budget: Annotated[
+        float | None,
+        Duration(),
+        Gt(0),
+        Help("Training time for all trials of a rung together, as 90s, 10m or 1h."),
+    ] = None
+    shots: Annotated[int, Ge(1), Help("Examples in a few-shot prompt, as far as they fit.")] = 8
     refit: Annotated[
         bool, Help("Choose epochs on validation, then train anew on train + validation, as long.")
     ] = False
@@ -124,7 +167,7 @@ class LLMSettings:
 class RunSettings:
     """What is trained, and what the run folder keeps."""
 
-    rung: Annotated[Literal["llm-lora"], Help("The system to train.")] = "llm-lora"
+    rung: Annotated[RungName, Help("The system to train.")] = "llm-lora"
     decode: Annotated[
         Literal["labels", "free"],
         Help(
@@ -132,8 +175,77 @@ class RunSettings:
             "writes, where an answer that is no label is `unknown` and wrong (free)."
         ),
     ] = "labels"
+    untested: Annotated[
+        bool, Help("Leave the test part unread, as for one of many runs of which one is chosen.")
+    ] = False
     no_texts: Annotated[bool, Help("Keep the rows' texts out of the run folder.")] = False
     checkpoint_minutes: Annotated[
         float, Gt(0), Help("Save the training so often; the same command goes on from there.")
     ] = 1.0
     checkpoint_steps: Annotated[int | None, Ge(1), Help("Save it after so many steps, too.")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimplerSettings:
+    """What the rungs below the LLM start from."""
+
+    encoder: Annotated[str, Help("Pre-trained encoder: built-in name, local folder or Hub id.")] = (
+        "minilm-l6"
+    )
+    embeddings: Annotated[
+        str, Help("Word vectors: built-in name, or a file in GloVe's text format.")
+    ] = "glove-6b-50d"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareSettings:
+    """What a comparison asks beyond its runs."""
+
+    rungs: Annotated[
+        tuple[RungName, ...], Help("Systems to compare, as majority,encoder,llm-lora.")
+    ] = get_args(RungName)
+    seeds: Annotated[
+        int, Ge(1), Help("Train each rung with so many seeds; intervals and tests carry them.")
+    ] = 1
+    margin: Annotated[
+        float, Interval(ge=0, lt=1), Help("Accuracy that a cheaper rung may lack to be preferred.")
+    ] = 0.01
+    curve: Annotated[
+        tuple[Annotated[int, Ge(1)], ...],
+        Help("Training sizes of a learning curve, as 100,300,1000."),
+    ] = ()
+    reuse: Annotated[
+        tuple[str, ...],
+        Help("Finished run folders on the same rows and split, taken as rows of the table."),
+    ] = ()
+
+
+_SPLITS = frozenset({"seed", "refit"})  # every rung is fitted on the same rows
+_TRAINED = _SPLITS | {"trials", "budget"}
+_NEURAL = _TRAINED | {"device", "max_seq_length"}
+_LLM = frozenset(field.name for field in fields(LLMSettings))
+_PROMPTED = frozenset({
+    *("seed", "model", "template", "instruction", "label_words", "max_seq_length"),
+    *("token_budget", "precision", "compile", "device"),
+})  # fmt: skip
+READS: Mapping[RungName, frozenset[str]] = MappingProxyType({
+    "majority": _SPLITS,
+    "lookup": _SPLITS,
+    "bag-of-words": _TRAINED,
+    "word-embeddings": _TRAINED | {"embeddings"},
+    "rnn": _NEURAL | {"embeddings"},
+    "transformer": _NEURAL,
+    "encoder": _NEURAL | {"encoder"},
+    "llm-zero-shot": _PROMPTED,
+    "llm-zero-shot-calibrated": _PROMPTED,
+    "llm-few-shot": _PROMPTED | {"shots"},
+    "llm-few-shot-calibrated": _PROMPTED | {"shots"},
+    "llm-lora": _LLM - {"shots"},
+})  # fmt: skip
+"""Which settings of `LLMSettings` and `SimplerSettings` decide what a rung becomes."""
+
+SEEDED: tuple[RungName, ...] = (
+    *("word-embeddings", "rnn", "transformer", "encoder"),
+    *("llm-few-shot", "llm-few-shot-calibrated", "llm-lora"),
+)
+"""Rungs that come out otherwise with another seed."""

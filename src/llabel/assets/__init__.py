@@ -9,6 +9,7 @@ from llabel.assets.resolve import (
     is_hub_id,
     resolve_dataset,
     resolve_embeddings,
+    resolve_encoder,
     resolve_model,
 )
 from llabel.assets.wheels import Progress
@@ -24,5 +25,6 @@ __all__ = [
     "is_hub_id",
     "resolve_dataset",
     "resolve_embeddings",
+    "resolve_encoder",
     "resolve_model",
 ]

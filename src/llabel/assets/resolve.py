@@ -23,7 +23,12 @@ _FILE_SUFFIXES = (
     *(".csv", ".tsv", ".json", ".jsonl", ".parquet", ".gz", ".txt", ".zip", ".xlsx"),
     *(".gguf", ".safetensors", ".bin", ".pt", ".yaml", ".yml"),
 )
-_KINDS: dict[Kind, str] = {"model": "a model", "embeddings": "word embeddings", "data": "data"}
+_KINDS: dict[Kind, str] = {
+    "model": "a causal language model",
+    "encoder": "an encoder",
+    "embeddings": "word embeddings",
+    "data": "data",
+}
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _HUB_PATTERNS = ["*.safetensors", "*.json", "tokenizer.model", "*.txt", "*.jinja"]
 _HUB_IGNORED = ["consolidated*", "onnx/*", "openvino/*", "original/*", "coreml/*"]
@@ -50,7 +55,7 @@ class AssetStatus:
 
 
 def resolve_model(name: str, *, progress: Progress | None = None) -> Path:
-    """Return the folder of a model, for ``from_pretrained``; download it if need be.
+    """Return the folder of a causal language model; download it if need be.
 
     Args:
         name: a built-in name (it wins over a folder of the same name: write ``./name`` for that),
@@ -61,16 +66,12 @@ def resolve_model(name: str, *, progress: Progress | None = None) -> Path:
     Raises:
         InputError: the model cannot be had; the message says why and what to do.
     """
-    if name in BUILT_IN:
-        return fetch(_built_in(name, "model"), progress)
-    if (path := _existing(name)) is not None:
-        _check_model_folder(path, name)
-        return path
-    if is_hub_id(name):
-        path = _from_hub(name)
-        _check_model_folder(path, name)
-        return path
-    raise InputError(_unknown(name, "model"))
+    return _model_folder(name, "model", progress)
+
+
+def resolve_encoder(name: str, *, progress: Progress | None = None) -> Path:
+    """Return the folder of a pre-trained encoder, by the rules of :func:`resolve_model`."""
+    return _model_folder(name, "encoder", progress)
 
 
 def resolve_dataset(name: str, *, progress: Progress | None = None) -> Path:
@@ -234,6 +235,19 @@ def _built_in(name: str, kind: Kind) -> Asset:
     return asset
 
 
+def _model_folder(name: str, kind: Kind, progress: Progress | None) -> Path:
+    if name in BUILT_IN:
+        return fetch(_built_in(name, kind), progress)
+    if (path := _existing(name)) is not None:
+        _check_model_folder(path, name)
+        return path
+    if is_hub_id(name):
+        path = _from_hub(name, kind)
+        _check_model_folder(path, name)
+        return path
+    raise InputError(_unknown(name, kind))
+
+
 def _built_in_or_local(name: str, kind: Kind, progress: Progress | None) -> Path:
     if name in BUILT_IN:
         return fetch(_built_in(name, kind), progress)
@@ -306,7 +320,7 @@ def _missing_shards(index: Path) -> list[str]:
     return [f"there is no {', '.join(lost)}, which {index.name} names"] if lost else []
 
 
-def _from_hub(repo: str) -> Path:
+def _from_hub(repo: str, kind: Kind) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     try:
@@ -323,16 +337,16 @@ def _from_hub(repo: str) -> Path:
         why = (
             "there is no such model on the Hugging Face Hub, or it is private. Check the name; "
             "for a private one log in with `hf auth login` or set HF_TOKEN. "
-            f"Built in are {_names('model')}"
+            f"Built in are {_names(kind)}"
         )
         raise InputError(f"{repo}: {why}") from error
     except errors.LocalEntryNotFoundError as error:
-        raise InputError(f"{repo}: {_unreachable(error.__cause__)}") from error
+        raise InputError(f"{repo}: {_unreachable(error.__cause__, kind)}") from error
     except Exception as error:  # the Hub's library has changed its network library twice
         raise InputError(f"{repo}: the Hugging Face Hub failed: {_one_line(error)}") from error
 
 
-def _unreachable(cause: BaseException | None) -> str:
+def _unreachable(cause: BaseException | None, kind: Kind) -> str:
     from huggingface_hub import constants
 
     uncached = f"and the model is not (wholly) in its local cache ({constants.HF_HUB_CACHE})"
@@ -341,7 +355,7 @@ def _unreachable(cause: BaseException | None) -> str:
         if constants.HF_HUB_OFFLINE
         else f"the Hugging Face Hub cannot be reached ({_one_line(cause)}), {uncached}: connect"
     )
-    return f"{why}, or name a local folder or a built-in model ({_names('model')})"
+    return f"{why}, or name a local folder or a built-in model ({_names(kind)})"
 
 
 def _one_line(error: BaseException | None) -> str:

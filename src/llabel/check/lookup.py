@@ -4,22 +4,19 @@ A table in which values recur across parts can be answered by memory; what memor
 least that a system must beat there.
 """
 
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from llabel.check.report import FieldOverlap, Part
-from llabel.data.rows import folded
+from llabel.ladder.lookup import NO_KEY, key_of, remember
 from llabel.metrics import majority_accuracy, wilson_interval
 from llabel.task import ClassIndices, Split, Task, Text
 
 # One digest a field: whether texts are the same, without keeping them twice.
 RowKey: TypeAlias = tuple[bytes, ...]
-_EMPTY = b""
 
 
 def overlaps(task: Task) -> tuple[FieldOverlap, ...]:
@@ -63,7 +60,7 @@ def best_lookup_column(task: Task) -> str | None:
         train, validation, test = (
             _values(task, split, field) for split in splits_of(task).values()
         )
-        seen = {*train, *validation} - {_EMPTY}
+        seen = {*train, *validation} - {NO_KEY}
         count = sum(value in seen for value in test)
         if not count:
             continue
@@ -82,19 +79,12 @@ def splits_of(task: Task) -> dict[Part, Split]:
 
 def row_key(row: Text) -> RowKey:
     """What rows have in common that are the same in every field, `folded`."""
-    return tuple(map(_digest, row))
+    return tuple(map(key_of, row))
 
 
 def _values(task: Task, split: Split, field: str) -> list[bytes]:
     position = task.fields.index(field)
-    return [_digest(texts[position]) for texts in split.texts]
-
-
-def _digest(text: str) -> bytes:
-    text = folded(text)
-    if not text:
-        return _EMPTY
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return [key_of(texts[position]) for texts in split.texts]
 
 
 def overlaps_of(task: Task, keys: Mapping[Part, list[RowKey]]) -> tuple[FieldOverlap, ...]:
@@ -130,18 +120,10 @@ def _look_up(
     known: Sequence[bytes], known_y: ClassIndices, asked: Sequence[bytes]
 ) -> tuple[ClassIndices, npt.NDArray[np.bool_]]:
     """Answer with the majority label of the same value; (n,) answers and (n,) whether known."""
-    wanted = set(asked) - {_EMPTY}
-    votes: dict[bytes, Counter[int]] = defaultdict(Counter)
-    for value, label in zip(known, known_y.tolist(), strict=True):
-        if value in wanted:
-            votes[value][label] += 1
     majority = int(np.bincount(known_y).argmax())
-    answers = np.array([_vote(votes.get(value), majority) for value in asked], dtype=np.int64)
-    return answers, np.array([value in votes for value in asked], dtype=np.bool_)
-
-
-def _vote(votes: Counter[int] | None, majority: int) -> int:
-    if not votes:
-        return majority
-    (label, count), *others = votes.most_common(2)
-    return majority if others and others[0][1] == count else label
+    shared, counts = remember(known, known_y, int(known_y.max()) + 1).find(asked)
+    top = counts.max(axis=1, keepdims=True)
+    tied = (counts == top).sum(axis=1) > 1
+    answers = np.full(len(asked), majority, dtype=np.int64)
+    answers[shared] = np.where(tied, majority, counts.argmax(axis=1))
+    return answers, shared

@@ -1,6 +1,7 @@
 """Label log-probabilities at the answer position, without logits for the whole vocabulary."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llabel.engine.batching import FULL_VOCABULARY, Batch, Example, collate
+from llabel.engine.prefix import Prefix, hidden_behind, read_prefix, whole_rows
+from llabel.engine.tree import Tree
 from llabel.errors import InputError
 from llabel.labels import LabelTrie
 
@@ -33,10 +36,13 @@ class AnswerHead:
         self.device: torch.device = next(self.backbone.parameters()).device
         self._children = [torch.tensor(b.children, device=self.device) for b in trie.branchings]
         prefixes = [branching.prefix for branching in trie.branchings]
-        self._tree = _Tree(prefixes, self.device) if any(prefixes) else None
+        tree = Tree(prefixes, self.device)
         self._refuse_unknown_heads()
-        if self._tree is not None and not self._reads_tree():
-            self._tree = None
+        # Some architectures derive their positions from the mask (ALiBi) or keep no keys and
+        # values at all. Each way of reading is tried once, against a pass of its own.
+        self._tree = tree if any(prefixes) and self._equals_plain(self._tree_hidden, tree) else None
+        packs = not any(prefixes) or self._tree is not None
+        self._packed = tree if packs and self._equals_plain(self._packed_hidden, tree) else None
 
     def logits(self, hidden: Tensor, branching: int) -> Tensor:
         """(m, hidden) → (m, n_children) float32 logits; all tokens for `FULL_VOCABULARY`."""
@@ -59,14 +65,39 @@ class AnswerHead:
             total = total + F.cross_entropy(logits, batch.targets[here], reduction="sum")
         return total
 
+    def read_prefix(self, tokens: Sequence[int]) -> Prefix | None:
+        """What `log_probs` needs to know of tokens that many rows begin with.
+
+        Valid for as long as the weights stay as they are. None where this architecture cannot
+        reuse them.
+        """
+        if self._packed is None or not self._within_window(len(tokens)):
+            return None
+        return read_prefix(self.backbone, tokens, self.device)
+
     @torch.no_grad()
-    def log_probs(self, batch: Batch) -> Tensor:
-        """(batch, n_classes) float32 log-probabilities of every label; rows sum to one."""
-        if self._tree is not None and self._within_window(batch, self._tree):
+    def log_probs(self, batch: Batch, prefix: Prefix | None = None) -> Tensor:
+        """(batch, n_classes) float32 log-probabilities of every label; rows sum to one.
+
+        Args:
+            batch: prompts, or what follows `prefix` in each, at least one token.
+            prefix: what all of them begin with, from `read_prefix`.
+        """
+        width = batch.input_ids.shape[1]
+        if prefix is not None:
+            assert self._packed is not None
+            if self._within_window(len(prefix) + int(batch.lengths.sum()), rows=len(batch.lengths)):
+                return self._label_log_probs(self._packed_hidden(batch, self._packed, prefix))
+            return self.log_probs(whole_rows(prefix, batch))
+        if self._tree is not None and self._within_window(width):
             hidden = self._tree_hidden(batch, self._tree)
         else:
             each = [self._hidden_after(batch, b.prefix) for b in self.trie.branchings]
             hidden = torch.stack(each, dim=1)
+        return self._label_log_probs(hidden)
+
+    def _label_log_probs(self, hidden: Tensor) -> Tensor:
+        """(batch, n_branchings, hidden) → (batch, n_classes)."""
         steps = [
             F.log_softmax(self.logits(hidden[:, number], number), dim=-1)
             for number in range(len(self.trie.branchings))
@@ -90,19 +121,19 @@ class AnswerHead:
             ids[rows, batch.lengths + depth] = token
         return self._hidden(ids)[rows, batch.lengths - 1 + len(prefix)]
 
-    def _within_window(self, batch: Batch, tree: "_Tree") -> bool:
+    def _within_window(self, tokens: int, rows: int = 1) -> bool:
         """Whether all layers see all tokens: a sliding layer's cache forgets the prompt's start."""
         config = self.model.config
         windows = (getattr(config, n, None) for n in ("sliding_window", "attention_chunk_size"))
-        width = batch.input_ids.shape[1] + len(tree.tokens)
+        tree = self._tree or self._packed
+        width = tokens + rows * (len(tree.tokens) if tree else 0)
         return all(window is None or width < window for window in windows)
 
-    def _tree_hidden(self, batch: Batch, tree: "_Tree") -> Tensor:
+    def _tree_hidden(self, batch: Batch, tree: Tree) -> Tensor:
         """(batch, n_branchings, hidden): one pass over the prompts, one over the whole trie.
 
         The second pass reads the prompts from the cache. Each trie token sees the prompt and its
-        own ancestors, so all branchings are read at once ("tree attention", Miao et al. 2024,
-        SpecInfer, section 4.2).
+        own ancestors (see `Tree`).
         """
         prompts = self.backbone(input_ids=batch.input_ids, use_cache=True)
         rows, width = batch.input_ids.shape
@@ -144,42 +175,30 @@ class AnswerHead:
                 "Choose a model of another architecture."
             )
 
-    @torch.no_grad()
-    def _reads_tree(self) -> bool:
-        """Whether this architecture's attention takes the tree's mask, found by trying it once.
+    def _packed_hidden(self, batch: Batch, tree: Tree, prefix: Prefix | None = None) -> Tensor:
+        """(batch, n_branchings, hidden); without a prefix, the first token of all rows is one."""
+        if prefix is None:
+            prefix = read_prefix(self.backbone, batch.input_ids[0, :1].tolist(), self.device)
+            rest = replace(batch, input_ids=batch.input_ids[:, 1:], lengths=batch.lengths - 1)
+            return self._packed_hidden(rest, tree, prefix)
+        return hidden_behind(self.backbone, prefix, batch, tree)
 
-        Some derive their positions from the mask (ALiBi) or keep no keys and values at all.
-        """
-        assert self._tree is not None
+    @torch.no_grad()
+    def _equals_plain(self, read: Callable[[Batch, Tree], Tensor], tree: Tree) -> bool:
+        """Whether `read` finds at the deepest branching what a plain pass finds there."""
         deepest = self.trie.branchings[-1].prefix
-        prompts = Example((1, 2, 3)), Example((4,))  # of different lengths
+        prompts = Example((1, 2, 3)), Example((1, 4))  # of different lengths
         batch = collate(prompts).to(self.device)
         training = self.model.training
         self.model.eval()
         try:
             expected = self._hidden_after(batch, deepest).float()
-            found = self._tree_hidden(batch, self._tree)[:, -1].float()
+            found = read(batch, tree)[:, -1].float()
             return bool((found - expected).norm() <= 0.05 * expected.norm())
         except Exception:  # whatever went wrong inside the model, the other way is right for all
             return False
         finally:
             self.model.train(training)
-
-
-class _Tree:
-    """The trie's inner tokens in one row, each after its parent."""
-
-    def __init__(self, prefixes: Sequence[tuple[int, ...]], device: torch.device) -> None:
-        """`prefixes`: of all branchings, in their order."""
-        nodes = sorted({p[:n] for p in prefixes for n in range(1, len(p) + 1)}, key=len)
-        place = {node: i for i, node in enumerate(nodes)}
-        self.tokens = torch.tensor([node[-1] for node in nodes], device=device)  # (tree,)
-        self.depths = torch.tensor([len(node) - 1 for node in nodes], device=device)  # (tree,)
-        self.ancestors = torch.zeros(len(nodes), len(nodes), dtype=torch.bool, device=device)
-        for node, i in place.items():
-            for length in range(1, len(node) + 1):
-                self.ancestors[i, place[node[:length]]] = True
-        self.read_at = [place.get(prefix) for prefix in prefixes]  # None: at the answer position
 
 
 def _scaled(logits: Tensor, config: Any) -> Tensor:

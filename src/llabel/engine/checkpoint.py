@@ -6,16 +6,17 @@ import shutil
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """All that is needed to go on: tensors by name, and plain values."""
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, "Tensor"]
     state: dict[str, Any]
 
 

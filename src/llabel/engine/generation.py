@@ -1,19 +1,16 @@
 """Let the model write an answer token by token, greedily."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
 from llabel.engine.batching import micro_batches
 
-if TYPE_CHECKING:
-    from peft import PeftModel
-
 
 @torch.no_grad()
 def write_answers(
-    model: "PeftModel",
+    model: Any,
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
@@ -23,7 +20,7 @@ def write_answers(
     """Answer prompts in groups of like length.
 
     Args:
-        model: on the device where it shall run, in evaluation mode.
+        model: of transformers or PEFT, on the device where it shall run, in evaluation mode.
         prompts: (n,) token ids of each prompt.
         max_new_tokens: longest answer.
         end_token: ends an answer; also pads the prompts, where it is masked.

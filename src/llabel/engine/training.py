@@ -22,18 +22,22 @@ class TrainingSettings:
         learning_rate: peak of the schedule.
         schedule: `cosine`, `linear` or `constant`, after the warm-up.
         warmup_ratio: share of all steps with a rising learning rate.
-        epochs: passes over the rows.
+        epochs: passes over the rows; the last one may be a part.
         batch_size: rows of one step, however many micro-batches it takes.
         token_budget: most padded tokens of one micro-batch; it bounds memory, not the result.
         weight_decay, betas, max_grad_norm: AdamW's (Loshchilov & Hutter 2019) and clipping.
         patience: epochs without a better validation loss before stopping; None never stops early.
         seed: order of the rows, adapter initialisation, dropout.
+        time_limit: seconds of training, validation not counted, after which it ends as if at the
+            end of an epoch; the learning rate has run through its schedule by then.
+        fused: PyTorch's fused AdamW, for where all weights are trained: on the CPU it reads and
+            writes each of them once a step; rounding differs.
     """
 
     learning_rate: float
     schedule: str
     warmup_ratio: float
-    epochs: int
+    epochs: float
     batch_size: int
     token_budget: int
     weight_decay: float
@@ -41,11 +45,25 @@ class TrainingSettings:
     patience: int | None
     seed: int
     betas: tuple[float, float] = (0.9, 0.99)
+    time_limit: float | None = None
+    fused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where training stands; travels with each checkpoint."""
+    """Where training stands; travels with each checkpoint.
+
+    Attributes:
+        step, rows, tokens: done so far, padding not counted.
+        seconds: that it took; validation not counted.
+        best_epoch: the epoch with the lowest validation loss, from 1; one that `time_limit` cut
+            short counts.
+        best_step: the step after which that was.
+        best_loss: that loss, nats.
+        stopped: whether it ended before its last step.
+        reason: why it ends: `epochs` (all were done), `patience` or `budget` (`time_limit`).
+        epoch_losses: validation loss after each epoch.
+    """
 
     step: int = 0
     seconds: float = 0.0
@@ -55,6 +73,8 @@ class Progress:
     best_loss: float = math.inf
     stopped: bool = False
     epoch_losses: tuple[float, ...] = ()
+    best_step: int = 0
+    reason: str = "epochs"
 
 
 @dataclass(slots=True)
@@ -85,18 +105,20 @@ class Trainer:
         """Train, or go on from the newest checkpoint, and leave the best weights in the module."""
         settings = self.settings
         steps_per_epoch = math.ceil(len(examples) / settings.batch_size)
-        steps = steps_per_epoch * settings.epochs
+        steps = max(1, round(steps_per_epoch * settings.epochs))
         parameters = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
         optimizer = torch.optim.AdamW(
             parameters.values(),
             lr=settings.learning_rate,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
+            fused=settings.fused or None,
         )
-        schedule = _schedule(optimizer, settings, steps)
+        rate_at = _schedule(optimizer, settings, steps)
         torch.manual_seed(settings.seed)
-        progress, best = self._resume(parameters, optimizer, schedule)
-        self.notify(StageStarted(self.stage, len(examples) * settings.epochs, progress.rows))
+        progress, best = self._resume(parameters, optimizer)
+        rows_in_all = round(len(examples) * settings.epochs)
+        self.notify(StageStarted(self.stage, rows_in_all, progress.rows))
         while progress.step < steps and not progress.stopped:
             epoch, at = divmod(progress.step, steps_per_epoch)
             rows = _row_order(len(examples), settings.seed, epoch)
@@ -104,9 +126,10 @@ class Trainer:
             started = time.perf_counter()
             self.module.train()
             step_examples = [examples[row] for row in rows]
+            rate = rate_at(progress)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
             loss = self._step(step_examples, optimizer)
-            rate = float(schedule.get_last_lr()[0])
-            schedule.step()
             seconds = time.perf_counter() - started
             tokens = sum(len(example.input_ids) for example in step_examples)
             progress = replace(
@@ -122,13 +145,15 @@ class Trainer:
                     len(rows), tokens, seconds,
                 )
             )  # fmt: skip
-            if progress.step % steps_per_epoch == 0:
+            out_of_time = self._out_of_time(progress) and progress.step < steps
+            if out_of_time or progress.step == steps or progress.step % steps_per_epoch == 0:
                 progress, best = self._end_of_epoch(progress, epoch + 1, parameters, best)
+            if out_of_time:
+                progress = replace(progress, stopped=True, reason="budget")
             done = progress.step == steps or progress.stopped
             if self.checkpoints and (done or self.checkpoints.due(progress.step)):
-                self.checkpoints.save(
-                    progress.step, self._snapshot(progress, parameters, optimizer, best)
-                )
+                snapshot = self._snapshot(progress, parameters, None if done else optimizer, best)
+                self.checkpoints.save(progress.step, snapshot)
         _copy_into(parameters, best)
         self.module.eval()
         return progress
@@ -137,16 +162,17 @@ class Trainer:
         """One optimiser step over exactly these rows; returns their mean loss."""
         total = sum(_loss_terms(example) for example in examples)
         optimizer.zero_grad(set_to_none=True)
-        summed = 0.0
+        losses: list[Tensor] = []
         lengths = [len(example.input_ids) for example in examples]
         for group in micro_batches(lengths, self.settings.token_budget):
             batch = collate([examples[row] for row in group]).to(self.device)
             loss = self.loss(batch) / total
             loss.backward()
-            summed += loss.item()
+            losses.append(loss.detach())
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)
         optimizer.step()
+        summed = sum(torch.stack(losses).tolist())  # a GPU is waited for once a step
         if not math.isfinite(summed):
             raise FloatingPointError(f"the loss became {summed}: lower the learning rate")
         return summed
@@ -155,7 +181,7 @@ class Trainer:
         self, progress: Progress, epoch: int, parameters: dict[str, Any], best: dict[str, Tensor]
     ) -> tuple[Progress, dict[str, Tensor]]:
         if self.validate is None:
-            return replace(progress, best_epoch=epoch), best
+            return replace(progress, best_epoch=epoch, best_step=progress.step), best
         self.module.eval()
         loss = self.validate()
         if not math.isfinite(loss):  # else no epoch would be the best, and none be kept
@@ -163,29 +189,37 @@ class Trainer:
         better = loss < progress.best_loss
         if better:
             best = {name: p.detach().clone() for name, p in parameters.items()}
-            progress = replace(progress, best_epoch=epoch, best_loss=loss)
+            progress = replace(progress, best_epoch=epoch, best_step=progress.step, best_loss=loss)
         patience = self.settings.patience
+        stopped = patience is not None and epoch - progress.best_epoch >= patience
         progress = replace(
             progress,
-            stopped=patience is not None and epoch - progress.best_epoch >= patience,
+            stopped=stopped,
+            reason="patience" if stopped else progress.reason,
             epoch_losses=(*progress.epoch_losses, loss),
         )
         self.notify(EpochDone(self.stage, epoch, loss, better))
         return progress, best
 
+    def _out_of_time(self, progress: Progress) -> bool:
+        limit = self.settings.time_limit
+        return limit is not None and progress.seconds >= limit
+
     def _snapshot(
         self,
         progress: Progress,
         parameters: dict[str, nn.Parameter],
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | None,
         best: dict[str, Tensor],
     ) -> Snapshot:
+        """All that is needed to go on; without an optimiser, of a training that is done."""
         tensors: dict[str, Tensor] = {"rng.cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
         for name, parameter in parameters.items():
-            tensors[f"parameter.{name}"] = parameter.detach()
-            for key, value in optimizer.state[parameter].items():
+            if optimizer or not best:
+                tensors[f"parameter.{name}"] = parameter.detach()
+            for key, value in optimizer.state[parameter].items() if optimizer else ():
                 tensors[f"optimizer.{key}.{name}"] = value
         tensors |= {f"best.{name}": value for name, value in best.items()}
         return Snapshot(tensors, {n: getattr(progress, n) for n in Progress.__slots__})
@@ -194,7 +228,6 @@ class Trainer:
         self,
         parameters: dict[str, nn.Parameter],
         optimizer: torch.optim.Optimizer,
-        schedule: torch.optim.lr_scheduler.LRScheduler,
     ) -> tuple[Progress, dict[str, Tensor]]:
         """Go on from the newest checkpoint, if there is one."""
         snapshot = self.checkpoints.newest() if self.checkpoints else None
@@ -205,17 +238,14 @@ class Trainer:
         tensors = snapshot.tensors
         _copy_into(parameters, _below("parameter.", tensors))
         for name, parameter in parameters.items():
+            if f"optimizer.step.{name}" not in tensors:  # it never had a gradient, or all is done
+                continue
             optimizer.state[parameter] = {
                 key: tensors[f"optimizer.{key}.{name}"].to(
-                    "cpu" if key == "step" else parameter.device
+                    "cpu" if key == "step" and not self.settings.fused else parameter.device
                 )
                 for key in ("step", "exp_avg", "exp_avg_sq")
             }
-        # The schedule is a function of the step alone. LambdaLR counts from its first call.
-        schedule.last_epoch = progress.step
-        for group, rate in zip(optimizer.param_groups, _rates(schedule), strict=True):
-            group["lr"] = rate
-        schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
         torch.set_rng_state(tensors["rng.cpu"])
         if "rng.cuda" in tensors and self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
@@ -225,19 +255,22 @@ class Trainer:
 
 def _schedule(
     optimizer: torch.optim.Optimizer, settings: TrainingSettings, steps: int
-) -> torch.optim.lr_scheduler.LRScheduler:
+) -> Callable[[Progress], float]:
+    """Progress → learning rate of the next step: a function of steps done and, if limited, time."""
     from transformers import get_scheduler
 
     name = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
     warmup = math.ceil(settings.warmup_ratio * steps)
-    return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    schedule = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    (factor,) = schedule.lr_lambdas
 
+    def rate_at(progress: Progress) -> float:
+        at: float = progress.step
+        if settings.time_limit is not None:
+            at = max(at, steps * min(1.0, progress.seconds / settings.time_limit))
+        return settings.learning_rate * float(factor(at))
 
-def _rates(schedule: Any) -> list[float]:
-    return [
-        base * function(schedule.last_epoch)
-        for base, function in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-    ]
+    return rate_at
 
 
 def _row_order(rows: int, seed: int, epoch: int) -> list[int]:

@@ -1,53 +1,46 @@
-"""The LLM rung: prompt → one answer, LoRA fine-tuning, label probabilities."""
+"""The fine-tuned LLM rung: prompt → one answer, LoRA, label probabilities."""
 
 import gc
-import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from llabel.assets import BUILT_IN, is_hub_id, resolve_model
+from llabel.assets import resolve_model
 from llabel.engine.answer import AnswerHead
-from llabel.engine.batching import FULL_VOCABULARY, Example, collate, micro_batches
+from llabel.engine.batching import FULL_VOCABULARY, Example
 from llabel.engine.checkpoint import CheckpointFolder
-from llabel.engine.generation import write_answers
-from llabel.engine.model import (
-    LoraSettings,
-    add_lora,
-    compile_layers,
-    load_adapter,
-    load_model,
-    load_tokenizer,
-    pick_device,
-)
+from llabel.engine.model import LoraSettings, add_lora, compile_layers, load_adapter, load_model
 from llabel.engine.training import Progress, Trainer, TrainingSettings
-from llabel.errors import InputError
-from llabel.events import Fetching, Listener, Note, RowsDone, StageStarted, ignore
-from llabel.labels import AnswerTokeniser, LabelTrie, compile_labels, label_words
+from llabel.events import Listener, Note, StageStarted, ignore
+from llabel.ladder.contract import FitRecord, Trial
+from llabel.ladder.label_model import LabelModel, device_of, precision_of, to_predict
 from llabel.ladder.llm_folder import ADAPTER, RungRecord, read_rung, save_rung
-from llabel.metrics import UNKNOWN, log_loss
-from llabel.prompt import PromptEncoder, Template, answer_tail, load_template
+from llabel.ladder.prompting import Prompting, build_prompting, lasting_name, prepare_prompting
+from llabel.ladder.trials import around, best_of
+from llabel.metrics import log_loss
 from llabel.settings import LLMSettings
-from llabel.task import Probabilities, Split, Task, Text
+from llabel.task import Label, Probabilities, Split, Task, Text
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
-
-# Rows are sorted by length within such windows when predicting, so that a stream stays a stream.
-PREDICT_WINDOW = 512
 
 
 class LLMRung:
-    """A causal language model that answers with a label.
+    """A causal language model that answers with a label, fine-tuned with LoRA.
 
-    After `fit` or `load`: `classes_`, `fields_`, `settings_`, and after `fit` `progress_` (what
-    the training did) and `truncated_` (rows of train and validation that were cut to fit).
+    After `fit` or `load`: `classes_`, `fields_`, and after `fit` `record_`, `validation_proba_`,
+    `progress_` (what the last training did: the refit, if there was one), `choice_` (the training
+    that chose the epochs of a refit) and `truncated_` (rows of train and validation that were cut
+    to fit).
     """
 
     name = "llm-lora"
@@ -56,7 +49,7 @@ class LLMRung:
         self.settings = settings
 
     def prepare(
-        self, fields: Sequence[str], classes: Sequence[Any], notify: Listener = ignore
+        self, fields: Sequence[str], classes: Sequence[Label], notify: Listener = ignore
     ) -> Self:
         """Everything but the weights: tokenizer, template, label trie. Cheap, and checks much.
 
@@ -66,56 +59,32 @@ class LLMRung:
             InputError: the model, template, label words or lengths do not fit together.
         """
         self.fields_, self.classes_ = tuple(fields), tuple(classes)
-        self.folder_ = resolve_model(
-            self.settings.model, progress=lambda what, share: notify(Fetching(what, share))
-        )
-        self.tokenizer_ = load_tokenizer(self.folder_)
-        words = label_words(self.classes_, self.settings.label_words)
-        self._set_template(
-            load_template(self.settings.template, self.fields_, words, self.settings.instruction),
-            words,
-        )
+        self._ask(prepare_prompting(self.settings, self.fields_, self.classes_, notify=notify))
         return self
 
-    def _set_template(self, template: Template, words: Sequence[str]) -> None:
-        tokenizer = self.tokenizer_
-        self.template_ = template
-
-        def encode(text: str) -> list[int]:
-            plain = tokenizer(text, add_special_tokens=False, split_special_tokens=True)
-            return list(plain["input_ids"])
-
-        answers = AnswerTokeniser(encode, answer_tail(template, tokenizer), template.joint)
-        self.trie_: LabelTrie = compile_labels(words, answers, tokenizer.eos_token_id)
-        self.max_length_ = self._max_length() - self.trie_.longest
-        self.encoder_ = PromptEncoder(tokenizer, template, self.fields_, self.max_length_)
-
-    def _max_length(self) -> int:
-        """Tokens of prompt and answer together: what was asked for, within the model's context."""
-        config = json.loads((self.folder_ / "config.json").read_text(encoding="utf-8"))
-        context = int(
-            config.get("max_position_embeddings")
-            or config.get("n_positions")
-            or config.get("text_config", {}).get("max_position_embeddings")
-            or 2048
-        )
-        asked = self.settings.max_seq_length
-        if asked is not None and asked > context:
-            raise InputError(
-                f"--max-seq-length {asked} is more than the context of {self.settings.model}: "
-                f"{context} tokens."
-            )
-        return asked or context
+    def _ask(self, prompting: Prompting) -> None:
+        self.prompting_ = prompting
+        self.folder_, self.tokenizer_ = prompting.folder, prompting.tokenizer
+        self.template_, self.trie_ = prompting.template, prompting.trie
+        self.encoder_, self.max_length_ = prompting.encoder, prompting.encoder.max_length
 
     def fit(
         self, task: Task, *, checkpoints: CheckpointFolder | None = None, notify: Listener = ignore
     ) -> Self:
-        """Fine-tune on `task.train`, choose the epoch on `task.validation`.
+        """Fine-tune on `task.train`, choose learning rate and epoch on `task.validation`.
+
+        The learning rates are `settings.learning_rate` and its neighbours, `settings.trials` in
+        all, each from the same initial adapter. The base model is loaded once.
 
         Args:
             task: its test part is not looked at.
-            checkpoints: where to keep snapshots; the same call with the same folder goes on there.
+            checkpoints: where to keep snapshots of the first trial; those of the others lie in
+                `trial-N` beside it, those of the refit in `refit`. The same call with the same
+                folder goes on there.
             notify: told of progress.
+
+        Raises:
+            InputError: every trial diverged, or as `prepare`.
         """
         if (task.fields, task.classes) != (vars(self).get("fields_"), vars(self).get("classes_")):
             self.prepare(task.fields, task.classes, notify)
@@ -130,76 +99,142 @@ class LLMRung:
                 )
             )
         self.choice_: Progress | None = None
+        self.progress_ = Progress()
         self._load_model()
-        self.progress_ = self._train(train, self.settings, task.validation, checkpoints, notify)
+        start = self._adapter()
+        trials, chosen = self._search(train, task.validation, start, checkpoints, notify)
         notify(StageStarted("scoring validation rows", len(task.validation)))
         self.validation_proba_ = self.predict_proba(task.validation.texts, notify)
+        rate = trials[chosen].settings["learning_rate"]
+        refit: Trial | None = None
         if self.settings.refit:
             self.choice_ = self.progress_
-            chosen = replace(self.settings, epochs=self.choice_.best_epoch, patience=None)
-            both = train + validation
+            per_epoch = math.ceil(len(train) / self.settings.batch_size)
+            plan = replace(
+                _training_settings(self.settings),
+                learning_rate=rate,
+                epochs=self.choice_.best_step / per_epoch,  # of more rows, as many passes
+                patience=None,
+            )
             again = checkpoints and checkpoints.beside("refit")
-            self._load_model()
-            self.progress_ = self._train(both, chosen, None, again, notify)
+            self._set_adapter(start)
+            stage = "refitting on train + validation"
+            self.progress_ = self._train(_Job(train + validation, plan, stage), again, notify)
+            refit = _trial(rate, self.progress_, validated=False)
+        self.record_ = FitRecord(
+            settings=asdict(
+                replace(
+                    self.settings,
+                    learning_rate=rate,
+                    precision=cast(Any, self.precision),
+                    device=str(self.device_),
+                )
+            ),
+            trials=trials,
+            chosen=chosen,
+            refit=refit,
+            trainable_parameters=self.trainable_parameters_,
+            parameters=sum(p.numel() for p in self.model_.parameters()),
+            truncated=self.truncated_,
+        )
         return self
+
+    def _search(
+        self,
+        train: list[Example],
+        validation: Split,
+        start: dict[str, Tensor],
+        checkpoints: CheckpointFolder | None,
+        notify: Listener,
+    ) -> tuple[tuple[Trial, ...], int]:
+        """One training a learning rate; leaves the best adapter in the model."""
+        rates = around(self.settings.learning_rate, self.settings.trials)
+        best: dict[str, Tensor] = {}
+
+        def train_once(number: int, rate: float, seconds: float | None) -> Trial:
+            plan = replace(
+                _training_settings(self.settings), learning_rate=rate, time_limit=seconds
+            )
+            self._set_adapter(start)
+            stage = "training"
+            if len(rates) > 1:
+                stage += f", trial {number + 1} of {len(rates)}"
+            folder = checkpoints
+            if checkpoints and number:
+                folder = checkpoints.beside(f"trial-{number}")
+            self._last = self._train(_Job(train, plan, stage, validation), folder, notify)
+            return _trial(rate, self._last)
+
+        def keep(number: int) -> None:
+            self.progress_ = self._last
+            best.update(self._adapter())
+
+        found = best_of(rates, train_once, keep, budget=self.settings.budget)
+        self._set_adapter(best)
+        self.model_.eval()  # the last one may have diverged in the midst of training
+        return found
 
     def _load_model(self) -> None:
         """Fresh weights and fresh adapters, the same for the same seed."""
-        for last in ("model_", "head_"):  # let go of one model before the next takes memory
+        for last in ("model_", "head_", "reader_"):  # two of them might not fit into memory
             vars(self).pop(last, None)
         gc.collect()
         self.device_ = self.device
         base = load_model(self.folder_, self.device_, self.precision)
         with _seeded(self.settings.seed, self.device_):
-            self.model_ = add_lora(base, _lora_settings(self.settings))
-        self._ready()
+            self._ready(add_lora(base, _lora_settings(self.settings)))
 
-    def _ready(self) -> None:
-        base = cast("PreTrainedModel", self.model_.get_base_model())
-        self.head_ = AnswerHead(base, self.trie_)
-        if self.settings.compile:
+    def _ready(self, model: "PeftModel") -> None:
+        base = cast("PreTrainedModel", model.get_base_model())
+        self.model_, self.head_ = model, AnswerHead(base, self.trie_)
+        compiled = self.settings.compile
+        if compiled:
             compile_layers(base)
+        self.reader_ = LabelModel(
+            model, self.head_, self.prompting_, self.settings.token_budget, reuse=not compiled
+        )
+
+    def _adapter(self) -> dict[str, Tensor]:
+        """A copy of the weights that are trained."""
+        named = self.model_.named_parameters()
+        return {name: p.detach().clone() for name, p in named if p.requires_grad}
+
+    @torch.no_grad()
+    def _set_adapter(self, weights: dict[str, Tensor]) -> None:
+        for name, parameter in self.model_.named_parameters():
+            if name in weights:
+                parameter.copy_(weights[name])
 
     @property
     def precision(self) -> str:
         """The precision in use, `auto` resolved for the device."""
-        if self.settings.precision != "auto":
-            return self.settings.precision
-        cuda = self.device.type == "cuda"
-        return "bfloat16" if cuda and torch.cuda.is_bf16_supported() else "float32"
+        return precision_of(self.settings)
 
     @property
     def device(self) -> torch.device:
         """Where it runs; `auto` is the CPU for int8, which is made for it."""
-        int8 = self.settings.precision == "int8" and self.settings.device == "auto"
-        return pick_device("cpu" if int8 else self.settings.device)
+        return device_of(self.settings)
 
     def _train(
-        self,
-        examples: list[Example],
-        settings: LLMSettings,
-        validation: Split | None,
-        checkpoints: CheckpointFolder | None,
-        notify: Listener,
+        self, job: "_Job", checkpoints: CheckpointFolder | None, notify: Listener
     ) -> Progress:
         def validation_loss() -> float:
-            assert validation is not None
-            notify(StageStarted("validating", len(validation)))
-            proba = self.predict_proba(validation.texts, notify)
-            return log_loss(validation.y, proba)
+            assert job.validation is not None
+            notify(StageStarted("validating", len(job.validation)))
+            return log_loss(job.validation.y, self.predict_proba(job.validation.texts, notify))
 
         trainer = Trainer(
             module=self.model_,
             loss=self.head_.loss,
-            settings=_training_settings(settings),
-            validate=None if validation is None else validation_loss,
+            settings=job.settings,
+            validate=None if job.validation is None else validation_loss,
             checkpoints=checkpoints,
             notify=notify,
-            stage="training" if validation is not None else "refitting on train + validation",
+            stage=job.stage,
             device=self.device_,
         )
-        with _seeded(settings.seed, self.device_):
-            return trainer.run(examples)
+        with _seeded(job.settings.seed, self.device_):
+            return trainer.run(job.examples)
 
     def examples(self, split: Split) -> tuple[list[Example], int]:
         """Rows with what the loss reads of them, and how many had to be cut to fit."""
@@ -234,55 +269,19 @@ class LLMRung:
 
     def predict_proba(self, texts: Sequence[Text], notify: Listener = ignore) -> Probabilities:
         """(n,) texts → (n, n_classes) probabilities in the order of `classes_`."""
-        parts = list(self.stream_proba(texts, notify))
-        return np.concatenate(parts) if parts else np.empty((0, len(self.classes_)))
+        return self.reader_.predict_proba(texts, notify)
 
     def stream_proba(
         self, texts: Sequence[Text], notify: Listener = ignore
     ) -> Iterator[Probabilities]:
         """The same in windows of at most `PREDICT_WINDOW` rows, in order."""
-        for start in range(0, len(texts), PREDICT_WINDOW):
-            window = texts[start : start + PREDICT_WINDOW]
-            prompts = self.encoder_.encode(window)
-            out = np.empty((len(window), len(self.classes_)))
-            lengths = [len(prompt.input_ids) for prompt in prompts]
-            for rows in micro_batches(lengths, self._predict_budget):
-                batch = collate([Example(prompts[row].input_ids) for row in rows])
-                log_probs = self.head_.log_probs(batch.to(self.device_))
-                out[rows] = log_probs.double().exp().cpu().numpy()
-                notify(RowsDone(len(rows)))
-            yield out / out.sum(axis=1, keepdims=True)
+        return self.reader_.stream_proba(texts, notify)
 
     def generate(
         self, texts: Sequence[Text], notify: Listener = ignore
     ) -> tuple[npt.NDArray[np.int64], list[str]]:
-        """Let the model write its answer freely, greedily.
-
-        Returns:
-            (n,) class indices, -1 where the answer is no label (`unknown`), and the answers.
-        """
-        answers: list[str] = [""] * len(texts)
-        groups = write_answers(
-            self.model_,
-            [prompt.input_ids for prompt in self.encoder_.encode(texts)],
-            max_new_tokens=self.trie_.longest,
-            end_token=self.trie_.end_token,
-            token_budget=self._predict_budget,
-        )
-        for group in groups:
-            for row, tokens in group.items():
-                answer = self.tokenizer_.decode(
-                    tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-                )
-                answers[row] = str(answer).strip()
-            notify(RowsDone(len(group)))
-        index = {word: number for number, word in enumerate(self.trie_.words)}
-        return np.array([index.get(answer, UNKNOWN) for answer in answers], dtype=np.int64), answers
-
-    @property
-    def _predict_budget(self) -> int:
-        """Tokens of a micro-batch without gradients, which keeps far less in memory."""
-        return 4 * self.settings.token_budget
+        """Let the model write its answer freely (see `LabelModel.generate`)."""
+        return self.reader_.generate(texts, notify)
 
     @property
     def trainable_parameters_(self) -> int:
@@ -291,7 +290,7 @@ class LLMRung:
 
     def save(self, folder: Path) -> None:
         """Write `adapter/` (PEFT's format) and `rung.json`, each whole or not at all."""
-        name = self._lasting_name()
+        name = lasting_name(self.settings, self.folder_)
         for config in self.model_.peft_config.values():
             config.base_model_name_or_path = name
 
@@ -300,6 +299,7 @@ class LLMRung:
             self.model_.save_pretrained(str(target), save_embedding_layers=False)
 
         record = RungRecord(
+            rung=self.name,
             settings=replace(self.settings, model=name),
             fields=self.fields_,
             classes=self.classes_,
@@ -307,11 +307,6 @@ class LLMRung:
             template=self.template_,
         )
         save_rung(folder, record, save_adapter)
-
-    def _lasting_name(self) -> str:
-        """The base model's name, from whatever folder it is asked for later."""
-        name = self.settings.model
-        return name if name in BUILT_IN or is_hub_id(name) else str(self.folder_.resolve())
 
     @classmethod
     def load(cls, folder: Path, **changes: Any) -> Self:
@@ -321,22 +316,43 @@ class LLMRung:
         `auto`.
 
         Raises:
-            InputError: the folder holds no finished rung.
+            InputError: the folder holds no finished rung of this kind.
         """
-        record = read_rung(folder)
-        settings = replace(record.settings, **({"compile": False} | changes))
-        rung = cls(settings)
-        if settings.precision == "int8" and rung.device.type != "cpu":
-            rung.settings = replace(settings, precision="auto")
+        record = read_rung(folder, cls.name)
+        rung = cls(to_predict(record.settings, changes))
         rung.fields_, rung.classes_ = record.fields, record.classes
-        rung.folder_ = resolve_model(settings.model)
-        rung.tokenizer_ = load_tokenizer(rung.folder_)
-        rung._set_template(record.template, record.words)
+        model = resolve_model(rung.settings.model)
+        rung._ask(
+            build_prompting(rung.settings, model, record.fields, record.template, record.words)
+        )
         rung.device_ = rung.device
         base = load_model(rung.folder_, rung.device_, rung.precision)
-        rung.model_ = load_adapter(base, folder / ADAPTER)
-        rung._ready()
+        rung._ready(load_adapter(base, folder / ADAPTER))
         return rung
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One training: on what, how, under which name, judged by which rows."""
+
+    examples: list[Example]
+    settings: TrainingSettings
+    stage: str
+    validation: Split | None = None
+
+
+def _trial(rate: float, progress: Progress, *, validated: bool = True) -> Trial:
+    return Trial(
+        settings={"learning_rate": rate},
+        validation_loss=progress.best_loss if validated else None,
+        epochs=progress.best_epoch,
+        epoch_losses=progress.epoch_losses,
+        steps=progress.step,
+        rows=progress.rows,
+        tokens=progress.tokens,
+        seconds=progress.seconds,
+        stopped=progress.reason,
+    )
 
 
 def _lora_settings(settings: LLMSettings) -> LoraSettings:

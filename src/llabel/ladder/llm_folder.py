@@ -1,4 +1,4 @@
-"""What a trained LLM rung leaves on disk: `rung.json` beside PEFT's `adapter/`."""
+"""What an LLM rung leaves on disk: `rung.json`, and PEFT's `adapter/` where one was trained."""
 
 import json
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llabel.errors import InputError
+from llabel.ladder.few_shot import Shot
 from llabel.prompt import Template
 from llabel.settings import LLMSettings
 from llabel.task import Label
@@ -20,25 +21,43 @@ _RECORD = "rung.json"
 
 @dataclass(frozen=True, slots=True)
 class RungRecord:
-    """All that turns an adapter back into a classifier.
+    """All that turns a base model, with or without an adapter, back into a classifier.
 
     Attributes:
+        rung: its name on the ladder.
         settings: of the training; `model` is a name that lasts (absolute, if a path).
         fields, classes: text columns and labels, in their orders.
         words: (n_classes,) what is answered for each class.
         template: the prompt, its file no longer needed.
+        prior: (n_classes,) mean label probabilities of unlabelled prompts; None if not estimated.
+        shots: examples that stand before every row; None where there are some, but they were not
+            to be written.
     """
 
+    rung: str
     settings: LLMSettings
     fields: tuple[str, ...]
     classes: tuple[Label, ...]
     words: tuple[str, ...]
     template: Template
+    prior: tuple[float, ...] | None = None
+    shots: tuple[Shot, ...] | None = ()
 
 
-def save_rung(folder: Path, record: RungRecord, save_adapter: Callable[[Path], None]) -> None:
-    """Write `adapter/` and `rung.json`, each whole or not at all."""
+def save_rung(
+    folder: Path, record: RungRecord, save_adapter: Callable[[Path], None] | None = None
+) -> None:
+    """Write `adapter/`, if there is one, and `rung.json`, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
+    if save_adapter is not None:
+        _replace_adapter(folder, save_adapter)
+    temporary = folder / f".{_RECORD}.{os.getpid()}"
+    text = json.dumps({"schema": SCHEMA} | asdict(record), indent=2, ensure_ascii=False) + "\n"
+    temporary.write_bytes(text.encode("utf-8", "surrogatepass"))  # texts may hold half a pair
+    temporary.replace(folder / _RECORD)
+
+
+def _replace_adapter(folder: Path, save_adapter: Callable[[Path], None]) -> None:
     new, old = folder / f".new-{ADAPTER}", folder / f".old-{ADAPTER}"
     for left_over in (new, old):  # of a process that was killed here
         shutil.rmtree(left_over, ignore_errors=True)
@@ -49,17 +68,17 @@ def save_rung(folder: Path, record: RungRecord, save_adapter: Callable[[Path], N
         target.rename(old)
     new.rename(target)
     shutil.rmtree(old, ignore_errors=True)
-    temporary = folder / f".{_RECORD}.{os.getpid()}"
-    text = json.dumps({"schema": SCHEMA} | asdict(record), indent=2, ensure_ascii=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(folder / _RECORD)
 
 
-def read_rung(folder: Path) -> RungRecord:
+def read_rung(folder: Path, *allowed: str) -> RungRecord:
     """What `save_rung` wrote.
 
+    Args:
+        folder: where to look.
+        allowed: names of rungs, one of which it must have; any, if none are given.
+
     Raises:
-        InputError: there is nothing of the kind, or it cannot be read.
+        InputError: there is nothing of the kind, it is another rung, or it cannot be read.
     """
     path = folder / _RECORD
     if not path.is_file():
@@ -69,19 +88,34 @@ def read_rung(folder: Path) -> RungRecord:
             "folder that LLMClassifier.save wrote."
         )
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))
+        name = values.get("rung", "llm-lora")  # the only one when it was not yet written
+        if allowed and name not in allowed:
+            raise InputError(
+                f"{folder} holds the rung {name}, not {' or '.join(allowed)}: name its folder."
+            )
         settings, template = values["settings"], values["template"]
         settings["target_modules"] = tuple(settings["target_modules"])
         literals, holes = tuple(template["literals"]), tuple(template["fields"])
+        prior, shots = values.get("prior"), values.get("shots", ())
         return RungRecord(
+            rung=name,
             settings=LLMSettings(**settings),
             fields=tuple(values["fields"]),
             classes=tuple(values["classes"]),
             words=tuple(values["words"]),
             template=Template(template["name"], literals, holes, template["joint"]),
+            prior=None if prior is None else tuple(prior),
+            shots=None if shots is None else tuple(map(_shot, shots)),
         )
+    except InputError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} cannot be read ({type(error).__name__}: {error}): it is damaged, or of "
             "another version of llabel. Train the run again with --overwrite."
         ) from error
+
+
+def _shot(values: dict[str, Any]) -> Shot:
+    return Shot(values["id"], values["label"], tuple(values["text"]))

@@ -1,0 +1,261 @@
+"""A fitted rung on every part of its task: the test part is read here, once, and written up."""
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from llabel.assets import BUILT_IN
+from llabel.check import best_lookup_column, look_up
+from llabel.config import RunConfig
+from llabel.data import LoadedTask, take, unseen_rows
+from llabel.data.splitting import subsample
+from llabel.events import Listener, StageStarted
+from llabel.folder import write_json_lines
+from llabel.ladder.contract import FitRecord, Rung, Trial
+from llabel.metrics import report, score, wilson_interval
+from llabel.predictions import prediction_lines, refuse_silent
+from llabel.record import (
+    SCHEMA,
+    Baseline,
+    Cost,
+    Data,
+    Metrics,
+    RunRecord,
+    Training,
+    environment,
+    peak_rss_mb,
+)
+from llabel.task import ClassIndices, Probabilities, Split, Task, Text
+
+if TYPE_CHECKING:
+    from llabel.ladder.llm import LLMRung
+
+TRAIN_SAMPLE = 1000  # training rows that are scored: enough for an interval of ± 0.03
+SINGLE_TEXTS = 20  # texts answered one by one, whose median time is told
+
+
+def assess(
+    rung: Rung,
+    config: RunConfig,
+    loaded: LoadedTask,
+    out: Path,
+    command: str,
+    notify: Listener,
+) -> RunRecord:
+    """Score the trained rung, write `predictions.jsonl` into `out` and return the run's record."""
+    task = loaded.task
+    sample = _train_sample(task, config.llm.seed)
+    notify(StageStarted("scoring training rows", len(sample)))
+    train_scores = score(sample.y, rung.predict_proba(sample.texts, notify))
+    single = _milliseconds_alone(rung, task.validation.texts)
+    proba = rung.validation_proba_
+    validation_scores = score(task.validation.y, proba)
+    assert validation_scores  # no part is ever empty
+    lines = list(prediction_lines(task, "validation", proba, proba.argmax(axis=1)))
+    metrics = Metrics(train=train_scores, validation=validation_scores, test=None, test_unseen=None)
+    if config.run.untested:
+        notify(StageStarted("timing on validation rows", len(task.validation)))
+        started = time.perf_counter()
+        rung.predict_proba(task.validation.texts, notify)
+        rows_per_second = len(task.validation) / (time.perf_counter() - started)
+        tested = _Tested({}, [])
+    else:
+        notify(StageStarted("scoring test rows", len(task.test)))
+        started = time.perf_counter()
+        answered = answers_of(rung, task.test, config.run.decode, notify)
+        rows_per_second = len(task.test) / (time.perf_counter() - started)
+        lines += prediction_lines(task, "test", *answered)
+        tested = score_test(task, metrics, *answered[:2])
+    write_predictions(out, lines, with_texts=not config.run.no_texts)
+    return RunRecord(
+        schema=SCHEMA,
+        rung=rung.name,
+        config=config.flat(),
+        data=data_record(config, loaded, rung.record_.truncated),
+        metrics=metrics,
+        baselines=tested.baselines,
+        report=tested.report,
+        training=_training(rung.record_),
+        cost=_cost(rung, out, rows_per_second, single),
+        model_note=_model_note(config),
+        seed=config.llm.seed,
+        environment=environment(_device(rung), getattr(rung, "precision", "float32")),
+        command=command,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Tested:
+    """What a record says of the test part beside the metrics."""
+
+    baselines: dict[str, Baseline]
+    report: list[Any]
+
+
+def score_test(
+    task: Task, metrics: Metrics, proba: Probabilities, answers: ClassIndices
+) -> _Tested:
+    """Fill the test scores into `metrics`."""
+    unseen = unseen_rows([task.train, task.validation], task.test, task.fields)
+    metrics["test"] = score(task.test.y, proba, answers)
+    metrics["test_unseen"] = score(task.test.y[unseen], proba[unseen], answers[unseen])
+    found = report(task.test.y, answers, task.classes)
+    return _Tested(baselines(task, unseen), list(found))
+
+
+def write_predictions(out: Path, lines: Iterable[dict[str, Any]], *, with_texts: bool) -> None:
+    """Write `predictions.jsonl` into `out`."""
+    if not with_texts:
+        lines = [{name: line[name] for name in line if name != "text"} for line in lines]
+    write_json_lines(out / "predictions.jsonl", lines)
+
+
+def answers_of(
+    rung: Rung, split: Split, decode: str, notify: Listener
+) -> tuple[Probabilities, ClassIndices, list[str] | None]:
+    """Probabilities, answers (-1: unknown), and what was written, if anything was.
+
+    Raises:
+        InputError: the rung writes no answers of its own.
+    """
+    proba = rung.predict_proba(split.texts, notify)
+    if decode == "labels":
+        return proba, proba.argmax(axis=1), None
+    refuse_silent(rung)
+    notify(StageStarted("writing answers", len(split)))
+    return proba, *cast("LLMRung", rung).generate(split.texts, notify)
+
+
+def baselines(task: Task, unseen: npt.NDArray[np.bool_]) -> dict[str, Baseline]:
+    """Majority class, and the look-up of texts that also stand in train or validation."""
+    known = np.concatenate([task.train.y, task.validation.y])
+    majority = np.full(len(task.test), np.bincount(known).argmax())
+    found = {"majority": _baseline(task, majority, unseen, column=None)}
+    column = best_lookup_column(task)
+    if column is not None:
+        found["lookup"] = _baseline(task, look_up(task, column), unseen, column)
+    return found
+
+
+def _baseline(
+    task: Task, answers: ClassIndices, unseen: npt.NDArray[np.bool_], column: str | None
+) -> Baseline:
+    right = answers == task.test.y
+    return Baseline(
+        accuracy=float(right.mean()),
+        accuracy_ci95=list(wilson_interval(int(right.sum()), len(right))),
+        accuracy_unseen=float(right[unseen].mean()) if unseen.any() else None,
+        column=column,
+    )
+
+
+def _train_sample(task: Task, seed: int) -> Split:
+    if len(task.train) <= TRAIN_SAMPLE:
+        return task.train
+    return take(task.train, subsample(task.train.y, TRAIN_SAMPLE, classes=task.classes, seed=seed))
+
+
+def _milliseconds_alone(rung: Rung, texts: Sequence[Text]) -> float:
+    """Median time to answer one text, the first left out: it warms caches up."""
+    seconds = []
+    for text in texts[: SINGLE_TEXTS + 1]:
+        started = time.perf_counter()
+        rung.predict_proba([text])
+        seconds.append(time.perf_counter() - started)
+    return 1000 * median(seconds[1:] or seconds)
+
+
+def data_record(config: RunConfig, loaded: LoadedTask, truncated: dict[str, int]) -> Data:
+    """The data facts of a run's record."""
+    task = loaded.task
+    return Data(
+        source=config.source,
+        fields=list(task.fields),
+        classes=list(task.classes),
+        fingerprint=task.fingerprint,
+        rows={"train": len(task.train), "validation": len(task.validation), "test": len(task.test)},
+        truncated=truncated,
+        notes=list(loaded.notes),
+    )
+
+
+def _chosen(fitted: FitRecord) -> Trial | None:
+    return None if fitted.chosen is None else fitted.trials[fitted.chosen]
+
+
+def _training(fitted: FitRecord) -> Training:
+    chosen = _chosen(fitted)
+    kept = fitted.refit or chosen
+    return Training(
+        epochs=chosen.epochs if chosen else 0,
+        epoch_losses=list(chosen.epoch_losses) if chosen else [],
+        steps=kept.steps if kept else 0,
+        refit=fitted.refit is not None,
+        settings=fitted.settings,
+        trials=[
+            asdict(trial) | {"chosen": number == fitted.chosen}
+            for number, trial in enumerate(fitted.trials)
+        ],
+    )
+
+
+def _cost(rung: Rung, out: Path, rows_per_second: float, single: float) -> Cost:
+    fitted = rung.record_
+    trainings = [trial for trial in (_chosen(fitted), fitted.refit) if trial]
+    seconds = sum(trial.seconds for trial in trainings)
+    searched = [*fitted.trials, *([fitted.refit] if fitted.refit else [])]
+    steps = sum(trial.steps for trial in trainings)
+    device = _device(rung)
+    gpu = None
+    if device.startswith("cuda"):
+        gpu = sys.modules["torch"].cuda.max_memory_allocated(device) / 2**20
+    base: Path | None = getattr(rung, "base_folder_", None)
+    return Cost(
+        train_seconds=seconds,
+        search_seconds=sum(trial.seconds for trial in searched),
+        train_rows_per_second=sum(t.rows for t in trainings) / seconds if steps else None,
+        train_tokens_per_second=sum(t.tokens for t in trainings) / seconds if steps else None,
+        predict_rows_per_second=rows_per_second,
+        ms_per_text_single=single,
+        peak_rss_mb=peak_rss_mb(),
+        peak_gpu_mb=gpu,
+        trainable_parameters=fitted.trainable_parameters,
+        parameters=fitted.parameters,
+        disk_mb=_size_mb(out) + (_size_mb(base) if base else 0),
+    )
+
+
+# What a run folder holds beside the files that predicting needs.
+_NOT_THE_RUNG = {
+    *("README.md", "checkpoints", "predictions.jsonl", "run.json", "started.json"),
+    "train.log.jsonl",
+}
+
+
+def _size_mb(place: Path) -> float:
+    if place.is_file():
+        return place.stat().st_size / 2**20
+    files = [path for path in place.rglob("*") if path.is_file()]
+    needed = [
+        f for f in files if f.relative_to(place).parts[0] not in {*_NOT_THE_RUNG, "checkpoints"}
+    ]
+    return sum(path.stat().st_size for path in needed) / 2**20
+
+
+def _device(rung: Rung) -> str:
+    return str(getattr(rung, "device_", "cpu"))
+
+
+def _model_note(config: RunConfig) -> str | None:
+    """What the catalogue says of the weights that this rung starts from."""
+    rung = config.run.rung
+    name = config.llm.model if rung.startswith("llm-") else config.simpler.encoder
+    asset = BUILT_IN.get(name) if rung == "encoder" or rung.startswith("llm-") else None
+    return asset.note or None if asset else None

@@ -1,0 +1,70 @@
+"""What several commands have in common: arguments, options, and how they read settings."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from llabel.errors import InputError
+from llabel.options import given
+
+if TYPE_CHECKING:
+    from llabel.config import RunConfig
+
+data_argument = click.argument("data", required=False)
+config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="YAML file of settings, of DATA (data) and --out (out); options given here win "
+    "(none undoes one that may be left out).",
+)
+json_option = click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the findings there, too.",
+)
+
+
+split_option = click.option("--split", metavar="PART", help="Part of DATA, such as test.")
+device_option = click.option("--device", help="auto, cpu, cuda or cuda:N.")
+DECODE = click.Choice(["labels", "free"])
+
+
+out_option = click.option(
+    "--out", metavar="FOLDER", help="Folder of the run. Required, here or in --config."
+)
+
+
+def given_values(ctx: click.Context, data: str | None, config: Path | None) -> dict[str, Any]:
+    """Settings of --config, under those of the command line."""
+    from llabel.config import load_yaml
+
+    values = load_yaml(config) if config else {}
+    return values | given(ctx) | ({"data": data} if data else {})
+
+
+def run_config(ctx: click.Context, data: str | None, config: Path | None) -> "RunConfig":
+    """The same, checked and whole, for commands that write no run folder."""
+    from llabel.config import RunConfig
+
+    values = given_values(ctx, data, config)
+    values.pop("out", None)
+    return RunConfig.from_flat(values)
+
+
+def fetch_data(data: str) -> None:
+    """A built-in data set that is not on this machine yet comes with a bar."""
+    from llabel import dry_run
+    from llabel.console import fetching, messages
+
+    with fetching(messages()) as progress:
+        dry_run.fetch_data(data, progress)
+
+
+def refuse_unwritable(path: Path | None) -> None:
+    """Before the work that would be lost."""
+    if path and not path.parent.is_dir():
+        raise InputError(f"--json {path}: the folder {path.parent} does not exist.")

@@ -1,0 +1,87 @@
+"""What the runs of one rung answered, read back from their folders."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llabel.compare.plan import PlannedRun
+from llabel.errors import InputError
+from llabel.metrics import UNKNOWN
+from llabel.record import RunRecord
+from llabel.task import Split, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: its record, or why there is none."""
+
+    planned: PlannedRun
+    record: RunRecord | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PartAnswers:
+    """A rung's answers on one part.
+
+    Attributes:
+        proba: (n_seeds, n, n_classes) probabilities.
+        answers: (n_seeds, n) class indices, -1 for `unknown`.
+    """
+
+    proba: npt.NDArray[np.float64]
+    answers: npt.NDArray[np.int64]
+
+    def rows(self, chosen: npt.NDArray[np.bool_]) -> "PartAnswers":
+        """The same of some rows."""
+        return PartAnswers(self.proba[:, chosen], self.answers[:, chosen])
+
+
+def read_answers(
+    folders: Sequence[Path], task: Task, *, tested: bool = True
+) -> dict[str, PartAnswers]:
+    """Validation and, where `tested`, test answers of the runs in `folders`, one a seed.
+
+    Raises:
+        InputError: `predictions.jsonl` is damaged or of other rows.
+    """
+    splits = {"validation": task.validation} | ({"test": task.test} if tested else {})
+    runs = [_read(folder / "predictions.jsonl", splits, task) for folder in folders]
+    return {
+        part: PartAnswers(
+            np.stack([run[part][0] for run in runs]), np.stack([run[part][1] for run in runs])
+        )
+        for part in splits
+    }
+
+
+_Part = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]
+
+
+def _read(path: Path, splits: dict[str, Split], task: Task) -> dict[str, _Part]:
+    try:
+        lines = list(map(json.loads, path.read_text(encoding="utf-8").splitlines()))
+        return {
+            part: _part([line for line in lines if line["part"] == part], split, task)
+            for part, split in splits.items()
+        }
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path} cannot be used ({type(error).__name__}: {error}). Remove {path.parent} and "
+            "give the same command again."
+        ) from error
+
+
+def _part(lines: list[dict[str, Any]], split: Split, task: Task) -> _Part:
+    if [line["id"] for line in lines] != list(split.ids):
+        raise ValueError("its rows are not those of the data")
+    labels = list(map(str, task.classes))
+    index = {label: number for number, label in enumerate(labels)}
+    proba = [[line["probabilities"][label] for label in labels] for line in lines]
+    answers = [index.get(str(line["prediction"]), UNKNOWN) for line in lines]
+    return np.array(proba).reshape(-1, len(labels)), np.array(answers, dtype=np.int64)

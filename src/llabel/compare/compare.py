@@ -1,0 +1,236 @@
+"""Train and test every rung on the same rows, one after the other, and write the comparison."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llabel import run
+from llabel.compare.derived import derive_calibrated, raw_run
+from llabel.compare.plan import PlannedRun, curve_runs, ladder_runs
+from llabel.compare.processes import RunFailedError, fit_apart
+from llabel.compare.results import Outcome, assemble
+from llabel.comparison import CompareRecord
+from llabel.config import RunConfig
+from llabel.data import LoadedTask
+from llabel.errors import InputError
+from llabel.events import Event, Listener, Note, RungDone, RungFailed, RungStarted, ignore
+from llabel.folder import (
+    alone_with,
+    finished_run,
+    is_of_others,
+    read_record,
+    write_json,
+    write_json_lines,
+    write_text,
+)
+from llabel.ladder import registry
+from llabel.record import RunRecord
+from llabel.report import render_comparison
+from llabel.settings import CompareSettings
+
+_REUSED = "reused.json"  # marks a run that was made elsewhere, with settings of its own
+
+
+def compare(
+    config: RunConfig,
+    asked: CompareSettings,
+    out: Path,
+    *,
+    command: str,
+    overwrite: bool = False,
+    notify: Listener = ignore,
+) -> CompareRecord:
+    """Run every rung on one locked split; leave runs, `compare.json` and `report.html` in `out`.
+
+    The same call goes on where an interrupted one stopped. A rung that fails is a row with its
+    reason; the next call tries it again.
+
+    Args:
+        config: the settings of all runs; its rung is not looked at.
+        asked: rungs, seeds, margin, learning curve.
+        out: folder of the comparison.
+        command: what the user typed, for the record.
+        overwrite: throw away runs in `out` with other settings or rows.
+        notify: told of progress.
+
+    Raises:
+        InputError: the data or settings cannot be used, or `out` holds something else.
+    """
+    loaded = run.load(config)
+    for text in loaded.notes:
+        notify(Note(text))
+    _refuse_foreign(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    busy = f"{out} is in use by another llabel process. Wait, or choose another --out."
+    with alone_with(out, busy):
+        table, curve = list(ladder_runs(config, asked, out)), list(curve_runs(config, asked, out))
+        _refuse_sizes(asked, loaded)
+        for folder in asked.reuse:
+            _adopt(Path(folder), table, loaded, config.run.no_texts)
+        progress = _Progress(loaded, [*table, *curve], overwrite, notify)
+        progress.prepare()
+        outcomes = [progress.carry_out(planned) for planned in table]
+        points = [progress.carry_out(planned) for planned in curve]
+        notify(Note("Comparing the rungs' answers."))
+        record = assemble(config, asked, loaded, outcomes, points, command)
+        write_json(out / "compare.json", record)
+        write_text(out / "report.html", render_comparison(record))
+    return record
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Carries runs out, one by one."""
+
+    whole: LoadedTask
+    runs: list[PlannedRun]
+    overwrite: bool
+    notify: Listener
+    begun: int = field(default=0, init=False)
+    smaller: dict[int, LoadedTask] = field(default_factory=dict, init=False)
+
+    def prepare(self) -> None:
+        """Say what is wrong with settings or folders before the first hour of work.
+
+        Raises:
+            InputError: something is.
+        """
+        task = self.whole.task
+        checked = set()
+        for planned in self.runs:
+            if _is_reused(planned.folder):
+                continue
+            if not self.overwrite:
+                finished_run(planned.folder, planned.config, self._fingerprint(planned))
+            if planned.rung not in checked:
+                checked.add(planned.rung)
+                registry.make(planned.config).prepare(task.fields, task.classes, self.notify)
+
+    def carry_out(self, planned: PlannedRun) -> Outcome:
+        """The run's record, or why there is none."""
+        self.begun += 1
+        self.notify(RungStarted(planned.label, self.begun, len(self.runs)))
+        try:
+            record = self._record(planned)
+        except (RunFailedError, InputError) as error:
+            self.notify(RungFailed(planned.label, str(error)))
+            return Outcome(planned, None, str(error))
+        self.notify(_done(planned, record))
+        return Outcome(planned, record, "")
+
+    def _record(self, planned: PlannedRun) -> RunRecord:
+        folder, config = planned.folder, planned.config
+        if _is_reused(folder):
+            return read_record(folder)
+        fingerprint = self._fingerprint(planned)
+        if self.overwrite and is_of_others(folder, config, fingerprint):
+            shutil.rmtree(folder)
+        found = finished_run(folder, config, fingerprint)
+        if found is not None:
+            return found
+        if raw := raw_run(planned, self.runs):
+            return derive_calibrated(raw, planned, self._loaded(planned), self.notify)
+        fit_apart(config, folder, command=planned.command, overwrite=False, notify=self._pass_on)
+        return read_record(folder)
+
+    def _pass_on(self, event: Event) -> None:
+        """What a run says; the notes on the data were told before."""
+        if not (isinstance(event, Note) and event.text in self.whole.notes):
+            self.notify(event)
+
+    def _fingerprint(self, planned: PlannedRun) -> str:
+        return self._loaded(planned).task.fingerprint
+
+    def _loaded(self, planned: PlannedRun) -> LoadedTask:
+        """The rows of a run: all, or those of a point of the learning curve."""
+        rows = planned.config.data.train_rows
+        if not planned.config.run.untested or rows is None:
+            return self.whole
+        if rows not in self.smaller:
+            self.smaller[rows] = run.load(planned.config)
+        return self.smaller[rows]
+
+
+def _done(planned: PlannedRun, record: RunRecord) -> RungDone:
+    part = "validation" if planned.config.run.untested else "test"
+    scores = record["metrics"]["validation" if part == "validation" else "test"]
+    assert scores
+    low, high = scores["accuracy_ci95"]
+    cost = record["cost"]
+    return RungDone(
+        rung=planned.label,
+        rows=scores["rows"],
+        accuracy=scores["accuracy"],
+        accuracy_ci95=(low, high),
+        macro_f1=scores["macro_f1"],
+        log_loss=scores["log_loss"],
+        train_seconds=cost.get("search_seconds", cost["train_seconds"]),
+        ms_per_text=1000 / cost["predict_rows_per_second"],
+        part=part,
+    )
+
+
+def _refuse_foreign(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file. Name a folder.")
+    ours = {"rungs", "curve", "compare.json", "report.html"}
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if there and not there & ours:
+        raise InputError(
+            f"--out {out} holds files that are no comparison of llabel's. Name a new or empty "
+            "folder."
+        )
+
+
+def _refuse_sizes(asked: CompareSettings, loaded: LoadedTask) -> None:
+    rows = len(loaded.task.train)
+    if too_many := [size for size in asked.curve if size > rows]:
+        raise InputError(
+            f"--curve {too_many[0]}: there are {rows:,} training rows. Name smaller sizes; the "
+            "whole is on the curve in any case."
+        )
+
+
+def _is_reused(folder: Path) -> bool:
+    return (folder / _REUSED).is_file()
+
+
+def _adopt(source: Path, runs: Sequence[PlannedRun], loaded: LoadedTask, no_texts: bool) -> None:
+    """Copy a finished run into the comparison, if it is of the same rows.
+
+    Raises:
+        InputError: it is not, or its rung is not compared.
+    """
+    record = read_record(source)
+    same = [planned for planned in runs if planned.rung == record["rung"]]
+    if not same:
+        raise InputError(
+            f"--reuse {source} is a run of {record['rung']}, which is not among --rungs."
+        )
+    if record["data"]["fingerprint"] != loaded.task.fingerprint:
+        raise InputError(
+            f"--reuse {source} was trained or tested on other rows than these (fingerprint "
+            f"{record['data']['fingerprint'][:12]}…, here {loaded.task.fingerprint[:12]}…). Give "
+            "the same DATA, columns, --group, split options and seed."
+        )
+    folder = next((p.folder for p in same if p.seed == record["seed"]), same[0].folder)
+    if folder.exists():
+        if _is_reused(folder):
+            return
+        raise InputError(f"--reuse {source}: {folder} is there already. Remove it first.")
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial, ignore=shutil.ignore_patterns("checkpoints", ".*"))
+    if no_texts:
+        _remove_texts(partial / "predictions.jsonl")
+    write_json(partial / _REUSED, {"from": source.as_posix()})
+    partial.rename(folder)
+
+
+def _remove_texts(predictions: Path) -> None:
+    lines = map(json.loads, predictions.read_text(encoding="utf-8").splitlines())
+    write_json_lines(
+        predictions, [{k: v for k, v in line.items() if k != "text"} for line in lines]
+    )

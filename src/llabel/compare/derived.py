@@ -1,0 +1,91 @@
+"""The calibrated LLM rungs: another rung's answers, divided by its prior.
+
+The prior correction is a function of the probabilities alone, so the model need not read every
+text twice. `llabel fit --rung llm-zero-shot-calibrated` comes to the same result the long way.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from llabel.assessment import data_record, score_test, write_predictions
+from llabel.card import render_card
+from llabel.compare.answers import read_answers
+from llabel.compare.plan import PlannedRun
+from llabel.data import LoadedTask
+from llabel.errors import InputError
+from llabel.events import Listener
+from llabel.folder import claimed, finished_run, read_record, write_json, write_text
+from llabel.ladder.calibration import prior_corrected
+from llabel.metrics import score
+from llabel.predictions import prediction_lines
+from llabel.record import Metrics, RunRecord
+
+CALIBRATED = "-calibrated"
+
+
+def raw_run(planned: PlannedRun, runs: list[PlannedRun]) -> PlannedRun | None:
+    """The run of the same rung without the correction, if it is among `runs`."""
+    if not planned.rung.endswith(CALIBRATED) or planned.config.run.decode != "labels":
+        return None
+    raw = planned.rung.removesuffix(CALIBRATED)
+    rows = planned.config.data.train_rows
+    return next(
+        (
+            other
+            for other in runs
+            if (other.rung, other.seed, other.config.data.train_rows) == (raw, planned.seed, rows)
+        ),
+        None,
+    )
+
+
+def derive_calibrated(
+    raw: PlannedRun, planned: PlannedRun, loaded: LoadedTask, notify: Listener
+) -> RunRecord:
+    """Write the run folder of the calibrated rung from that of the raw one.
+
+    Raises:
+        InputError: the raw run did not finish.
+    """
+    task, out = loaded.task, planned.folder
+    record = finished_run(raw.folder, raw.config, task.fingerprint)
+    if record is None:
+        raise InputError(f"it corrects the answers of {raw.label}, which has none.")
+    prior = np.array(record["training"]["settings"]["prior"])
+    with claimed(out, planned.config, task.fingerprint, overwrite=False, notify=notify) as finished:
+        if finished is not None:
+            return finished
+        stored = read_answers([raw.folder], task, tested=not planned.config.run.untested)
+        validation = prior_corrected(stored["validation"].proba[0], prior)
+        validation_scores = score(task.validation.y, validation)
+        assert validation_scores  # no part is ever empty
+        metrics = Metrics(train=None, validation=validation_scores, test=None, test_unseen=None)
+        lines = list(prediction_lines(task, "validation", validation, validation.argmax(axis=1)))
+        derived = record | {
+            "rung": planned.rung,
+            "config": planned.config.flat(),
+            "data": data_record(planned.config, loaded, record["data"]["truncated"]),
+            "metrics": metrics,
+            "command": planned.command,
+        }
+        if not planned.config.run.untested:
+            test = prior_corrected(stored["test"].proba[0], prior)
+            lines += prediction_lines(task, "test", test, test.argmax(axis=1))
+            tested = score_test(task, metrics, test, test.argmax(axis=1))
+            derived |= {"baselines": tested.baselines, "report": tested.report}
+        _save_rung(raw.folder, out, planned.rung)
+        write_predictions(out, lines, with_texts=not planned.config.run.no_texts)
+        write_text(out / "README.md", render_card(derived))
+        write_json(out / "run.json", derived)
+    return read_record(out)
+
+
+def _save_rung(raw: Path, out: Path, name: str) -> None:
+    """The same rung, told to correct its answers."""
+    values = json.loads((raw / "rung.json").read_bytes().decode("utf-8", "surrogatepass"))
+    text = json.dumps(values | {"rung": name}, indent=2, ensure_ascii=False) + "\n"
+    partial = out / ".rung.json.partial"
+    partial.write_bytes(text.encode("utf-8", "surrogatepass"))
+    partial.replace(out / "rung.json")

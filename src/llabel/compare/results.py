@@ -1,0 +1,419 @@
+"""From the runs' folders to `compare.json`: scores with intervals, tests, verdict, errors."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations, groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llabel.assessment import baselines, data_record
+from llabel.compare.answers import Outcome, PartAnswers, read_answers
+from llabel.compare.scores import compared_metrics
+from llabel.comparison import (
+    SCHEMA,
+    ComparedCost,
+    ComparedData,
+    ComparedMetrics,
+    ComparedRung,
+    CompareRecord,
+    CurvePoint,
+    ErrorAnalysis,
+    PairRecord,
+    TrialRecord,
+    VerdictRecord,
+)
+from llabel.config import RunConfig
+from llabel.data import LoadedTask, unseen_rows
+from llabel.diagnosis import RungAnswers, analyse_errors, confusion, loss_curve, reliability
+from llabel.paired import Pair, compare_pair, holm
+from llabel.record import RunRecord, environment
+from llabel.settings import CompareSettings
+from llabel.task import Split, Task
+from llabel.verdict import Candidate, decide
+
+CONTROLS = ("majority", "lookup")
+_Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rung:
+    """A rung that has results: the runs of its seeds, and what they answered."""
+
+    name: str
+    outcomes: list[Outcome]
+    records: list[RunRecord]
+    answers: dict[str, PartAnswers]
+
+
+def assemble(
+    config: RunConfig,
+    asked: CompareSettings,
+    loaded: LoadedTask,
+    outcomes: Sequence[Outcome],
+    points: Sequence[Outcome],
+    command: str,
+) -> CompareRecord:
+    """The record of a comparison whose runs have ended.
+
+    Args:
+        config, asked: its settings.
+        loaded: its rows.
+        outcomes: runs of the table, a rung's seeds together, from cheap to dear.
+        points: runs of the learning curve.
+        command: what the user typed.
+    """
+    task = loaded.task
+    unseen = unseen_rows([task.train, task.validation], task.test, task.fields)
+    by_rung = [list(runs) for _, runs in groupby(outcomes, key=lambda run: run.planned.rung)]
+    done = {rung.name: rung for runs in by_rung if (rung := _read(runs, task))}
+    pairs = _pairs(done, task)
+    names: list[str] = [runs[0].planned.rung for runs in by_rung]
+    failed = {name: _kind(name) == "llm" for name in names if name not in done}
+    verdict = _verdict(done, failed, task, unseen, asked.margin)
+    best = verdict["best"]
+    facts = _data(config, loaded, unseen)
+    reference = baselines(task, unseen)
+    out = _common_folder(outcomes)
+    rungs = [
+        _row(done[name], task, unseen, pairs, best, reference, out)
+        if (name := runs[0].planned.rung) in done
+        else _failed_row(runs, out)
+        for runs in by_rung
+    ]
+    return CompareRecord(
+        schema=SCHEMA,
+        title=f"{facts['name']}: {task_title(task)}",
+        data=facts,
+        verdict=verdict,
+        rungs=rungs,
+        pairs=pairs,
+        curve=_curve(points, outcomes),
+        errors=_errors(done, task, best, with_texts=not config.run.no_texts),
+        baselines=reference,
+        settings=_settings(config, asked),
+        environment=environment("cpu", "float32") | _machine(done),
+        command=command,
+    )
+
+
+def task_title(task: Task) -> str:
+    """What is answered from what, in a few words."""
+    return f"{len(task.classes)} labels from {' + '.join(task.fields)}"
+
+
+def _read(runs: list[Outcome], task: Task) -> _Rung | None:
+    """The seeds of one rung that came to a result; None where none did."""
+    ended = [(run, run.record) for run in runs if run.record]
+    if not ended:
+        return None
+    answers = read_answers([run.planned.folder for run, _ in ended], task)
+    return _Rung(
+        runs[0].planned.rung, [run for run, _ in ended], [record for _, record in ended], answers
+    )
+
+
+def _pairs(done: dict[str, _Rung], task: Task) -> list[PairRecord]:
+    """Every pair, tested on all test rows, Holm-corrected as one family."""
+    found = [(a, b, _compare(done[a], done[b], task.test)) for a, b in combinations(done, 2)]
+    corrected = holm([pair.p_value for _, _, pair in found])
+    return [
+        PairRecord(
+            a=a,
+            b=b,
+            difference=pair.difference,
+            ci95=list(pair.interval),
+            p_value=pair.p_value,
+            p_value_holm=p,
+            test="mcnemar" if "McNemar" in pair.test else "bootstrap",
+        )
+        for (a, b, pair), p in zip(found, corrected, strict=True)
+    ]
+
+
+def _compare(a: _Rung, b: _Rung, split: Split) -> Pair:
+    return compare_pair(
+        split.y, a.answers["test"].answers, b.answers["test"].answers, groups=split.groups
+    )
+
+
+def _row(
+    rung: _Rung,
+    task: Task,
+    unseen: _Mask,
+    pairs: Sequence[PairRecord],
+    best: str | None,
+    reference: dict[str, Any],
+    out: Path,
+) -> ComparedRung:
+    record, planned = rung.records[0], rung.outcomes[0].planned
+    test = rung.answers["test"]
+    first_proba, first_answers = test.proba[0], test.answers[0]
+    metrics = compared_metrics(rung.answers, task, unseen)
+    pair = _against(rung.name, best, pairs)
+    return ComparedRung(
+        name=rung.name,
+        status="done",
+        reason="",
+        control=rung.name in CONTROLS,
+        folder=planned.folder.relative_to(out).as_posix(),
+        seeds=[record["seed"] for record in rung.records],
+        settings=record["training"].get("settings", record["config"]),
+        metrics=metrics,
+        cost=_cost(record),
+        seed_accuracies=(test.answers == task.test.y).mean(axis=1).tolist(),
+        p_value_vs_best=pair and pair["p_value_holm"],
+        difference_vs_best=pair and pair["difference"],
+        difference_vs_best_ci95=pair and pair["ci95"],
+        trials=_trials(record),
+        losses=loss_curve(planned.folder / "train.log.jsonl", _stages(record)),
+        report=record["report"],
+        confusion=confusion(task.test.y, first_answers, len(task.classes)),
+        reliability=reliability(task.test.y, first_proba),
+        lookup_part=_lookup_part(metrics, reference["majority"]),
+        note=record["model_note"] or "",
+        command=record["command"],
+    )
+
+
+def _failed_row(runs: Sequence[Outcome], out: Path) -> ComparedRung:
+    planned = runs[0].planned
+    return ComparedRung(
+        name=planned.rung,
+        status="failed",
+        reason=runs[0].reason,
+        control=planned.rung in CONTROLS,
+        folder=planned.folder.relative_to(out).as_posix(),
+        seeds=[],
+        settings={},
+        metrics=None,
+        cost=None,
+        seed_accuracies=[],
+        p_value_vs_best=None,
+        difference_vs_best=None,
+        difference_vs_best_ci95=None,
+        trials=[],
+        losses=None,
+        report=[],
+        confusion=[],
+        reliability=[],
+        lookup_part=None,
+        note="",
+        command=planned.command,
+    )
+
+
+def _against(name: str, best: str | None, pairs: Sequence[PairRecord]) -> PairRecord | None:
+    """The pair of a rung and the best, seen from the rung."""
+    for pair in pairs:
+        if (pair["a"], pair["b"]) == (name, best):
+            return pair
+        if (pair["b"], pair["a"]) == (name, best):
+            low, high = pair["ci95"]
+            turned = {"difference": -pair["difference"], "ci95": [-high, -low]}
+            return pair | turned  # type: ignore[return-value]
+    return None
+
+
+def _cost(record: RunRecord) -> ComparedCost:
+    cost = record["cost"]
+    return ComparedCost(
+        train_seconds=cost["train_seconds"],
+        search_seconds=cost.get("search_seconds", cost["train_seconds"]),
+        ms_per_text_single=cost.get("ms_per_text_single"),
+        ms_per_text_bulk=1000 / cost["predict_rows_per_second"],
+        trainable_parameters=cost["trainable_parameters"],
+        parameters=cost.get("parameters", cost["trainable_parameters"]),
+        disk_mb=cost.get("disk_mb"),
+        peak_rss_mb=cost["peak_rss_mb"],
+        peak_gpu_mb=cost["peak_gpu_mb"],
+    )
+
+
+def _trials(record: RunRecord) -> list[TrialRecord]:
+    training = record["training"]
+    if "trials" not in training:  # recorded before there were any
+        alone = TrialRecord(
+            settings={"learning_rate": record["config"]["learning_rate"]},
+            validation_loss=record["metrics"]["validation"]["log_loss"],
+            epoch_losses=training["epoch_losses"],
+            epochs=training["epochs"],
+            seconds=record["cost"]["train_seconds"],
+            stopped="epochs",
+            chosen=True,
+        )
+        return [alone]
+    names = TrialRecord.__annotations__
+    return [
+        TrialRecord(**{name: trial[name] for name in names})  # type: ignore[typeddict-item]
+        for trial in training["trials"]
+    ]
+
+
+def _stages(record: RunRecord) -> list[str]:
+    """What `train.log.jsonl` calls the training that was kept, the likeliest name first."""
+    trials = _trials(record)
+    rates = [t["settings"].get("learning_rate") for t in trials if t["chosen"]]
+    stages = ["refitting on train + validation"]
+    if rates and rates[0] is not None:
+        stages += [
+            f"training, learning rate {rates[0]:.2g} ({number + 1} of {total})"
+            for total in range(2, 20)
+            for number in range(total)
+        ]
+    return [*stages, "training"]
+
+
+def _lookup_part(metrics: ComparedMetrics, majority: dict[str, Any]) -> float | None:
+    """The gain over the majority class that is there on rows with known texts only."""
+    unseen = metrics["test_unseen"]
+    if unseen is None or unseen["rows"] == metrics["test"]["rows"]:
+        return None
+    gain = metrics["test"]["accuracy"] - majority["accuracy"]
+    return gain - (unseen["accuracy"] - majority["accuracy_unseen"])
+
+
+def _data(config: RunConfig, loaded: LoadedTask, unseen: _Mask) -> ComparedData:
+    task = loaded.task
+    parts = {"train": task.train, "validation": task.validation, "test": task.test}
+    counts = {
+        part: np.bincount(split.y, minlength=len(task.classes)).tolist()
+        for part, split in parts.items()
+    }
+    groups = task.test.groups
+    return ComparedData(
+        **data_record(config, loaded, {}),
+        name=task.name,
+        class_counts=counts,
+        unseen_test_rows=int(unseen.sum()),
+        test_groups=None if groups is None else len(set(groups)),
+    )
+
+
+def _curve(points: Sequence[Outcome], outcomes: Sequence[Outcome]) -> list[CurvePoint]:
+    """Validation accuracy by training size; the table's own runs are the last point."""
+    if not points:
+        return []
+    first = {run.planned.rung: run for run in reversed(outcomes)}
+    found = []
+    for run in [*points, *first.values()]:
+        if run.record is None:
+            continue
+        scores = run.record["metrics"]["validation"]
+        found.append(
+            CurvePoint(
+                rung=run.planned.rung,
+                train_rows=run.record["data"]["rows"]["train"],
+                accuracy=scores["accuracy"],
+                accuracy_ci95=scores["accuracy_ci95"],
+                log_loss=scores["log_loss"],
+            )
+        )
+    return found
+
+
+def _kind(name: str) -> Any:
+    if name in CONTROLS:
+        return "control"
+    return "llm" if name.startswith("llm-") else "simpler"
+
+
+def _errors(
+    done: dict[str, _Rung], task: Task, best: str | None, *, with_texts: bool
+) -> ErrorAnalysis | None:
+    if best is None:
+        return None
+    llms = [name for name in done if _kind(name) == "llm"]
+    rungs = [
+        RungAnswers(
+            name=rung.name,
+            kind=_kind(rung.name),
+            answers=rung.answers["test"].answers[0],
+            proba=rung.answers["test"].proba[0],
+        )
+        for rung in done.values()
+    ]
+    return analyse_errors(
+        task,
+        rungs,
+        best=best,
+        llm=min(llms, key=lambda name: _validation_loss(done[name]), default=None),
+        with_texts=with_texts,
+    )
+
+
+def _validation_loss(rung: _Rung) -> float:
+    return float(np.mean([r["metrics"]["validation"]["log_loss"] for r in rung.records]))
+
+
+def _verdict(
+    done: dict[str, _Rung],
+    failed: dict[str, bool],
+    task: Task,
+    unseen: _Mask,
+    margin: float,
+) -> VerdictRecord:
+    if not done:
+        return VerdictRecord(
+            kind="failed",
+            choose=None,
+            reason="Every rung failed: there is nothing to choose from.",
+            best=None,
+            margin=margin,
+            rows_used="test",
+            rows_needed=None,
+        )
+    verdict = decide(
+        task.test.y,
+        [_candidate(rung, rank) for rank, rung in enumerate(done.values())],
+        unseen=unseen,
+        groups=task.test.groups,
+        margin=margin,
+        failed=failed,
+    )
+    return VerdictRecord(
+        kind=verdict.kind,
+        choose=verdict.choose,
+        reason=verdict.reason,
+        best=verdict.best,
+        margin=margin,
+        rows_used="test_unseen" if verdict.basis == "unseen" else "test",
+        rows_needed=verdict.rows_needed,
+    )
+
+
+def _candidate(rung: _Rung, rank: int) -> Candidate:
+    return Candidate(
+        name=rung.name,
+        cost_rank=rank,
+        answers=rung.answers["test"].answers,
+        validation_accuracy=float(
+            np.mean([r["metrics"]["validation"]["accuracy"] for r in rung.records])
+        ),
+        validation_log_loss=_validation_loss(rung),
+        is_llm=_kind(rung.name) == "llm",
+        is_control=rung.name in CONTROLS,
+    )
+
+
+def _settings(config: RunConfig, asked: CompareSettings) -> dict[str, Any]:
+    llm = config.llm
+    return asdict(asked) | {
+        "trials": llm.trials,
+        "budget": llm.budget,
+        "refit": llm.refit,
+        "seed": llm.seed,
+        "no_texts": config.run.no_texts,
+    }
+
+
+def _machine(done: dict[str, _Rung]) -> dict[str, Any]:
+    """Of the last, dearest rung: it used what there is."""
+    last = list(done.values())[-1:]
+    return last[0].records[0]["environment"] if last else {}
+
+
+def _common_folder(outcomes: Sequence[Outcome]) -> Path:
+    return outcomes[0].planned.folder.parent.parent

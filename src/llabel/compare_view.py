@@ -1,0 +1,82 @@
+"""A comparison as a Rich table and a sentence for the terminal."""
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from llabel.check.view import duration
+from llabel.comparison import ComparedRung, CompareRecord
+
+
+def render_comparison(record: CompareRecord, out: Path) -> RenderableType:
+    """Every rung's row, the verdict, and where the page is."""
+    verdict = record["verdict"]
+    lines = [Text()]
+    for rung in record["rungs"]:
+        if rung["status"] == "failed":
+            lines.append(Text(f"{rung['name']} failed: {rung['reason']}", style="red"))
+    lines.append(Text.assemble(("Verdict: ", "bold"), verdict["reason"]))
+    page = (out / "report.html").resolve()
+    lines.append(Text(f"The page: {page}", style="bold", overflow="fold"))
+    return Group(_table(record), *lines)
+
+
+def _table(record: CompareRecord) -> Table:
+    data = record["data"]
+    table = Table(
+        title=Text(f"{data['name']}: {data['rows']['train']:,} training rows, test rows below"),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+        show_edge=False,
+    )
+    unseen = data["unseen_test_rows"]
+    leaks = 0 < unseen < data["rows"]["test"]
+    table.add_column("rung", overflow="fold")
+    names = [f"all {data['rows']['test']:,}", "95 % interval"]
+    names += [f"{unseen:,} unseen"] if leaks else []
+    names += ["macro-F1", "log loss", "p, best", "training", "ms/text"]
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for rung in record["rungs"]:
+        _add(table, rung, record, leaks=leaks)
+    return table
+
+
+def _add(table: Table, rung: ComparedRung, record: CompareRecord, *, leaks: bool) -> None:
+    metrics, cost, verdict = rung["metrics"], rung["cost"], record["verdict"]
+    if metrics is None or cost is None:
+        table.add_row(Text(rung["name"]), "failed", style="red")
+        return
+    test, unseen = metrics["test"], metrics["test_unseen"]
+    low, high = test["accuracy_ci95"]
+    cells = [f"{test['accuracy']:.4f}", f"{low:.4f}–{high:.4f}"]
+    if leaks:
+        cells.append(f"{unseen['accuracy']:.4f}" if unseen else "")
+    p = rung["p_value_vs_best"]
+    cells += [
+        f"{test['macro_f1']:.4f}",
+        f"{test['log_loss']:.4f}",
+        "best" if rung["name"] == verdict["best"] else "" if p is None else p_value(p),
+        duration(cost["search_seconds"]) if cost["search_seconds"] else "–",
+        milliseconds(cost["ms_per_text_bulk"]),
+    ]
+    chosen = rung["name"] == verdict["choose"]
+    mark = "→ " if chosen else ""
+    style = "bold" if chosen else "dim" if rung["control"] else ""
+    table.add_row(Text(mark + rung["name"]), *cells, style=style)
+
+
+def p_value(p: float) -> str:
+    """Three decimals, or that it is smaller."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def milliseconds(value: float) -> str:
+    """Two figures that matter."""
+    return f"{value:.2g}" if value < 10 else f"{value:,.0f}"

@@ -1,0 +1,153 @@
+"""A causal language model that is read for its labels: what all LLM rungs do the same way."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from llabel.engine.answer import AnswerHead
+from llabel.engine.batching import Example, collate, micro_batches
+from llabel.engine.generation import write_answers
+from llabel.engine.model import pick_device
+from llabel.engine.prefix import Prefix, pays, shared_tokens
+from llabel.events import Listener, RowsDone, ignore
+from llabel.ladder.prompting import Prompting
+from llabel.metrics import UNKNOWN
+from llabel.settings import LLMSettings
+from llabel.task import Probabilities, Text
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+# Rows are sorted by length within such windows when predicting, so that a stream stays a stream.
+PREDICT_WINDOW = 512
+# Rows packed behind a prefix see each other's places, if only to mask them: on the CPU, where the
+# products are the bottleneck, more in one pass costs more than it spares.
+_PACKED_ON_CPU = 384
+
+
+@dataclass(slots=True)
+class LabelModel:
+    """Reads the probabilities of labels, or whole answers, off a model.
+
+    Args:
+        model: in evaluation mode when it is read; adapters may be around it.
+        head: reads the same model.
+        prompting: how rows become prompts.
+        token_budget: most padded tokens of a training micro-batch; reading keeps far less in
+            memory, and takes four times as many.
+        shots: tokens that stand before every row; the model's weights may not change then.
+        reuse: read what many prompts begin with once.
+    """
+
+    model: "PeftModel | PreTrainedModel"
+    head: AnswerHead
+    prompting: Prompting
+    token_budget: int
+    shots: tuple[int, ...] = ()
+    reuse: bool = True
+    _kept: Prefix | None = field(default=None, init=False)
+
+    def stream_proba(
+        self, texts: Sequence[Text], notify: Listener = ignore
+    ) -> Iterator[Probabilities]:
+        """(n,) texts → (≤ `PREDICT_WINDOW`, n_classes) probabilities at a time, in order."""
+        prefix = self._prefix_of_shots()
+        for start in range(0, len(texts), PREDICT_WINDOW):
+            prompts = self._prompts(texts[start : start + PREDICT_WINDOW])
+            prefix = self._prefix(prompts, prefix)
+            out = np.empty((len(prompts), len(self.prompting.trie.words)))
+            done = len(prefix) if prefix else 0
+            rests = [prompt[done:] for prompt in prompts]
+            for rows in micro_batches([len(rest) for rest in rests], self._budget(prefix)):
+                batch = collate([Example(rests[row]) for row in rows])
+                log_probs = self.head.log_probs(batch.to(self.head.device), prefix)
+                out[rows] = log_probs.double().exp().cpu().numpy()
+                notify(RowsDone(len(rows)))
+            yield out / out.sum(axis=1, keepdims=True)
+
+    def predict_proba(self, texts: Sequence[Text], notify: Listener = ignore) -> Probabilities:
+        """(n,) texts → (n, n_classes) probabilities in class order; rows sum to 1."""
+        parts = list(self.stream_proba(texts, notify))
+        return np.concatenate(parts) if parts else np.empty((0, len(self.prompting.trie.words)))
+
+    def generate(
+        self, texts: Sequence[Text], notify: Listener = ignore
+    ) -> tuple[npt.NDArray[np.int64], list[str]]:
+        """Let the model write its answer freely, greedily.
+
+        Returns:
+            (n,) class indices, -1 where the answer is no label (`unknown`), and the answers.
+        """
+        trie, answers = self.prompting.trie, [""] * len(texts)
+        groups = write_answers(
+            self.model,
+            self._prompts(texts),
+            max_new_tokens=trie.longest,
+            end_token=trie.end_token,
+            token_budget=self._budget(None),
+        )
+        for group in groups:
+            for row, tokens in group.items():
+                answer = self.prompting.tokenizer.decode(
+                    tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+                )
+                answers[row] = str(answer).strip()
+            notify(RowsDone(len(group)))
+        index = {word: number for number, word in enumerate(trie.words)}
+        return np.array([index.get(answer, UNKNOWN) for answer in answers], dtype=np.int64), answers
+
+    def _prompts(self, texts: Sequence[Text]) -> list[tuple[int, ...]]:
+        prompts = self.prompting.encoder.encode(texts)
+        return [(*self.shots, *prompt.input_ids) for prompt in prompts]
+
+    def _budget(self, prefix: Prefix | None) -> int:
+        """Tokens of a micro-batch without gradients."""
+        budget = 4 * self.token_budget
+        on_cpu = self.head.device.type == "cpu"
+        return min(budget, _PACKED_ON_CPU) if prefix and on_cpu else budget
+
+    def _prefix_of_shots(self) -> Prefix | None:
+        """Read once for all calls."""
+        if self._kept is None and self.shots and self.reuse:
+            self._kept = self.head.read_prefix(self.shots)
+        return self._kept
+
+    def _prefix(self, prompts: Sequence[tuple[int, ...]], last: Prefix | None) -> Prefix | None:
+        """What these prompts begin with, if that spares anything; the last one where it fits."""
+        if not self.reuse or self.shots:
+            return last
+        shared = shared_tokens(prompts)
+        if last is not None and shared[: len(last)] == last.tokens:
+            return last
+        return self.head.read_prefix(shared) if pays(shared, len(prompts)) else None
+
+
+def device_of(settings: LLMSettings) -> torch.device:
+    """Where it runs; `auto` is the CPU for int8, which is made for it."""
+    int8 = settings.precision == "int8" and settings.device == "auto"
+    return pick_device("cpu" if int8 else settings.device)
+
+
+def precision_of(settings: LLMSettings) -> str:
+    """The precision in use, `auto` resolved for the device."""
+    if settings.precision != "auto":
+        return settings.precision
+    cuda = device_of(settings).type == "cuda"
+    return "bfloat16" if cuda and torch.cuda.is_bf16_supported() else "float32"
+
+
+def to_predict(saved: LLMSettings, changes: dict[str, Any]) -> LLMSettings:
+    """Settings to load a saved rung with.
+
+    `compile` is left out unless asked for; where int8 cannot run, on a GPU, the precision is
+    `auto`.
+    """
+    settings = replace(saved, **({"compile": False} | changes))
+    if settings.precision == "int8" and device_of(settings).type != "cpu":
+        return replace(settings, precision="auto")
+    return settings

@@ -1,0 +1,209 @@
+"""The classifier on top of fixed features: multinomial logistic regression, its C searched."""
+
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from llabel.events import Listener, RowsDone, StageStarted, ignore
+from llabel.ladder.contract import Trial
+from llabel.ladder.rung_folder import Array
+from llabel.ladder.trials import around, best_of
+from llabel.metrics import log_loss
+from llabel.task import ClassIndices, Probabilities
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+Features: TypeAlias = "npt.NDArray[np.float32] | csr_matrix"  # (n, n_features)
+
+MAX_ITERATIONS = 200
+_SLICE = 10  # iterations between looks at the clock
+
+
+@dataclass(frozen=True, slots=True)
+class Logistic:
+    """Class scores that are linear in the features.
+
+    Attributes:
+        weights: (n_present, n_features) float32, of the classes that training had.
+        bias: (n_present,) float32.
+        present: (n_present,) class indices, ascending.
+        n_classes: with those that training lacked.
+        absent: probability of each class that training lacked, above 0 to keep log loss finite.
+    """
+
+    weights: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32]
+    present: ClassIndices
+    n_classes: int
+    absent: float
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases."""
+        return self.weights.size + self.bias.size
+
+    def predict_proba(self, features: Features) -> Probabilities:
+        """(n, n_features) → (n, n_classes): softmax over the classes that training had."""
+        scores = np.asarray(features @ self.weights.T, dtype=np.float64) + self.bias
+        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+        proba = np.full((scores.shape[0], self.n_classes), self.absent)
+        left = 1 - self.absent * (self.n_classes - len(self.present))
+        proba[:, self.present] = left * scores / scores.sum(axis=1, keepdims=True)
+        return proba
+
+    def arrays(self) -> dict[str, Array]:
+        """What `from_arrays` makes it from."""
+        return {
+            "weights": self.weights,
+            "bias": self.bias,
+            "present": self.present,
+            "absent": np.array(self.absent),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Array], n_classes: int) -> "Logistic":
+        """What `arrays` gave."""
+        weights, bias, present = (arrays[name] for name in ("weights", "bias", "present"))
+        return cls(weights, bias, present, n_classes, float(arrays["absent"]))
+
+
+def fit_logistic(
+    features: Features,
+    y: ClassIndices,
+    n_classes: int,
+    C: float,
+    *,
+    limit: float | None = None,
+    spent: float = 0.0,
+) -> tuple[Logistic, Trial]:
+    """Train with one value of C: loss summed over rows, times C, + half the squared weights.
+
+    Args:
+        features: (n, n_features).
+        y: (n,) class indices; some classes may be missing.
+        n_classes: how many there are.
+        C: inverse strength of the L2 penalty, as in scikit-learn.
+        limit: seconds after which to stop; None is without limit.
+        spent: seconds that making the features took, told in the trial.
+
+    Returns:
+        The classifier and what its training took, without a validation loss.
+    """
+    start = time.perf_counter()
+    present = np.unique(y)
+    # The rule of succession, for classes of which no row was seen.
+    absent = 0.0 if len(present) == n_classes else 1.0 / (len(y) + n_classes)
+    iterations, stopped = 0, "converged"
+    weights = np.zeros((len(present), features.shape[1]), dtype=np.float32)
+    bias = np.zeros(len(present), dtype=np.float32)
+    if len(present) > 1 and features.shape[1]:
+        model, iterations, stopped = _minimise(features, y, C, start, limit)
+        weights, bias = _by_class(model.coef_, model.intercept_)
+    elif len(present) > 1:
+        bias = np.log(np.bincount(y)[present] / len(y)).astype(np.float32)
+    trial = Trial(
+        settings={"C": C},
+        validation_loss=None,
+        epochs=iterations,
+        steps=iterations,
+        rows=iterations * len(y),
+        seconds=spent + time.perf_counter() - start,
+        stopped=stopped,
+    )
+    return Logistic(weights, bias, present, n_classes, absent), trial
+
+
+def _minimise(
+    features: Features, y: ClassIndices, C: float, start: float, limit: float | None
+) -> tuple[Any, int, str]:
+    """L-BFGS by scikit-learn, in slices where time is limited; model, iterations, why it ended."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    at_once = MAX_ITERATIONS if limit is None else _SLICE
+    model = LogisticRegression(C=C, max_iter=at_once, warm_start=True)
+    iterations = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # told in `stopped`
+        while True:
+            model.fit(features, y)
+            now = int(model.n_iter_.max())
+            iterations += now
+            if now < at_once:
+                return model, iterations, "converged"
+            if iterations >= MAX_ITERATIONS:
+                return model, iterations, "epochs"
+            if limit is not None and time.perf_counter() - start >= limit:
+                return model, iterations, "budget"
+
+
+def _by_class(
+    weights: Array, bias: Array
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """One row a class; of two classes scikit-learn keeps only the second's, the first's is 0."""
+    if len(weights) == 1:
+        weights = np.concatenate([np.zeros_like(weights), weights])
+        bias = np.concatenate([np.zeros_like(bias), bias])
+    return weights.astype(np.float32), bias.astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What trying several values of C gave: the best classifier and its validation part."""
+
+    chosen: Logistic
+    validation_proba: Probabilities
+    trials: tuple[Trial, ...]
+    best: int
+
+    @property
+    def C(self) -> float:
+        """The chosen value."""
+        return float(self.trials[self.best].settings["C"])
+
+
+def search_c(
+    train: tuple[Features, ClassIndices],
+    validation: tuple[Features, ClassIndices],
+    n_classes: int,
+    *,
+    usual: float,
+    trials: int,
+    budget: float | None = None,
+    spent: float = 0.0,
+    notify: Listener = ignore,
+) -> Search:
+    """Train with `trials` values of C around the usual one; keep the lowest validation log loss.
+
+    Args:
+        train, validation: features and class indices.
+        n_classes: how many there are.
+        usual: the first value of C.
+        trials: how many values.
+        budget: seconds for all together, those spent included.
+        spent: seconds that making the training features took; told in the first trial.
+        notify: told of each trial.
+    """
+    made: list[tuple[Logistic, Probabilities]] = []
+    features, y = train
+
+    def attempt(number: int, C: float, limit: float | None) -> Trial:
+        notify(StageStarted(f"training with C = {C:.3g}", len(y)))
+        before = 0.0 if number else spent
+        left = None if limit is None else limit - before
+        model, trial = fit_logistic(features, y, n_classes, C, limit=left, spent=before)
+        notify(RowsDone(len(y)))
+        made.append((model, model.predict_proba(validation[0])))
+        return replace(trial, validation_loss=log_loss(validation[1], made[-1][1]))
+
+    def keep(number: int) -> None:
+        del made[:-1]
+
+    found, best = best_of(around(usual, trials), attempt, keep, budget=budget)
+    return Search(*made[0], found, best)

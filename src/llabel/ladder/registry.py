@@ -1,0 +1,101 @@
+"""Which class a rung's name stands for; what is heavy is imported when it is asked for."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+from llabel.config import RunConfig
+from llabel.errors import InputError
+from llabel.ladder.contract import FitSettings, Rung
+from llabel.settings import RungName
+
+_RECORD = "rung.json"
+_CLASSES: dict[RungName, str] = {
+    "majority": "majority.MajorityRung",
+    "lookup": "lookup.LookupRung",
+    "bag-of-words": "bag_of_words.BagOfWordsRung",
+    "word-embeddings": "word_embeddings.WordEmbeddingsRung",
+    "rnn": "rnn.RNNRung",
+    "transformer": "transformer.TransformerRung",
+    "encoder": "encoder.EncoderRung",
+    "llm-zero-shot": "prompted.PromptedRung",
+    "llm-zero-shot-calibrated": "prompted.PromptedRung",
+    "llm-few-shot": "prompted.PromptedRung",
+    "llm-few-shot-calibrated": "prompted.PromptedRung",
+    "llm-lora": "llm.LLMRung",
+}
+
+
+def make(config: RunConfig) -> Rung:
+    """The rung that `config` names, not yet prepared."""
+    name, llm = config.run.rung, config.llm
+    kind = _class(name)
+    if name == "llm-lora":
+        return cast(Rung, kind(llm))
+    if name.startswith("llm-"):
+        few_shot, calibrated = "few-shot" in name, name.endswith("-calibrated")
+        return cast(Rung, kind(llm, few_shot=few_shot, calibrated=calibrated))
+    settings = FitSettings(
+        seed=llm.seed,
+        trials=llm.trials,
+        budget=llm.budget,
+        refit=llm.refit,
+        device=llm.device,
+        max_seq_length=llm.max_seq_length,
+        embeddings=config.simpler.embeddings,
+        encoder=config.simpler.encoder,
+    )
+    return cast(Rung, kind(settings))
+
+
+def load(folder: Path, *, device: str = "auto") -> Rung:
+    """The finished rung at `folder`, ready to predict.
+
+    Raises:
+        InputError: there is none.
+    """
+    return cast(Rung, _class(saved_name(folder)).load(folder, device=device))
+
+
+def saved_name(folder: Path) -> RungName:
+    """Which rung `folder` holds.
+
+    Raises:
+        InputError: none, or one that this version does not know.
+    """
+    return _saved(folder).get("rung", "llm-lora")  # the only one when it was not yet written
+
+
+def saved_fields(folder: Path) -> tuple[str, ...]:
+    """The text columns that the rung at `folder` reads, without loading it.
+
+    Raises:
+        InputError: as `saved_name`.
+    """
+    return tuple(_saved(folder)["fields"])
+
+
+def _saved(folder: Path) -> dict[str, Any]:
+    path = folder / _RECORD
+    if not path.is_file():
+        raise InputError(
+            f"{folder} holds no trained rung ({_RECORD} is missing). Give the --out folder of a "
+            "finished `llabel fit` (the same fit command finishes an interrupted run), or a "
+            "folder that LLMClassifier.save wrote."
+        )
+    try:
+        values = json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))
+        if values.get("rung", "llm-lora") not in _CLASSES or not values["fields"]:
+            raise ValueError(f"rung {values.get('rung')!r} is not known")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{path} cannot be read ({type(error).__name__}: {error}): it is damaged, or of "
+            "another version of llabel. Train the run again with --overwrite."
+        ) from error
+    return cast(dict[str, Any], values)
+
+
+def _class(name: RungName) -> Any:
+    module, _, kind = _CLASSES[name].partition(".")
+    return getattr(import_module(f"llabel.ladder.{module}"), kind)

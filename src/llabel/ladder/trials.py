@@ -1,0 +1,72 @@
+"""A fair try for every trained rung: the same number of values, judged on validation."""
+
+from collections.abc import Callable, Iterable
+
+from llabel.errors import InputError
+from llabel.ladder.contract import Trial
+
+FACTOR = 3.0  # between neighbours of the grid: a learning rate's optimum is flat within that
+
+
+def around(usual: float, trials: int) -> tuple[float, ...]:
+    """The usual value, then neighbours to both sides: usual × 1, 1/3, 3, 1/9, 9, …
+
+    Args:
+        usual: what the rung does well with on most tasks.
+        trials: how many values, at least 1.
+    """
+    steps = [(-1) ** n * ((n + 1) // 2) for n in range(trials)]  # 0, -1, 1, -2, 2, …
+    return tuple(usual * FACTOR**step for step in steps)
+
+
+def best_of(
+    values: Iterable[float],
+    train: Callable[[int, float, float | None], Trial],
+    keep: Callable[[int], None],
+    *,
+    budget: float | None = None,
+) -> tuple[tuple[Trial, ...], int]:
+    """Train once with each value and keep the one with the lowest validation loss.
+
+    Args:
+        values: to try, in this order.
+        train: (number of the trial, value, seconds it may take or None) → what came of it. One
+            that diverges raises FloatingPointError and does not count.
+        keep: called with the trial's number after each trial that is the best so far.
+        budget: seconds of training for all together; what is left is shared out evenly among the
+            trials to come, and the first one is made in any case.
+
+    Returns:
+        The trials, in order, and the index of the best.
+
+    Raises:
+        InputError: every trial diverged.
+    """
+    values = tuple(values)
+    trials: list[Trial] = []
+    best: int | None = None
+    spent, problem = 0.0, ""
+    for number, value in enumerate(values):
+        limit = None if budget is None else (budget - spent) / (len(values) - number)
+        if limit is not None and limit <= 0:
+            break
+        try:
+            trial = train(number, value, limit)
+        except FloatingPointError as error:
+            problem = str(error)
+            continue
+        trials.append(trial)
+        spent += trial.seconds
+        loss = trial.validation_loss
+        assert loss is not None
+        if best is None or loss < _loss(trials[best]):
+            best = len(trials) - 1
+            keep(number)
+    if best is None:
+        raise InputError(f"Every trial diverged ({problem}). Give a lower --learning-rate.")
+    return tuple(trials), best
+
+
+def _loss(trial: Trial) -> float:
+    assert trial.validation_loss is not None
+    return trial.validation_loss

@@ -1,0 +1,300 @@
+"""Two systems on the same rows: their difference in accuracy, its interval and its p value."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from llabel.metrics import Interval
+from llabel.resampling import Floats, Part, Spread, Units, spread, units_of
+from llabel.task import ClassIndices
+
+TestName: TypeAlias = Literal["exact McNemar", "paired bootstrap"]
+RESAMPLES = 10_000
+POWER = 0.8
+MOST_TIMES = 100  # beyond a hundred times the rows, "collect more" is no advice
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """System a against system b on the same rows, ready for JSON.
+
+    Attributes:
+        difference: accuracy of a minus accuracy of b, each a mean over its seeds, -1..1.
+        interval: (lower, upper) of the difference.
+        confidence: coverage of the interval, 0..1.
+        p_value: two-sided, of "no difference".
+        test: the test's name.
+        rows: number of test rows.
+        groups: number of groups resampled as wholes, or None.
+        seeds: trainings of a and of b.
+        row_variance: the difference's variance that shrinks as rows are added.
+        seed_variance: its variance that only more trainings shrink.
+    """
+
+    difference: float
+    interval: Interval
+    confidence: float
+    p_value: float
+    test: TestName
+    rows: int
+    groups: int | None
+    seeds: tuple[int, int]
+    row_variance: float
+    seed_variance: float
+
+
+@dataclass(frozen=True, slots=True)
+class RowsNeeded:
+    """How many test rows would settle a question, ready for JSON.
+
+    Attributes:
+        rows: about how many in all, or None where no number of rows would.
+        reason: why none would, or "".
+    """
+
+    rows: int | None
+    reason: Literal["", "seeds", "too near the margin"] = ""
+
+
+def compare_pair(
+    y: ClassIndices,
+    a: npt.NDArray[np.int64],
+    b: npt.NDArray[np.int64],
+    *,
+    groups: npt.ArrayLike | None = None,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Pair:
+    """Compare the accuracy of two systems on the same rows.
+
+    One seed each and no groups: McNemar's exact test and Tango's interval. Tango's interval
+    inverts the score test, which is a little less cautious than the exact one: near p = 0.05 the
+    interval may leave out 0 while the test keeps it. Otherwise rows (or groups) are resampled and
+    seeds allowed for (see `llabel.resampling.spread`); interval and p value then come from the
+    same draws. A trained system with a single seed counts as it is: its seeds' spread is unknown
+    and not in the interval.
+
+    Args:
+        y: (n,) true class indices.
+        a: (n_seeds_a, n) or (n,) answered class indices, -1 for unknown (wrong).
+        b: (n_seeds_b, n) or (n,) the same of the other system.
+        groups: (n,) the group of each row, or None.
+        confidence: coverage of the interval, between 0 and 1.
+        resamples: bootstrap draws; the least p value is 2 / (resamples + 1).
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: shapes disagree.
+        InputError: fewer than two groups (or, with several seeds, rows).
+    """
+    right_a, right_b = _right("a", y, a), _right("b", y, b)
+    n, seeds = len(y), (len(right_a), len(right_b))
+    difference = float(right_a.mean() - right_b.mean())
+    if groups is None and seeds == (1, 1):
+        only_a = int((right_a & ~right_b).sum())
+        only_b = int((right_b & ~right_a).sum())
+        return Pair(
+            difference=difference,
+            interval=tango_interval(only_a, only_b, n, confidence),
+            confidence=confidence,
+            p_value=mcnemar_exact(only_a, only_b),
+            test="exact McNemar",
+            rows=n,
+            groups=None,
+            seeds=seeds,
+            row_variance=_discordance_variance(only_a, only_b, n),
+            seed_variance=0.0,
+        )
+
+    units = units_of(n, groups)
+    error = _paired_spread(right_a, right_b, units, resamples, np.random.default_rng(seed))
+    draws = difference + error.deviations
+    tail = (1 - confidence) / 2
+    lower, upper = np.clip(np.quantile(draws, [tail, 1 - tail]), -1, 1)
+    beyond = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
+    return Pair(
+        difference=difference,
+        interval=(float(lower), float(upper)),
+        confidence=confidence,
+        p_value=min(1.0, 2 * (beyond + 1) / (resamples + 1)),
+        test="paired bootstrap",
+        rows=n,
+        groups=None if groups is None else units.count,
+        seeds=seeds,
+        row_variance=error.row_variance,
+        seed_variance=error.seed_variance,
+    )
+
+
+def mcnemar_exact(only_a: int, only_b: int) -> float:
+    """Return the two-sided p value of McNemar's exact test (McNemar 1947, Psychometrika 12).
+
+    Args:
+        only_a: rows that only a gets right.
+        only_b: rows that only b gets right.
+    """
+    from scipy.stats import binomtest
+
+    discordant = only_a + only_b
+    return float(binomtest(only_a, discordant).pvalue) if discordant else 1.0
+
+
+def tango_interval(only_a: int, only_b: int, n: int, confidence: float = 0.95) -> Interval:
+    """Bound a difference of paired proportions by the score interval.
+
+    Tango 1998, Statistics in Medicine 17, p. 891, eqs. 13-16: all differences whose score test
+    is not rejected. It keeps its coverage with few discordant rows, and has a width with none.
+
+    Args:
+        only_a: rows that only a gets right.
+        only_b: rows that only b gets right.
+        n: all rows, at least 1.
+        confidence: coverage, between 0 and 1.
+
+    Returns:
+        (lower, upper) of accuracy of a minus accuracy of b, each in -1..1.
+
+    Raises:
+        ValueError: counts are negative or exceed n.
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    if n < 1 or min(only_a, only_b) < 0 or only_a + only_b > n:
+        raise ValueError(f"need 0 <= counts, sum <= n, n >= 1, got {only_a}, {only_b}, {n}")
+    z2 = float(norm.ppf((1 + confidence) / 2)) ** 2
+
+    def excess(delta: float) -> float:
+        """Squared score less z², times the score's variance: 0 at the limits."""
+        linear = -only_a - only_b + (2 * n - only_a + only_b) * delta
+        constant = -only_b * delta * (1 - delta)
+        cell = (np.sqrt(max(0.0, linear**2 - 8 * n * constant)) - linear) / (4 * n)
+        variance = n * (2 * cell + delta * (1 - delta))
+        return float((only_a - only_b - n * delta) ** 2 - z2 * variance)
+
+    observed = (only_a - only_b) / n
+    step = 1e-9  # the estimate itself is a root where its variance is 0
+    lower = -1.0 if only_b == n else brentq(excess, -1, observed - step, xtol=1e-10)
+    upper = 1.0 if only_a == n else brentq(excess, observed + step, 1, xtol=1e-10)
+    return float(lower), float(upper)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p values for their number (Holm 1979, Scandinavian Journal of Statistics 6, p. 65).
+
+    Args:
+        p_values: of the tests of one family, each 0..1.
+
+    Returns:
+        The adjusted values in the same order. Calling those at or below 0.05 significant
+        makes any false claim in at most 5 % of cases.
+
+    Raises:
+        ValueError: a value lies outside 0..1.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"p values lie in 0..1, got {list(p_values)}")
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    steps = np.arange(len(p), 0, -1)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * steps))
+    return adjusted.tolist()
+
+
+def rows_needed(pair: Pair, margin: float = 0.0, power: float = POWER) -> RowsNeeded:
+    """Estimate how many test rows would settle on which side of `-margin` the difference lies.
+
+    With V the variance from rows and W that from seeds, N rows have the variance V n / N + W.
+    The interval keeps clear of -margin with probability `power` when
+    |difference + margin| = (z(confidence) + z(power)) sqrt(V n / N + W), hence
+    N = V n / ((|difference + margin| / (z + z))² - W): the usual formula for paired proportions
+    (Connor 1987, Biometrics 43, p. 207) with the observed variance and difference put in. V comes
+    from whole groups where there are groups, so the design effect is in it; N then means rows in
+    groups of the same sizes. The observed difference is itself uncertain: take N as an order of
+    magnitude.
+
+    Args:
+        pair: the comparison so far.
+        margin: 0 asks whether a and b differ at all, 0.01 whether a is worse by over a point.
+        power: probability of an answer, 0..1.
+
+    Returns:
+        The rows in all (those at hand included), at least one more than at hand; None with
+        "seeds" where the seeds' spread alone hides the answer, None with "too near the margin"
+        where it would take over 100 times the rows at hand.
+    """
+    from scipy.stats import norm
+
+    z = float(norm.ppf((1 + pair.confidence) / 2) + norm.ppf(power))
+    allowed = ((pair.difference + margin) / z) ** 2
+    at_once = pair.row_variance * pair.rows
+    if allowed <= pair.seed_variance:
+        # Without the seeds' spread, would an answer be in reach?
+        near = allowed * MOST_TIMES * pair.rows < at_once
+        return RowsNeeded(None, "too near the margin" if near else "seeds")
+    rows = at_once / (allowed - pair.seed_variance)
+    if rows > MOST_TIMES * pair.rows:
+        return RowsNeeded(None, "seeds" if at_once / allowed < rows / 2 else "too near the margin")
+    return RowsNeeded(max(pair.rows + 1, int(np.ceil(rows))))
+
+
+def _right(name: str, y: ClassIndices, answers: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    answers = np.atleast_2d(answers)
+    if answers.ndim != 2 or answers.shape[1:] != np.shape(y) or not answers.size:
+        raise ValueError(
+            f"{name} must have shape (n_seeds, n) with n = {len(y)} rows, got {answers.shape}"
+        )
+    return answers == np.asarray(y)
+
+
+def _discordance_variance(only_a: int, only_b: int, n: int) -> float:
+    """Variance of the difference, one row added to each discordant cell.
+
+    Bonett and Price 2012, Journal of Educational and Behavioral Statistics 37, p. 479: without the
+    two rows, no discordance would mean no doubt.
+    """
+    p, q = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
+    return (p + q - (p - q) ** 2) / (n + 2)
+
+
+def _paired_spread(
+    right_a: npt.NDArray[np.bool_],
+    right_b: npt.NDArray[np.bool_],
+    units: Units,
+    resamples: int,
+    rng: np.random.Generator,
+) -> Spread:
+    """Resample units; those with the same counts are drawn as one pile, which is the same law."""
+    n = right_a.shape[1]
+    both = np.concatenate([right_a, right_b])  # (seeds a + b, n)
+    sizes = np.bincount(units.of_row, minlength=units.count)
+    table = np.vstack([units.total(both), sizes])  # (seeds a + b + 1, units)
+    table = np.hstack([table, _pseudo_units(right_a, right_b, n / units.count)])
+    piles, heights = np.unique(table, axis=1, return_counts=True)
+    total = heights.sum()
+    drawn = rng.multinomial(total, heights / total, size=resamples) @ piles.T  # (resamples, rows)
+    draws = (drawn[:, :-1] / drawn[:, -1:]).T
+    points = table[:-1].sum(axis=1) / table[-1].sum()
+    cut = len(right_a)
+    parts = [Part(points[:cut], draws[:cut]), Part(points[cut:], draws[cut:], sign=-1)]
+    return spread(parts, units.count, rng)
+
+
+def _pseudo_units(
+    right_a: npt.NDArray[np.bool_], right_b: npt.NDArray[np.bool_], unit_size: float
+) -> Floats:
+    """One row that only a gets right and one that only b gets right (see _discordance_variance).
+
+    With no discordance at all nothing is known of the groups' likeness, and whole groups are added.
+    """
+    agree = bool((right_a == right_a[0]).all() and (right_b == right_a[0]).all())
+    size = unit_size if agree else 1.0
+    seeds_a, seeds_b = len(right_a), len(right_b)
+    a, b = [size] * seeds_a, [size] * seeds_b
+    none_a, none_b = [0.0] * seeds_a, [0.0] * seeds_b
+    return np.array([[*a, *none_b, size], [*none_a, *b, size]]).T

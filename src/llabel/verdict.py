@@ -1,0 +1,283 @@
+"""Which rung to use: one stated rule over paired intervals, and what it may not claim."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from llabel import verdict_text as text
+from llabel.errors import InputError
+from llabel.paired import RESAMPLES, Pair, holm, rows_needed
+from llabel.task import ClassIndices
+from llabel.verdict_choice import ALPHA, Examined, Standing, choose, examine
+from llabel.verdict_rows import (
+    ENOUGH_UNSEEN,
+    LOOKUP,
+    MAJORITY,
+    Candidate,
+    TestRows,
+    by_validation,
+)
+
+MARGIN = 0.01
+
+Kind: TypeAlias = Literal["use", "no_llm", "use_llm", "majority_class", "leakage", "cannot_tell"]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One rung against the best, ready for JSON.
+
+    Attributes:
+        name: the rung.
+        pair: accuracy of the rung minus that of the best, on the rows that decide.
+        p_holm: the pair's p value, adjusted over all rungs compared with the best.
+        standing: "no worse" than the best by more than the margin, "worse" or "unclear"; None
+            for controls and for rungs dearer than the best, which stand in no choice.
+    """
+
+    name: str
+    pair: Pair
+    p_holm: float
+    standing: Standing | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to use and why, ready for JSON (`dataclasses.asdict`).
+
+    Attributes:
+        kind: what is claimed.
+        choose: name of the rung to use; provisional where `kind` is "cannot_tell".
+        reason: the verdict in a few sentences.
+        best: the rung best on validation.
+        margin: how much less accuracy is as good, 0..1.
+        basis: whether all test rows decided or the unseen ones.
+        rows: number of rows that decided.
+        rows_needed: about how many such rows would settle what is open; None where nothing is,
+            or where no number would (the reason says why).
+        may_do: a cheaper rung that may do as well, or None.
+        comparisons: every other rung against the best.
+    """
+
+    kind: Kind
+    choose: str
+    reason: str
+    best: str
+    margin: float
+    basis: Literal["all", "unseen"]
+    rows: int
+    rows_needed: int | None = None
+    may_do: str | None = None
+    comparisons: tuple[Comparison, ...] = ()
+
+
+def decide(
+    y: ClassIndices,
+    candidates: Sequence[Candidate],
+    *,
+    unseen: npt.NDArray[np.bool_] | None = None,
+    groups: npt.ArrayLike | None = None,
+    margin: float = MARGIN,
+    failed: Mapping[str, bool] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Verdict:
+    """Say which rung to use.
+
+    The rule:
+
+    1. Rows. Where texts of the test part stand in training too, the unseen rows decide if they
+       are at least 100 (in two or more groups), since future texts are new. Otherwise all rows.
+    2. Best. The rung with the highest validation accuracy, the measure the margin is in; ties go
+       to the lower log loss, then to the cheaper rung. Controls are never best. The test rows
+       have no say in this, so they do not flatter the best.
+    3. Signal. If no rung beats `majority` (paired tests, Holm-corrected, 5 %), use `majority`.
+    4. Choice. The cheapest rung shown no worse than the best by more than the margin. Rungs
+       cheaper than the best are tested in the order of their validation accuracy, each by its
+       95 % interval, until one is not shown no worse (fixed-sequence test: Maurer, Hothorn and
+       Lehmacher 1995; Westfall and Krishen 2001, Journal of Statistical Planning and Inference
+       99, p. 25). Those after it must pass an interval widened for the number of cheaper rungs
+       (Bonferroni). Either way errs in at most 2.5 %, so the chosen rung is truly worse than
+       the best by more than the margin in at most 5 % of cases. With no correction that share
+       would grow with the number of rungs; with Bonferroni alone, clearly bad rungs would make
+       it hard for good ones to pass.
+    5. Doubt. "Can't tell" if nothing cheaper passes, or only LLM rungs do, while a cheaper rung
+       (in the second case one without an LLM) is shown neither no worse nor worse.
+    6. Leakage. Only if `lookup` beats `majority` on all rows (p at most 0.05) and the best gains
+       on `majority` there. With enough unseen rows: if the best's gain on them is shown (upper
+       end of its 95 % interval) to be under half of its gain on all rows, or if it is under half
+       and no rung beats `majority` on them. With too few unseen rows: if the best is not shown to
+       beat `lookup` by more than the margin. The choice of the steps before stands.
+
+    Args:
+        y: (n,) true class indices of the test rows.
+        candidates: rungs that ran to their end, controls among them.
+        unseen: (n,) True where no text of the row stands in training; None if not known.
+        groups: (n,) the group of each row, or None.
+        margin: how much less accuracy is as good, 0..1.
+        failed: name -> is it an LLM, of rungs that failed: nothing is claimed of them.
+        resamples: bootstrap draws.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: no candidates, twice the same name, or shapes disagree.
+        InputError: the margin lies outside 0..1, or all rows form a single group.
+    """
+    _check(y, candidates, unseen, margin)
+    every = TestRows(
+        y=np.asarray(y),
+        keep=np.ones(len(y), dtype=bool),
+        groups=None if groups is None else np.asarray(groups),
+        resamples=resamples,
+        seed=seed,
+    )
+    rows = _deciding_rows(every, unseen)
+    rungs = [c for c in candidates if not c.is_control]
+    controls = {c.name: c for c in candidates if c.is_control}
+    failed = failed or {}
+    if not rungs:
+        return _only_controls(candidates, rows, margin, failed)
+
+    best = min(rungs, key=by_validation)
+    examined = examine(rows, best, rungs, margin)
+    choice = choose(rows, best, rungs, examined, margin, failed)
+    verdict = Verdict(
+        kind=choice.kind,
+        choose=choice.rung.name,
+        reason=choice.reason,
+        best=best.name,
+        margin=margin,
+        basis="unseen" if rows.unseen_only else "all",
+        rows=rows.count,
+        rows_needed=choice.needed.rows if choice.needed else None,
+        may_do=choice.may_do.rung.name if choice.may_do else None,
+        comparisons=_comparisons(rows, best, candidates, examined),
+    )
+    majority, lookup = controls.get(MAJORITY), controls.get(LOOKUP)
+    if majority:
+        signal = _beats_majority(rows, rungs, majority)
+        if not signal:
+            verdict = _majority_class(verdict, rows, best, majority)
+        if lookup:
+            claim = _leakage(every, rows, best, majority, lookup, margin=margin, signal=signal)
+            if claim:
+                verdict = replace(verdict, kind="leakage", reason=claim + verdict.reason)
+    return replace(verdict, reason=verdict.reason + text.not_compared(list(failed)))
+
+
+def _check(
+    y: ClassIndices,
+    candidates: Sequence[Candidate],
+    unseen: npt.NDArray[np.bool_] | None,
+    margin: float,
+) -> None:
+    if not 0 <= margin <= 1:
+        raise InputError(
+            f"margin is {margin}, but it is a share of accuracy from 0 to 1: "
+            "give 0.01 for one percentage point"
+        )
+    names = [c.name for c in candidates]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"need at least one candidate and no name twice, got {names}")
+    if unseen is not None and np.shape(unseen) != np.shape(y):
+        raise ValueError(f"unseen must have shape {np.shape(y)}, got {np.shape(unseen)}")
+
+
+def _deciding_rows(every: TestRows, unseen: npt.NDArray[np.bool_] | None) -> TestRows:
+    if unseen is None:
+        return every
+    keep = np.asarray(unseen, dtype=bool)
+    if keep.sum() < ENOUGH_UNSEEN:
+        return every
+    if every.groups is not None and len(np.unique(every.groups[keep])) < 2:
+        return every
+    return replace(every, keep=keep)
+
+
+def _only_controls(
+    candidates: Sequence[Candidate], rows: TestRows, margin: float, failed: Mapping[str, bool]
+) -> Verdict:
+    names = [c.name for c in candidates]
+    chosen = MAJORITY if MAJORITY in names else names[0]
+    return Verdict(
+        kind="majority_class",
+        choose=chosen,
+        reason=text.only_controls(names) + text.not_compared(list(failed)),
+        best=chosen,
+        margin=margin,
+        basis="unseen" if rows.unseen_only else "all",
+        rows=rows.count,
+    )
+
+
+def _comparisons(
+    rows: TestRows,
+    best: Candidate,
+    candidates: Sequence[Candidate],
+    examined: Sequence[Examined],
+) -> tuple[Comparison, ...]:
+    others = [c for c in candidates if c is not best]
+    standing = {e.rung.name: e.standing for e in examined}
+    pairs = [rows.pair(c, best) for c in others]
+    adjusted = holm([pair.p_value for pair in pairs])
+    return tuple(
+        Comparison(c.name, pair, p, standing.get(c.name))
+        for c, pair, p in zip(others, pairs, adjusted, strict=True)
+    )
+
+
+def _beats_majority(rows: TestRows, rungs: Sequence[Candidate], majority: Candidate) -> bool:
+    pairs = [rows.pair(c, majority) for c in rungs]
+    adjusted = holm([pair.p_value for pair in pairs])
+    return any(p <= ALPHA and pair.difference > 0 for p, pair in zip(adjusted, pairs, strict=True))
+
+
+def _majority_class(
+    verdict: Verdict, rows: TestRows, best: Candidate, majority: Candidate
+) -> Verdict:
+    pair = rows.pair(best, majority)
+    on = text.Basis(rows.count, rows.unseen_only, verdict.margin)
+    reason = text.majority_class(_named(rows, best), _named(rows, majority), pair, on)
+    needed = rows_needed(pair) if pair.difference > 0 else None
+    return replace(
+        verdict,
+        kind="majority_class",
+        choose=majority.name,
+        reason=reason + (text.more_rows(needed, on) if needed else ""),
+        rows_needed=needed.rows if needed else None,
+        may_do=None,
+    )
+
+
+def _leakage(
+    every: TestRows,
+    rows: TestRows,
+    best: Candidate,
+    majority: Candidate,
+    lookup: Candidate,
+    *,
+    margin: float,
+    signal: bool,
+) -> str:
+    """Return the claim of leakage, or "" where it is not shown: step 6 of the rule."""
+    looked_up, gain = every.pair(lookup, majority), every.pair(best, majority)
+    if looked_up.p_value > ALPHA or looked_up.difference <= 0 or gain.difference <= 0:
+        return ""
+    if rows.unseen_only:
+        unseen, half = rows.pair(best, majority), gain.difference / 2
+        shown = unseen.interval[1] < half
+        if shown or (not signal and unseen.difference < half):
+            return text.leakage_unseen(_named(every, best), gain, unseen, looked_up)
+        return ""
+    pair = every.pair(best, lookup)
+    if pair.interval[0] > margin:
+        return ""
+    on = text.Basis(every.count, False, margin)
+    return text.leakage_lookup(_named(every, best), _named(every, lookup), pair, on)
+
+
+def _named(rows: TestRows, rung: Candidate) -> text.Named:
+    return text.Named(rung.name, rows.accuracy(rung))

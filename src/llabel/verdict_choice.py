@@ -1,0 +1,163 @@
+"""The choice among rungs: the cheapest that is shown no worse than the best."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from llabel import verdict_text as text
+from llabel.paired import Pair, RowsNeeded, rows_needed
+from llabel.verdict_rows import Candidate, TestRows, by_validation
+
+ALPHA = 0.05
+
+Standing: TypeAlias = Literal["no worse", "worse", "unclear"]
+ChoiceKind: TypeAlias = Literal["use", "no_llm", "use_llm", "cannot_tell"]
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A cheaper rung against the best."""
+
+    rung: Candidate
+    pair: Pair
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What to use, before majority class and leakage are looked at.
+
+    Attributes:
+        kind: what is claimed.
+        rung: the one to use.
+        reason: the claim in words.
+        may_do: a cheaper rung left open, or None.
+        needed: what would settle it, or None.
+    """
+
+    kind: ChoiceKind
+    rung: Candidate
+    reason: str
+    may_do: Examined | None = None
+    needed: RowsNeeded | None = None
+
+
+def examine(
+    rows: TestRows, best: Candidate, rungs: Sequence[Candidate], margin: float
+) -> list[Examined]:
+    """Test every rung cheaper than the best (step 4 of `llabel.verdict.decide`).
+
+    Returns:
+        One entry per cheaper rung, the cheapest first. "no worse": the lower end of the interval
+        of accuracy(rung) - accuracy(best) is at or above -margin; "worse": its upper end is
+        below -margin.
+    """
+    cheaper = [c for c in rungs if c.cost_rank < best.cost_rank]
+    widened = 1 - ALPHA / max(1, len(cheaper))  # 2.5 % a side, shared by all
+    found = []
+    in_sequence = True
+    for rung in sorted(cheaper, key=by_validation):
+        pair = rows.pair(rung, best)
+        passes = pair.interval[0] >= -margin
+        if passes and not in_sequence:
+            pair = rows.pair(rung, best, confidence=widened)
+            passes = pair.interval[0] >= -margin
+        in_sequence = in_sequence and passes
+        worse = pair.interval[1] < -margin
+        found.append(
+            Examined(rung, pair, "no worse" if passes else "worse" if worse else "unclear")
+        )
+    return sorted(found, key=lambda e: (e.rung.cost_rank, e.rung.name))
+
+
+def choose(
+    rows: TestRows,
+    best: Candidate,
+    rungs: Sequence[Candidate],
+    examined: Sequence[Examined],
+    margin: float,
+    failed: Mapping[str, bool],
+) -> Choice:
+    """Take the cheapest rung that passes, and claim what the rows show and no more.
+
+    Args:
+        rows: the rows that decide.
+        best: the best on validation.
+        rungs: all rungs but the controls.
+        examined: what `examine` returned.
+        margin: how much less accuracy is as good, 0..1.
+        failed: name -> is it an LLM, of rungs that failed.
+    """
+    passing = next((e for e in examined if e.standing == "no worse"), None)
+    chosen = passing.rung if passing else best
+    unclear = [
+        e for e in examined if e.standing == "unclear" and e.rung.cost_rank < chosen.cost_rank
+    ]
+    open_ = max(unclear, key=lambda e: e.pair.difference, default=None)
+    needed = rows_needed(open_.pair, margin) if open_ else None
+    on = text.Basis(rows.count, rows.unseen_only, margin)
+
+    if open_ and needed:
+        whether_llm = chosen.is_llm and any(not e.rung.is_llm for e in unclear)
+        if passing is None or whether_llm:
+            told = text.cannot_tell(_named(rows, open_.rung), _named(rows, best), open_.pair,
+                                    needed, on)  # fmt: skip
+            told += text.provisional(chosen.name)
+            return Choice("cannot_tell", chosen, told, open_, needed)
+
+    also = text.may_do(open_.rung.name, needed, on) if open_ and needed else ""
+    if passing:
+        told = text.no_worse(_named(rows, chosen), _named(rows, best), passing.pair, on)
+    else:
+        nearest = max(examined, key=lambda e: e.pair.difference, default=None)
+        told = text.best_is_needed(
+            _named(rows, best),
+            _named(rows, nearest.rung) if nearest else None,
+            nearest.pair if nearest else None,
+            on,
+        )
+    kind, claim, note = _about_llm(rows, best, chosen, rungs, examined, failed)
+    return Choice(kind, chosen, claim + told + note + also, open_, needed)
+
+
+def _about_llm(
+    rows: TestRows,
+    best: Candidate,
+    chosen: Candidate,
+    rungs: Sequence[Candidate],
+    examined: Sequence[Examined],
+    failed: Mapping[str, bool],
+) -> tuple[ChoiceKind, str, str]:
+    """Return the kind, what is claimed of the LLM, and what must be added."""
+    use = f"Use {chosen.name}: "
+    llm_failed = any(failed.values())
+    if chosen.is_llm:
+        beaten = chosen is best and any(not e.rung.is_llm for e in examined)
+        # A cheaper rung that failed might have done as well.
+        if beaten and all(failed.values()):
+            return "use_llm", "The LLM is worth it: ", ""
+        return "use", use, ""
+    if best.is_llm:
+        return ("use", use, "") if llm_failed else ("no_llm", "Don't use the LLM: ", "")
+
+    llms = [c for c in rungs if c.is_llm]
+    if not llms:
+        return "use", use, ""
+    pairs = {c.name: rows.pair(c, chosen) for c in llms}
+    strongest = max(llms, key=lambda c: pairs[c.name].interval[0])
+    if pairs[strongest.name].interval[0] > 0:
+        pair = pairs[strongest.name]
+        return (
+            "use",
+            use,
+            text.llm_ahead_on_test(_named(rows, strongest), _named(rows, chosen), pair),
+        )
+    if llm_failed:
+        return "use", use, ""
+    first = min(llms, key=by_validation)
+    note = text.llm_no_better(_named(rows, first), _named(rows, chosen), pairs[first.name])
+    return "no_llm", "Don't use the LLM: ", note
+
+
+def _named(rows: TestRows, rung: Candidate) -> text.Named:
+    return text.Named(rung.name, rows.accuracy(rung))

@@ -1,0 +1,172 @@
+"""The verdict's sentences: short, for practitioners, every claim with its figures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llabel.paired import Pair, RowsNeeded
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A rung and its accuracy (0..1) on the rows that decide."""
+
+    name: str
+    accuracy: float
+
+    def __str__(self) -> str:
+        return f"{self.name} ({100 * self.accuracy:.1f} %)"
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """The rows that decide: how many, whether only unseen ones, and the margin (0..1)."""
+
+    rows: int
+    unseen: bool
+    margin: float
+
+    def __str__(self) -> str:
+        where = " whose text is not in training" if self.unseen else ""
+        return f"{self.rows:,} test rows{where}"
+
+    @property
+    def margin_text(self) -> str:
+        """The margin in points."""
+        return f"the margin of {amount(self.margin)}"
+
+
+def points(value: float) -> str:
+    """Write a signed difference of accuracies (-1..1) in percentage points: +0.4, −1.2, 0.0."""
+    rounded = round(100 * value, 1)
+    sign = "+" if rounded > 0 else "−" if rounded < 0 else ""
+    return f"{sign}{abs(rounded):.1f}"
+
+
+def amount(value: float) -> str:
+    """Write an unsigned difference of accuracies (0..1): 1 point, 0.5 points."""
+    number = f"{100 * value:.3g}"
+    return f"{number} point{'' if number == '1' else 's'}"
+
+
+def figures(pair: Pair) -> str:
+    """Write a difference with its interval."""
+    lower, upper = pair.interval
+    return (
+        f"difference {points(pair.difference)} points, "
+        f"{100 * pair.confidence:.3g} % interval {points(lower)} to {points(upper)}"
+    )
+
+
+def no_worse(chosen: Named, best: Named, pair: Pair, on: Basis) -> str:
+    """Say that a cheaper rung does as well as the best."""
+    return (
+        f"{chosen} is no worse than {best}, the best on validation, by more than "
+        f"{on.margin_text} ({figures(pair)}; {on})."
+    )
+
+
+def best_is_needed(best: Named, nearest: Named | None, pair: Pair | None, on: Basis) -> str:
+    """Say that the best is better than all that is cheaper, if anything is."""
+    if nearest is None or pair is None:
+        return f"{best} is the best on validation, and no cheaper rung ran ({on})."
+    return (
+        f"{best} beats every cheaper rung that ran by more than {on.margin_text}; the nearest is "
+        f"{nearest} ({figures(pair)}; {on})."
+    )
+
+
+def llm_no_better(llm: Named, chosen: Named, pair: Pair) -> str:
+    """Say that the LLM, behind on validation, isn't ahead on test either."""
+    return (
+        f" {llm} was behind on validation and is not shown to beat {chosen.name} on the test rows "
+        f"({figures(pair)})."
+    )
+
+
+def llm_ahead_on_test(llm: Named, chosen: Named, pair: Pair) -> str:
+    """Say that validation and test disagree about the LLM."""
+    return (
+        f" But {llm} beats {chosen.name} on the test rows ({figures(pair)}) though it was behind "
+        "on validation: a larger validation part would tell."
+    )
+
+
+def cannot_tell(rung: Named, best: Named, pair: Pair, needed: RowsNeeded, on: Basis) -> str:
+    """Say what the rows leave open, and what would settle it."""
+    return (
+        f"Can't tell yet{_would(needed, on)} whether {rung} is as good as {best} within "
+        f"{on.margin_text} ({figures(pair)}; {on})."
+    )
+
+
+def provisional(chosen: str) -> str:
+    """Say what to use meanwhile."""
+    return f" Until then: {chosen}."
+
+
+def may_do(name: str, needed: RowsNeeded, on: Basis) -> str:
+    """Say that something still cheaper is open."""
+    return f" The still cheaper {name} may do as well: can't tell yet{_would(needed, on)}."
+
+
+def majority_class(best: Named, majority: Named, pair: Pair, on: Basis) -> str:
+    """Say that nothing beats the majority class."""
+    return (
+        f"No rung beats the majority class: {best}, the best on validation, against {majority} "
+        f"({figures(pair)}; {on})."
+    )
+
+
+def more_rows(needed: RowsNeeded, on: Basis) -> str:
+    """Say how many rows would show a gain as large as the one seen."""
+    if needed.rows is None:
+        return ""
+    return f" If that gain is real, about {_round(needed.rows)}{_kind(on)} rows would show it."
+
+
+def only_controls(names: Sequence[str]) -> str:
+    """Say that there is nothing to choose from."""
+    return f"Nothing to choose from: only {' and '.join(names)} ran."
+
+
+def leakage_unseen(best: Named, everywhere: Pair, unseen: Pair, lookup: Pair) -> str:
+    """Say that the gain is mostly gone where the text is new."""
+    lower, upper = unseen.interval
+    return (
+        f"Most of this score is leakage: over the majority class {best.name} gains "
+        f"{points(everywhere.difference)} points on all {everywhere.rows:,} test rows but "
+        f"{points(unseen.difference)} (95 % interval {points(lower)} to {points(upper)}) on the "
+        f"{unseen.rows:,} whose text is not in training; looking training texts up gains "
+        f"{points(lookup.difference)} on all rows. "
+    )
+
+
+def leakage_lookup(best: Named, lookup: Named, pair: Pair, on: Basis) -> str:
+    """Say that looking up does as well, and that no rows are left to tell more."""
+    return (
+        f"Most of this score is leakage: {best} is not shown to beat looking training texts up, "
+        f"{lookup}, by more than {on.margin_text} ({figures(pair)}; {on}), and too few test rows "
+        "have a text that is not in training. "
+    )
+
+
+def not_compared(failed: Sequence[str]) -> str:
+    """Name the rungs of which nothing is said."""
+    return f" Failed, so nothing is said of: {', '.join(failed)}." if failed else ""
+
+
+def _would(needed: RowsNeeded, on: Basis) -> str:
+    if needed.rows is not None:
+        return f": about {_round(needed.rows)}{_kind(on)} test rows would show"
+    if needed.reason == "seeds":
+        return ": the trainings differ too much, so more seeds, not rows, would show"
+    return ", and no practical number of rows would (the gap is so near the margin)"
+
+
+def _kind(on: Basis) -> str:
+    return " unseen" if on.unseen else ""
+
+
+def _round(rows: int) -> str:
+    """Two significant digits: the number is no more exact than that."""
+    return f"{float(f'{rows:.1e}'):,.0f}"

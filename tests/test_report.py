@@ -1,0 +1,267 @@
+"""Pages as files: what is in them, that nothing is fetched, and that equal records look equal."""
+
+import copy
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from comparisons import SCRIPT, SYSTEMS, TOPICS, comparison
+from llabel.comparison import CompareRecord
+from llabel.report import numbers, render_comparison, write
+from llabel.report.compared import headline
+from llabel.report.page import folded
+from llabel.report.placing import spread
+from llabel.report.svg import ACCENT, drawing, inline_svg
+
+FORTY_TWO = [f"class {place}" for place in range(42)]
+
+
+class Outline(HTMLParser):
+    """Ids, headings, tables and addresses of a page, in their order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.regions: list[dict[str, str | None]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in {"href", "src", "xlink:href", "action", "srcset"}:
+                self.addresses.append(value or "")
+
+
+@pytest.fixture(scope="module")
+def record() -> CompareRecord:
+    return comparison()
+
+
+@pytest.fixture(scope="module")
+def html(record: CompareRecord) -> str:
+    return render_comparison(record)
+
+
+def test_equal_records_give_equal_pages(html: str) -> None:
+    import matplotlib
+
+    with matplotlib.rc_context({"font.size": 30, "svg.hashsalt": "other", "axes.grid": False}):
+        assert render_comparison(comparison()) == html
+
+
+def test_a_page_is_small_and_fetches_nothing(html: str) -> None:
+    assert len(html.encode()) < 1_500_000
+    outline = Outline(html)
+    assert {"script", "img", "link"} & set(outline.tags) == {"link"}
+    assert {address[0] for address in outline.addresses} == {"#", "d"}
+    assert [address for address in outline.addresses if address[0] == "d"] == ["data:,"]
+    assert not re.search(r"url\((?!#)|@import|@font-face", html)
+    assert "default-src 'none'" in html
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"classes": FORTY_TWO, "rows": 400, "curve": False},
+        {"systems": SYSTEMS[:1], "leak": False},
+        {"failed": [system.name for system in SYSTEMS], "curve": False},
+        {"failed": ["llm-lora"], "seeds": 3, "texts": False},
+        {"classes": [False, True], "systems": SYSTEMS[2:4]},
+    ],
+    ids=["nine", "42 classes", "one rung", "all failed", "seeds, no texts", "booleans"],
+)
+def test_structure(changes: dict[str, Any]) -> None:
+    outline = Outline(render_comparison(comparison(**changes)))
+    assert len(outline.ids) == len(set(outline.ids))
+    links = {address[1:] for address in outline.addresses if address.startswith("#")}
+    assert links <= set(outline.ids)
+    assert outline.tags.count("table") == outline.tags.count("caption")
+    assert {"header", "nav", "main", "footer"} <= set(outline.tags)
+    levels = [int(tag[1]) for tag in outline.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+
+
+def test_data_cannot_become_markup() -> None:
+    hostile = comparison(classes=[SCRIPT, '"><svg onload=alert(1)>', "$x$ {{ y }}"], rows=60)
+    hostile["title"] = hostile["command"] = hostile["data"]["source"] = SCRIPT
+    hostile["verdict"]["reason"] = SCRIPT
+    hostile["rungs"][0]["settings"] = {SCRIPT: SCRIPT}
+    outline = Outline(render_comparison(hostile))
+    assert not {"script", "img", "b onload"} & set(outline.tags)
+    assert outline.tags.count("b") == Outline(render_comparison(comparison(rows=60))).tags.count(
+        "b"
+    )
+
+
+def test_characters_that_xml_and_utf8_lack_do_not_break_a_page(tmp_path: Path) -> None:
+    names = ["bell \x07", "half \ud83d", "two\nlines"]
+    strange = comparison(classes=names, rows=60, systems=SYSTEMS[2:5])
+    for rung, name in zip(strange["rungs"], names, strict=True):
+        rung["name"] = name
+    strange["curve"] = [point | {"rung": "bell \x07"} for point in strange["curve"][:4]]
+    write(render_comparison(strange), tmp_path / "report.html")
+    assert "half ?" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_without_texts_there_are_none() -> None:
+    html = render_comparison(comparison(texts=False))
+    assert "Texts were left out of this page" in html
+    assert "The committee met again" not in html
+
+
+def test_controls_do_not_squeeze_the_others_and_are_named_with_their_score(html: str) -> None:
+    majority = comparison()["rungs"][0]
+    assert majority["metrics"] is not None
+    assert f">majority {majority['metrics']['test']['accuracy']:.4f}<" in html
+
+
+def test_a_key_that_is_missing_is_an_error(record: CompareRecord) -> None:
+    broken = copy.deepcopy(record)
+    del broken["data"]["notes"]
+    with pytest.raises(jinja2.UndefinedError, match="notes"):
+        render_comparison(broken)
+
+
+@pytest.mark.parametrize(
+    ("choose", "rows_needed", "words"),
+    [
+        ("encoder", None, "Use encoder"),
+        ("encoder", 4000, "Can’t tell yet; for now, encoder"),
+        (None, 4000, "Can’t tell yet"),
+        (None, None, "No rung can be recommended"),
+    ],
+)
+def test_headline(
+    record: CompareRecord, choose: str | None, rows_needed: int | None, words: str
+) -> None:
+    verdict = record["verdict"] | {"choose": choose, "rows_needed": rows_needed}
+    assert headline(record | {"verdict": verdict}) == words  # type: ignore[arg-type]
+
+
+def test_what_is_look_up_is_told() -> None:
+    assert "no test row shares a long text" in render_comparison(comparison(leak=False))
+    leaking = comparison(systems=SYSTEMS[:3], curve=False)
+    html = render_comparison(leaking)
+    shared = leaking["data"]["rows"]["test"] - leaking["data"]["unseen_test_rows"]
+    assert f"{shared} of 445 test rows share a text" in html
+    part = leaking["rungs"][2]["lookup_part"]
+    assert numbers.signed(part) in html[html.index('id="leakage"') :]
+
+
+def test_confusion_counts_stand_in_the_cells(record: CompareRecord, html: str) -> None:
+    counts = next(rung for rung in record["rungs"] if rung["name"] == "encoder")["confusion"]
+    table = html[html.index("encoder: rows by true class") :].partition("</table>")[0]
+    rows = re.findall(r"<tr><th scope=\"row\">.*?</tr>", table)
+    cells = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in rows]
+    wanted = [[str(n) if n else "·" for n in row[:-1]] + [str(sum(row))] for row in counts]
+    assert cells == wanted
+    assert len(rows) == len(TOPICS)
+
+
+def test_making_a_page_needs_no_torch() -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "from comparisons import comparison, SYSTEMS\n"
+        "from llabel.report import render_comparison\n"
+        "render_comparison(comparison(systems=SYSTEMS[:1], curve=False))\n"
+        "print({'torch', 'transformers', 'pandas'} & set(sys.modules))"
+    )
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, check=True)
+    assert done.stdout.decode().strip() == "set()"
+
+
+def test_a_drawing_takes_its_colours_from_the_page() -> None:
+    with drawing(100, 80) as figure:
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=ACCENT)
+        axes.set_title("<b> & $x$ \x07")
+        svg = inline_svg(figure, key="plot", label='says "hello"')
+    assert "var(--accent)" in svg
+    assert "#0101" not in svg
+    assert "<style" not in svg
+    assert "font-family" not in svg
+    assert "&lt;b&gt; &amp; $x$" in svg
+    assert 'role="img" aria-label="says &quot;hello&quot;"' in svg
+
+
+PLACES = st.lists(st.floats(0, 100), min_size=1, max_size=12)
+
+
+@given(PLACES, st.floats(0.1, 20))
+def test_spread_keeps_order_limits_and_gap(wanted: list[float], gap: float) -> None:
+    found = spread(wanted, gap, 0, 100)
+    gap = min(gap, 100 / max(1, len(wanted) - 1))
+    ranked = [found[place] for place in sorted(range(len(wanted)), key=lambda at: wanted[at])]
+    assert all(b - a >= gap - 1e-6 for a, b in zip(ranked, ranked[1:], strict=False))
+    assert min(found) >= -1e-6
+    assert max(found) <= 100 + 1e-6
+
+
+def test_spread_leaves_what_is_apart() -> None:
+    assert spread([50, 10, 90], 20, 0, 100) == [50, 10, 90]
+    assert spread([50, 50], 20, 0, 100) == [40, 60]
+    assert spread([], 20, 0, 100) == []
+
+
+@pytest.mark.parametrize(
+    ("write_number", "value", "text"),
+    [
+        (numbers.score, 0.66631, "0.6663"),
+        (numbers.score, None, "–"),
+        (numbers.interval, [0.65, 0.6823], "0.6500–0.6823"),
+        (numbers.signed, -0.012, "−0.0120"),
+        (numbers.signed_interval, [-0.031, 0.007], "−0.0310 to +0.0070"),
+        (numbers.p_value, 0.0004, "< 0.001"),
+        (numbers.p_value, 0.0376, "0.038"),
+        (numbers.percent, 0.5, "50 %"),
+        (numbers.percent, 0.9996, "99.9 %"),
+        (numbers.percent, 1.0, "100 %"),
+        (numbers.percent, 0.001, "< 1 %"),
+        (numbers.quantity, 4_884_480, "4.9 million"),
+        (numbers.quantity, 9427, "9,427"),
+        (numbers.duration, 0, "0 s"),
+        (numbers.duration, 0.0002, "< 0.01 s"),
+        (numbers.duration, 6.12, "6.1 s"),
+        (numbers.duration, 720, "12 min"),
+        (numbers.duration, 12_600, "3.5 h"),
+        (numbers.milliseconds, 0.0004, "< 0.001"),
+        (numbers.milliseconds, 0.0123, "0.012"),
+        (numbers.milliseconds, 1240, "1,240"),
+        (numbers.size, 0.012, "12 KiB"),
+        (numbers.size, 87, "87 MiB"),
+        (numbers.size, 1229, "1.2 GiB"),
+        (
+            numbers.plain,
+            {"lr": 0.0008, "refit": True, "budget": None},
+            "lr 0.0008, refit yes, budget none",
+        ),
+        (numbers.plain, ["title", "text"], "title, text"),
+    ],
+)
+def test_numbers(write_number: Any, value: Any, text: str) -> None:
+    assert write_number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "head", "more"),
+    [("short", "short", False), ("word " * 100, ("word " * 60).rstrip(), True)],
+)
+def test_long_texts_are_folded_between_words(text: str, head: str, more: bool) -> None:
+    assert folded(text) == (head, more)
