@@ -16,8 +16,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)
 
-demo: $(READY)  ## train an LLM on 500 news articles and test it: about ten minutes on two cores
-	$(BIN)/llabel fit --config examples/demo.yaml --out runs/demo
+demo: $(READY)  ## eight systems on 300 news articles, a verdict and a page: about ten minutes
+	$(BIN)/llabel compare --config examples/demo.yaml --out runs/demo
 
 test: check  ## linters, types, import rules and the whole test suite
 	$(BIN)/python -m pytest

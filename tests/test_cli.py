@@ -131,7 +131,7 @@ WRONG: list[tuple[str, str]] = [
     # The data are looked at before a model is fetched: this one does not exist.
     ("check {data} --text text --label lable --model no/model", "'lable'.*Did you mean 'label'"),
     ("check", "Missing, both.*DATA"),
-    ("check {data} {columns} --model no-model", "cannot find a model named 'no-model'"),
+    ("check {data} {columns} --model no-model", "'no-model': there is no such path"),
     ("check {data} {columns} --json {tmp}/no/x.json", "--json .*: the folder .* does not exist"),
     ("check {data} {columns} --max-seq-length 9999", "more than the context"),
     ("check {data} {columns} --max-seq-length 9", "Raise --max-seq-length"),

@@ -192,6 +192,7 @@ def test_its_parameters_are_the_settings_of_fit() -> None:
     parameters = inspect.signature(LLMClassifier).parameters
     settings = {field.name: field.default for field in fields(LLMSettings)}
     settings["random_state"] = settings.pop("seed")
+    del settings["shots"]  # of prompts that show examples instead of training
     settings["validation_size"] = next(
         field.default for field in fields(DataSettings) if field.name == "validation_size"
     )

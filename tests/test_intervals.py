@@ -16,7 +16,7 @@ from llabel.metrics import (
 )
 from llabel.resampling import Spread, units_of
 
-SIMULATIONS = 1_000
+SIMULATIONS = 600
 NAMES = ["accuracy_ci95", "macro_f1_ci95", "log_loss_ci95", "ece_ci95"]
 
 
@@ -54,10 +54,9 @@ def true_scores(groups, seed_sd):
 @pytest.mark.parametrize(
     "case",
     [
-        {"n": 300},
+        {"n": 200},
         {"n": 0, "groups": 60},
-        {"n": 300, "seeds": 3, "seed_sd": 0.2},
-        {"n": 300, "seeds": 5, "seed_sd": 0.5},
+        {"n": 200, "seeds": 3, "seed_sd": 0.2},
         {"n": 0, "seeds": 3, "seed_sd": 0.2, "groups": 60},
     ],
     ids=str,
@@ -68,7 +67,7 @@ def test_intervals_cover(case):
     covered = np.zeros(4)
     for _ in range(SIMULATIONS):
         y, proba, answers, groups = draw(rng, **case)
-        found = bootstrap_scores(y, proba, answers, groups=groups, resamples=400)
+        found = bootstrap_scores(y, proba, answers, groups=groups, resamples=250)
         covered += [
             found[name][0] <= t <= found[name][1] for name, t in zip(NAMES, truth, strict=True)
         ]
@@ -104,13 +103,13 @@ def test_weighted_scores_are_those_of_metrics():
     proba = rng.dirichlet(np.ones(4), 120)
     y, answers = rng.integers(4, size=120), proba.argmax(1)
     answers[::7] = -1
-    found = bootstrap_scores(y, proba, answers, resamples=4000)
+    found = bootstrap_scores(y, proba, answers, resamples=2000)
     by_hand = []
-    for _ in range(1500):
+    for _ in range(500):
         i = rng.integers(120, size=120)
         by_hand.append((macro_f1(y[i], answers[i], 4), log_loss(y[i], proba[i])))
     f1, loss = np.quantile(by_hand, [0.025, 0.975], axis=0).T
-    assert found["macro_f1_ci95"] == pytest.approx(f1, abs=0.012)
+    assert found["macro_f1_ci95"] == pytest.approx(f1, abs=0.015)
     assert found["log_loss_ci95"] == pytest.approx(loss, abs=0.05)
 
 
@@ -170,7 +169,7 @@ def test_refusals_say_what_to_do():
         bootstrap_scores(y, proba, answers[:, :5])
     with pytest.raises(ValueError, match=r"answers must lie in -1\.\.1"):
         bootstrap_scores(y, proba, answers + 1)
-    with pytest.raises(InputError, match="form 1 group.*compare without a group column"):
+    with pytest.raises(InputError, match=r"form 1 group.*compare without a group column"):
         bootstrap_scores(y, proba, answers, groups=["a"] * 20)
     with pytest.raises(InputError, match="at least 2 test rows, got 1"):
         units_of(1, None)

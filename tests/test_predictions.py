@@ -50,7 +50,7 @@ def test_every_row_gets_a_label_and_probabilities(run: Path, tmp_path: Path, suf
 def test_an_interrupted_prediction_goes_on(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llabel.predictions.PREDICT_WINDOW", 8)
+    monkeypatch.setattr("llabel.predictions.WINDOW", 8)
     data = write_weather(tmp_path / "new.jsonl", 30, seed=2)
     predict(run, str(data), tmp_path / "whole.csv")
 

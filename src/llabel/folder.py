@@ -64,13 +64,14 @@ def finished_run(out: Path, config: RunConfig, fingerprint: str) -> RunRecord | 
     """The record of this very run, where `out` holds it finished.
 
     Raises:
-        InputError: `out` holds a run with other settings or rows.
+        InputError: `out` holds a run with other settings or rows, finished or half done.
     """
     then = _started(out)
-    if then is None or not (out / "run.json").is_file():
+    finished = (out / "run.json").is_file()
+    if then is None or not (finished or (out / "checkpoints").is_dir()):
         return None
     _refuse_changes(out, _changes(then, _identity(config, fingerprint)))
-    return read_record(out)
+    return read_record(out) if finished else None
 
 
 def is_of_others(out: Path, config: RunConfig, fingerprint: str) -> bool:

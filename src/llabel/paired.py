@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil, sqrt
+from statistics import NormalDist
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -162,19 +164,18 @@ def tango_interval(only_a: int, only_b: int, n: int, confidence: float = 0.95) -
         ValueError: counts are negative or exceed n.
     """
     from scipy.optimize import brentq
-    from scipy.stats import norm
 
     if n < 1 or min(only_a, only_b) < 0 or only_a + only_b > n:
         raise ValueError(f"need 0 <= counts, sum <= n, n >= 1, got {only_a}, {only_b}, {n}")
-    z2 = float(norm.ppf((1 + confidence) / 2)) ** 2
+    z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
 
     def excess(delta: float) -> float:
         """Squared score less z², times the score's variance: 0 at the limits."""
         linear = -only_a - only_b + (2 * n - only_a + only_b) * delta
         constant = -only_b * delta * (1 - delta)
-        cell = (np.sqrt(max(0.0, linear**2 - 8 * n * constant)) - linear) / (4 * n)
+        cell = (sqrt(max(0.0, linear**2 - 8 * n * constant)) - linear) / (4 * n)
         variance = n * (2 * cell + delta * (1 - delta))
-        return float((only_a - only_b - n * delta) ** 2 - z2 * variance)
+        return (only_a - only_b - n * delta) ** 2 - z2 * variance
 
     observed = (only_a - only_b) / n
     step = 1e-9  # the estimate itself is a root where its variance is 0
@@ -215,8 +216,8 @@ def rows_needed(pair: Pair, margin: float = 0.0, power: float = POWER) -> RowsNe
     N = V n / ((|difference + margin| / (z + z))² - W): the usual formula for paired proportions
     (Connor 1987, Biometrics 43, p. 207) with the observed variance and difference put in. V comes
     from whole groups where there are groups, so the design effect is in it; N then means rows in
-    groups of the same sizes. The observed difference is itself uncertain: take N as an order of
-    magnitude.
+    groups of the same sizes. The observed difference is itself uncertain: one nearer to -margin
+    than half the margin counts as half the margin away, and N is an order of magnitude.
 
     Args:
         pair: the comparison so far.
@@ -228,19 +229,21 @@ def rows_needed(pair: Pair, margin: float = 0.0, power: float = POWER) -> RowsNe
         "seeds" where the seeds' spread alone hides the answer, None with "too near the margin"
         where it would take over 100 times the rows at hand.
     """
-    from scipy.stats import norm
+    gap = abs(pair.difference + margin)
+    rows = _rows_for(max(gap, margin / 2), pair, power)
+    if rows <= pair.rows:  # half a margin would have been seen already
+        rows = _rows_for(gap, pair, power)
+    if rows <= MOST_TIMES * pair.rows:
+        return RowsNeeded(max(pair.rows + 1, ceil(rows)))
+    return RowsNeeded(
+        None, "seeds" if pair.seed_variance > pair.row_variance else "too near the margin"
+    )
 
-    z = float(norm.ppf((1 + pair.confidence) / 2) + norm.ppf(power))
-    allowed = ((pair.difference + margin) / z) ** 2
-    at_once = pair.row_variance * pair.rows
-    if allowed <= pair.seed_variance:
-        # Without the seeds' spread, would an answer be in reach?
-        near = allowed * MOST_TIMES * pair.rows < at_once
-        return RowsNeeded(None, "too near the margin" if near else "seeds")
-    rows = at_once / (allowed - pair.seed_variance)
-    if rows > MOST_TIMES * pair.rows:
-        return RowsNeeded(None, "seeds" if at_once / allowed < rows / 2 else "too near the margin")
-    return RowsNeeded(max(pair.rows + 1, int(np.ceil(rows))))
+
+def _rows_for(gap: float, pair: Pair, power: float) -> float:
+    z = NormalDist().inv_cdf((1 + pair.confidence) / 2) + NormalDist().inv_cdf(power)
+    left_for_rows = (gap / z) ** 2 - pair.seed_variance
+    return pair.row_variance * pair.rows / left_for_rows if left_for_rows > 0 else float("inf")
 
 
 def _right(name: str, y: ClassIndices, answers: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

@@ -6,7 +6,9 @@ Keys are added, never renamed; `schema` counts changes that readers must know of
 import os
 import platform
 import sys
+from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from llabel.metrics import Scores
@@ -176,7 +178,22 @@ def peak_rss_mb() -> float:
         import psutil
 
         return float(psutil.Process().memory_info().peak_wset) / 2**20
+    if (high := _high_water_kib()) is not None:
+        return high / 1024
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def _high_water_kib() -> int | None:
+    """What Linux says, if it does.
+
+    `getrusage` is of no use there: its maximum outlives exec, so that a process begins with the
+    memory of the one that started it.
+    """
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1])
+    return None

@@ -3,7 +3,7 @@
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llabel.assessment import answers_of, assess
 from llabel.card import render_card
@@ -13,9 +13,13 @@ from llabel.engine.checkpoint import CheckpointFolder
 from llabel.events import Listener, Note, StageStarted, ignore
 from llabel.folder import TrainingLog, claimed, read_record, write_json, write_text
 from llabel.ladder import registry
+from llabel.ladder.contract import Rung
 from llabel.metrics import report, score
 from llabel.predictions import refuse_silent
 from llabel.record import RunRecord
+
+if TYPE_CHECKING:
+    from llabel.ladder.prompted import PromptedRung
 
 
 def fit(
@@ -59,12 +63,20 @@ def fit(
                 every_seconds=60 * config.run.checkpoint_minutes,
             )
             rung.fit(loaded.task, checkpoints=checkpoints, notify=log)
-        rung.save(out)
+        _save(rung, out, with_texts=not config.run.no_texts)
         record = assess(rung, config, loaded, out, command, notify)
         write_text(out / "README.md", render_card(record))
         write_json(out / "run.json", record)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         return record
+
+
+def _save(rung: Rung, out: Path, *, with_texts: bool) -> None:
+    """Examples in a prompt are rows, too: a few-shot rung without them is a record only."""
+    if not with_texts and "few-shot" in rung.name:
+        cast("PromptedRung", rung).save(out, with_texts=False)
+    else:
+        rung.save(out)
 
 
 def load(config: RunConfig) -> LoadedTask:

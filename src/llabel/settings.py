@@ -226,7 +226,7 @@ _NEURAL = _TRAINED | {"device", "max_seq_length"}
 _LLM = frozenset(field.name for field in fields(LLMSettings))
 _PROMPTED = frozenset({
     *("seed", "model", "template", "instruction", "label_words", "max_seq_length"),
-    *("token_budget", "precision", "compile", "device"),
+    *("token_budget", "precision", "device"),
 })  # fmt: skip
 READS: Mapping[RungName, frozenset[str]] = MappingProxyType({
     "majority": _SPLITS,

@@ -5,7 +5,14 @@ from typing import Any
 
 import rich_click as click
 
-from llabel.cli.shared import config_option, data_argument, fetch_data, given_values, out_option
+from llabel.cli.shared import (
+    config_option,
+    data_argument,
+    fetch_data,
+    given_values,
+    note_unread,
+    out_option,
+)
 from llabel.command_group import COMMAND_LINE
 from llabel.options import COMPARISON, settings_options
 
@@ -37,6 +44,8 @@ def compare(
     split, the same number of trials for each, paired tests, costs, a verdict with its reason, and
     a page (report.html) with all of it. The same command goes on where an interrupted one stopped.
 
+    A rung that fails is a row with its reason; the others are compared, and the exit code is 1.
+
     \b
     Examples:
       llabel compare reviews.csv --text review --label stars --out runs/ladder
@@ -45,18 +54,21 @@ def compare(
       llabel compare --config run.yaml --seeds 3 --curve 100,300,1000 --out runs/thorough
     """
     from llabel.compare.compare import compare as climb
+    from llabel.compare_view import render_comparison
     from llabel.config import RunConfig, compare_settings, refuse_missing, required
     from llabel.console import listen, messages, output
     from llabel.quiet import quiet_libraries
-    from llabel.compare_view import render_comparison
 
     values = {"trials": TRIALS} | given_values(ctx, data, config) | ({"out": out} if out else {})
     refuse_missing(values, [*required(), "out"])
     folder = Path(values.pop("out"))
     asked, rest = compare_settings(values)
     settings = RunConfig.from_flat(rest)
+    note_unread(ctx, asked.rungs)
     fetch_data(settings.source)
     command = ctx.meta[COMMAND_LINE]
     with quiet_libraries(), listen(messages()) as notify:
         record = climb(settings, asked, folder, command=command, overwrite=overwrite, notify=notify)
     output().print(render_comparison(record, folder))
+    if any(rung["status"] == "failed" for rung in record["rungs"]):
+        ctx.exit(1)

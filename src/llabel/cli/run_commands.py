@@ -13,6 +13,7 @@ from llabel.cli.shared import (
     fetch_data,
     given_values,
     json_option,
+    note_unread,
     out_option,
     refuse_unwritable,
     split_option,
@@ -57,6 +58,7 @@ def fit(
     refuse_missing(values, [*required(), "out"])
     folder = Path(values.pop("out"))
     settings = RunConfig.from_flat(values)
+    note_unread(ctx, [settings.run.rung])
     fetch_data(settings.source)
     command = ctx.meta[COMMAND_LINE]
     with quiet_libraries(), listen(messages()) as notify:

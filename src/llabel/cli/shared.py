@@ -1,5 +1,7 @@
 """What several commands have in common: arguments, options, and how they read settings."""
 
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +9,7 @@ import rich_click as click
 
 from llabel.errors import InputError
 from llabel.options import given
+from llabel.settings import READS, LLMSettings, RungName, SimplerSettings
 
 if TYPE_CHECKING:
     from llabel.config import RunConfig
@@ -44,6 +47,17 @@ def given_values(ctx: click.Context, data: str | None, config: Path | None) -> d
 
     values = load_yaml(config) if config else {}
     return values | given(ctx) | ({"data": data} if data else {})
+
+
+def note_unread(ctx: click.Context, rungs: Sequence[RungName]) -> None:
+    """Say which options of the command line none of the rungs reads."""
+    from llabel.config import option
+    from llabel.console import messages, notes
+
+    known = {setting.name for room in (LLMSettings, SimplerSettings) for setting in fields(room)}
+    read = frozenset().union(*(READS[rung] for rung in rungs))
+    if unread := [option(name) for name in given(ctx) if name in known - read]:
+        notes(messages(), [f"Without effect on {', '.join(rungs)}: {', '.join(unread)}."])
 
 
 def run_config(ctx: click.Context, data: str | None, config: Path | None) -> "RunConfig":

@@ -1,9 +1,7 @@
 """Train and test every rung on the same rows, one after the other, and write the comparison."""
 
-import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llabel import run
@@ -11,6 +9,7 @@ from llabel.compare.derived import derive_calibrated, raw_run
 from llabel.compare.plan import PlannedRun, curve_runs, ladder_runs
 from llabel.compare.processes import RunFailedError, fit_apart
 from llabel.compare.results import Outcome, assemble
+from llabel.compare.reuse import adopt, is_reused
 from llabel.comparison import CompareRecord
 from llabel.config import RunConfig
 from llabel.data import LoadedTask
@@ -22,15 +21,12 @@ from llabel.folder import (
     is_of_others,
     read_record,
     write_json,
-    write_json_lines,
     write_text,
 )
 from llabel.ladder import registry
 from llabel.record import RunRecord
 from llabel.report import render_comparison
 from llabel.settings import CompareSettings
-
-_REUSED = "reused.json"  # marks a run that was made elsewhere, with settings of its own
 
 
 def compare(
@@ -58,6 +54,10 @@ def compare(
     Raises:
         InputError: the data or settings cannot be used, or `out` holds something else.
     """
+    if config.run.untested:
+        raise InputError(
+            "untested: known to `llabel fit` only. A comparison reads the test part once a rung."
+        )
     loaded = run.load(config)
     for text in loaded.notes:
         notify(Note(text))
@@ -65,10 +65,11 @@ def compare(
     out.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{out} is in use by another llabel process. Wait, or choose another --out."
     with alone_with(out, busy):
-        table, curve = list(ladder_runs(config, asked, out)), list(curve_runs(config, asked, out))
-        _refuse_sizes(asked, loaded)
-        for folder in asked.reuse:
-            _adopt(Path(folder), table, loaded, config.run.no_texts)
+        sizes = _smaller_sizes(asked, loaded)
+        table = list(ladder_runs(config, asked, out))
+        curve = list(curve_runs(config, replace(asked, curve=sizes), out))
+        no_texts = config.run.no_texts
+        adopt(asked.reuse, table, loaded, no_texts=no_texts, overwrite=overwrite)
         progress = _Progress(loaded, [*table, *curve], overwrite, notify)
         progress.prepare()
         outcomes = [progress.carry_out(planned) for planned in table]
@@ -100,7 +101,7 @@ class _Progress:
         task = self.whole.task
         checked = set()
         for planned in self.runs:
-            if _is_reused(planned.folder):
+            if is_reused(planned.folder):
                 continue
             if not self.overwrite:
                 finished_run(planned.folder, planned.config, self._fingerprint(planned))
@@ -122,7 +123,7 @@ class _Progress:
 
     def _record(self, planned: PlannedRun) -> RunRecord:
         folder, config = planned.folder, planned.config
-        if _is_reused(folder):
+        if is_reused(folder):
             return read_record(folder)
         fingerprint = self._fingerprint(planned)
         if self.overwrite and is_of_others(folder, config, fingerprint):
@@ -130,7 +131,8 @@ class _Progress:
         found = finished_run(folder, config, fingerprint)
         if found is not None:
             return found
-        if raw := raw_run(planned, self.runs):
+        raw = raw_run(planned, self.runs)
+        if raw and not is_reused(raw.folder):  # one made elsewhere may have other settings
             return derive_calibrated(raw, planned, self._loaded(planned), self.notify)
         fit_apart(config, folder, command=planned.command, overwrite=False, notify=self._pass_on)
         return read_record(folder)
@@ -184,53 +186,12 @@ def _refuse_foreign(out: Path) -> None:
         )
 
 
-def _refuse_sizes(asked: CompareSettings, loaded: LoadedTask) -> None:
+def _smaller_sizes(asked: CompareSettings, loaded: LoadedTask) -> tuple[int, ...]:
+    """The sizes of the learning curve below the whole, which the table's own runs stand for."""
     rows = len(loaded.task.train)
     if too_many := [size for size in asked.curve if size > rows]:
         raise InputError(
             f"--curve {too_many[0]}: there are {rows:,} training rows. Name smaller sizes; the "
             "whole is on the curve in any case."
         )
-
-
-def _is_reused(folder: Path) -> bool:
-    return (folder / _REUSED).is_file()
-
-
-def _adopt(source: Path, runs: Sequence[PlannedRun], loaded: LoadedTask, no_texts: bool) -> None:
-    """Copy a finished run into the comparison, if it is of the same rows.
-
-    Raises:
-        InputError: it is not, or its rung is not compared.
-    """
-    record = read_record(source)
-    same = [planned for planned in runs if planned.rung == record["rung"]]
-    if not same:
-        raise InputError(
-            f"--reuse {source} is a run of {record['rung']}, which is not among --rungs."
-        )
-    if record["data"]["fingerprint"] != loaded.task.fingerprint:
-        raise InputError(
-            f"--reuse {source} was trained or tested on other rows than these (fingerprint "
-            f"{record['data']['fingerprint'][:12]}…, here {loaded.task.fingerprint[:12]}…). Give "
-            "the same DATA, columns, --group, split options and seed."
-        )
-    folder = next((p.folder for p in same if p.seed == record["seed"]), same[0].folder)
-    if folder.exists():
-        if _is_reused(folder):
-            return
-        raise InputError(f"--reuse {source}: {folder} is there already. Remove it first.")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial, ignore=shutil.ignore_patterns("checkpoints", ".*"))
-    if no_texts:
-        _remove_texts(partial / "predictions.jsonl")
-    write_json(partial / _REUSED, {"from": source.as_posix()})
-    partial.rename(folder)
-
-
-def _remove_texts(predictions: Path) -> None:
-    lines = map(json.loads, predictions.read_text(encoding="utf-8").splitlines())
-    write_json_lines(
-        predictions, [{k: v for k, v in line.items() if k != "text"} for line in lines]
-    )
+    return tuple(size for size in asked.curve if size < rows)

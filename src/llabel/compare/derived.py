@@ -6,6 +6,7 @@ text twice. `llabel fit --rung llm-zero-shot-calibrated` comes to the same resul
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,17 +76,17 @@ def derive_calibrated(
             lines += prediction_lines(task, "test", test, test.argmax(axis=1))
             tested = score_test(task, metrics, test, test.argmax(axis=1))
             derived |= {"baselines": tested.baselines, "report": tested.report}
-        _save_rung(raw.folder, out, planned.rung)
+        rewrite_rung(raw.folder, out, rung=planned.rung)  # the same, told to correct its answers
         write_predictions(out, lines, with_texts=not planned.config.run.no_texts)
         write_text(out / "README.md", render_card(derived))
         write_json(out / "run.json", derived)
     return read_record(out)
 
 
-def _save_rung(raw: Path, out: Path, name: str) -> None:
-    """The same rung, told to correct its answers."""
-    values = json.loads((raw / "rung.json").read_bytes().decode("utf-8", "surrogatepass"))
-    text = json.dumps(values | {"rung": name}, indent=2, ensure_ascii=False) + "\n"
+def rewrite_rung(source: Path, out: Path, **changes: Any) -> None:
+    """Write the `rung.json` of `source` into `out` with some values changed."""
+    values = json.loads((source / "rung.json").read_bytes().decode("utf-8", "surrogatepass"))
+    text = json.dumps(values | changes, indent=2, ensure_ascii=False) + "\n"
     partial = out / ".rung.json.partial"
-    partial.write_bytes(text.encode("utf-8", "surrogatepass"))
+    partial.write_bytes(text.encode("utf-8", "surrogatepass"))  # texts may hold half a pair
     partial.replace(out / "rung.json")

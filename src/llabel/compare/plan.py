@@ -80,9 +80,10 @@ def in_order(rungs: tuple[RungName, ...]) -> list[RungName]:
 
 def _told(config: RunConfig, rung: RungName, seed: int) -> RunConfig:
     split_seed = config.llm.seed if config.data.split_seed is None else config.data.split_seed
+    decode = config.run.decode if rung.startswith("llm-") else "labels"  # the others cannot write
     return replace(
         config,
-        run=replace(config.run, rung=rung),
+        run=replace(config.run, rung=rung, decode=decode),
         data=replace(config.data, split_seed=split_seed),
         llm=replace(config.llm, seed=seed),
     )

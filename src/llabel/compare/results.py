@@ -28,6 +28,7 @@ from llabel.comparison import (
 from llabel.config import RunConfig
 from llabel.data import LoadedTask, unseen_rows
 from llabel.diagnosis import RungAnswers, analyse_errors, confusion, loss_curve, reliability
+from llabel.ladder.trials import REFIT, stage
 from llabel.paired import Pair, compare_pair, holm
 from llabel.record import RunRecord, environment
 from llabel.settings import CompareSettings
@@ -78,7 +79,7 @@ def assemble(
     reference = baselines(task, unseen)
     out = _common_folder(outcomes)
     rungs = [
-        _row(done[name], task, unseen, pairs, best, reference, out)
+        _row(done[name], runs, task, unseen, pairs, best, reference, out)
         if (name := runs[0].planned.rung) in done
         else _failed_row(runs, out)
         for runs in by_rung
@@ -141,6 +142,7 @@ def _compare(a: _Rung, b: _Rung, split: Split) -> Pair:
 
 def _row(
     rung: _Rung,
+    runs: Sequence[Outcome],
     task: Task,
     unseen: _Mask,
     pairs: Sequence[PairRecord],
@@ -173,9 +175,15 @@ def _row(
         confusion=confusion(task.test.y, first_answers, len(task.classes)),
         reliability=reliability(task.test.y, first_proba),
         lookup_part=_lookup_part(metrics, reference["majority"]),
-        note=record["model_note"] or "",
+        note=_note(record, runs),
         command=record["command"],
     )
+
+
+def _note(record: RunRecord, runs: Sequence[Outcome]) -> str:
+    """What is known of the weights, and which seeds are missing."""
+    lost = [f"{run.planned.label} failed: {run.reason}" for run in runs if not run.record]
+    return " ".join([*([record["model_note"]] if record["model_note"] else []), *lost])
 
 
 def _failed_row(runs: Sequence[Outcome], out: Path) -> ComparedRung:
@@ -254,16 +262,9 @@ def _trials(record: RunRecord) -> list[TrialRecord]:
 
 def _stages(record: RunRecord) -> list[str]:
     """What `train.log.jsonl` calls the training that was kept, the likeliest name first."""
-    trials = _trials(record)
-    rates = [t["settings"].get("learning_rate") for t in trials if t["chosen"]]
-    stages = ["refitting on train + validation"]
-    if rates and rates[0] is not None:
-        stages += [
-            f"training, learning rate {rates[0]:.2g} ({number + 1} of {total})"
-            for total in range(2, 20)
-            for number in range(total)
-        ]
-    return [*stages, "training"]
+    training = record["training"]
+    chosen = [trial["number"] for trial in training.get("trials", []) if trial["chosen"]]
+    return [REFIT, *(stage(n, record["config"]["trials"]) for n in chosen), "training"]
 
 
 def _lookup_part(metrics: ComparedMetrics, majority: dict[str, Any]) -> float | None:

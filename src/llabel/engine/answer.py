@@ -44,6 +44,11 @@ class AnswerHead:
         packs = not any(prefixes) or self._tree is not None
         self._packed = tree if packs and self._equals_plain(self._packed_hidden, tree) else None
 
+    @property
+    def packed_tokens(self) -> int:
+        """Tokens of the label trie that ride along with each row behind a prefix."""
+        return len(self._packed.tokens) if self._packed else 0
+
     def logits(self, hidden: Tensor, branching: int) -> Tensor:
         """(m, hidden) → (m, n_children) float32 logits; all tokens for `FULL_VOCABULARY`."""
         head = self.model.get_output_embeddings()

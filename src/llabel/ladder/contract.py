@@ -41,6 +41,7 @@ class Trial:
 
     Attributes:
         settings: the value, by name: ``{"learning_rate": 0.001}`` or ``{"C": 1.0}``.
+        number: its place among the values to try, from 0; those that diverged leave gaps.
         validation_loss: log loss of its best epoch on validation, nats; of a refit None.
         epochs: passes over the rows up to that epoch; 0 where there are none (closed form).
         epoch_losses: validation log loss after each epoch.
@@ -57,6 +58,7 @@ class Trial:
     tokens: int = 0
     seconds: float = 0.0
     stopped: str = "epochs"
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +89,8 @@ class Rung(Protocol):
 
     After `fit`: `fields_`, `classes_`, `record_`, and `validation_proba_` (n_validation,
     n_classes), which is of the rung that was chosen, before any refit. After `load`: `fields_`,
-    `classes_`.
+    `classes_`. A rung that predicts with files outside its own folder (a base model, word vectors)
+    tells them in `base_folder_`.
     """
 
     name: str

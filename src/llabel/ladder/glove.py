@@ -76,13 +76,13 @@ def load_glove(name_or_path: str, notify: Listener = ignore) -> Glove:
     return _load_folder(path)
 
 
-def check_glove(name_or_path: str, notify: Listener = ignore) -> None:
-    """Fetch word vectors if need be, without reading them.
+def fetch_glove(name_or_path: str, notify: Listener = ignore) -> Path:
+    """Fetch word vectors if need be, without reading them; returns their file or folder.
 
     Raises:
         InputError: there are none of that name.
     """
-    resolve_embeddings(name_or_path, progress=_progress(notify))
+    return resolve_embeddings(name_or_path, progress=_progress(notify))
 
 
 def lasting_name(name_or_path: str) -> str:

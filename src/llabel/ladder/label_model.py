@@ -61,9 +61,10 @@ class LabelModel:
             prompts = self._prompts(texts[start : start + PREDICT_WINDOW])
             prefix = self._prefix(prompts, prefix)
             out = np.empty((len(prompts), len(self.prompting.trie.words)))
-            done = len(prefix) if prefix else 0
+            done, riding = (len(prefix), self.head.packed_tokens) if prefix else (0, 0)
             rests = [prompt[done:] for prompt in prompts]
-            for rows in micro_batches([len(rest) for rest in rests], self._budget(prefix)):
+            lengths = [len(rest) + riding for rest in rests]
+            for rows in micro_batches(lengths, self._budget(prefix)):
                 batch = collate([Example(rests[row]) for row in rows])
                 log_probs = self.head.log_probs(batch.to(self.head.device), prefix)
                 out[rows] = log_probs.double().exp().cpu().numpy()

@@ -1,12 +1,13 @@
 """What the neural rungs share: one search over learning rates, one way to train and to predict."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -16,12 +17,15 @@ from llabel.engine.checkpoint import CheckpointFolder
 from llabel.engine.training import Progress, Trainer, TrainingSettings
 from llabel.events import Listener, Note, RowsDone, StageStarted, ignore
 from llabel.ladder.contract import FitSettings, Trial
-from llabel.ladder.trials import around, best_of
+from llabel.ladder.trials import REFIT, around, best_of, stage
 from llabel.metrics import log_loss
 from llabel.task import ClassIndices, Probabilities, Text
 
 # Rows are encoded and sorted by length within such windows when predicting.
 PREDICT_WINDOW = 4096
+# No text that fits has more characters a token than this on average; what lies beyond is cut
+# before it is tokenised, which takes time and memory in proportion to the text.
+CHARACTERS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,9 @@ class Recipe:
         learning_rate: the usual one; the first trial's.
         epochs, patience, batch_size, warmup_ratio, weight_decay, schedule: see
             `TrainingSettings`.
+        min_steps: fewest steps of all epochs together: few rows are gone through several times an
+            epoch, since a network needs its steps however few they are (Mosbach et al. 2021,
+            arXiv:2006.04884, section 6).
         token_budget: most tokens of a micro-batch on the CPU, where small ones stay in its cache.
         token_budget_cuda: the same on a GPU.
     """
@@ -40,6 +47,7 @@ class Recipe:
     epochs: int
     patience: int
     batch_size: int
+    min_steps: int = 0
     warmup_ratio: float = 0.1
     weight_decay: float = 0.01
     schedule: str = "linear"
@@ -53,6 +61,14 @@ class Recipe:
     def predict_budget(self, device: torch.device) -> int:
         """The same without gradients, which keeps far less in memory."""
         return 4 * self.budget(device)
+
+    def passes(self, rows: int) -> int:
+        """How often an epoch goes through so many rows."""
+        return max(1, math.ceil(self.min_steps * self.batch_size / (self.epochs * rows)))
+
+    def steps(self, rows: int) -> int:
+        """Steps of going through so many rows once."""
+        return math.ceil(rows / self.batch_size)
 
     def record(self) -> dict[str, Any]:
         """What of it decides the result, JSON-ready."""
@@ -102,6 +118,16 @@ def example(input_ids: Sequence[int], label: int = 0, position: int = 0) -> Exam
     return Example(tuple(input_ids), (position,), (0,), (label,))
 
 
+def share_room(lengths: Sequence[int], room: int) -> list[int]:
+    """How many tokens to keep of each text, so that they fit: the longest ones are cut first."""
+    keep = list(lengths)
+    order = sorted(range(len(keep)), key=keep.__getitem__)
+    for left, text in zip(range(len(order), 0, -1), order, strict=True):
+        keep[text] = min(keep[text], room // left)
+        room -= keep[text]
+    return keep
+
+
 def fit_network(
     build: Callable[[], nn.Module],
     train: Rows,
@@ -133,26 +159,22 @@ def fit_network(
         total = len(train.examples) + len(validation.examples)
         notify(Note(f"{cut} of {total} rows are longer than the rung reads: their end was cut."))
     rates = around(recipe.learning_rate, settings.trials)
-    session = _Session(build, recipe, settings.seed, device, notify)
+    passes = recipe.passes(len(train.examples))
+    session = _Session(build, recipe, passes, settings.seed, device, notify)
     trained: dict[int, _Trained] = {}  # the latest, and the best so far
 
     def run(number: int, rate: float, limit: float | None) -> Trial:
-        stage = "training"
-        if len(rates) > 1:
-            stage += f", learning rate {rate:.2g} ({number + 1} of {len(rates)})"
         folder = checkpoints and (checkpoints.beside(f"trial-{number}") if number else checkpoints)
-        trained[number] = session.train(
-            train, validation, rate, recipe.epochs, limit, folder, stage
-        )
-        return _trial(rate, trained[number].progress)
+        name = stage(number, len(rates))
+        trained[number] = session.train(train, validation, rate, recipe.epochs, limit, folder, name)
+        return _trial(rate, trained[number].progress, passes)
 
     def keep(number: int) -> None:
         for other in set(trained) - {number}:
             del trained[other]
 
     trials, chosen = best_of(rates, run, keep, budget=settings.budget)
-    rate = trials[chosen].settings["learning_rate"]
-    best = trained[rates.index(rate)]
+    best, rate = trained[trials[chosen].number], trials[chosen].settings["learning_rate"]
     proba = best.proba
     if proba is None:  # it was trained by an earlier process
         notify(StageStarted("scoring validation rows", len(validation.examples)))
@@ -160,13 +182,13 @@ def fit_network(
         proba = predict(best.network, validation.examples, budget, device, notify)
     if not settings.refit:
         return Fitted(best.network, trials, chosen, None, proba)
-    epochs = best.progress.best_step / math.ceil(len(train.examples) / recipe.batch_size)
+    epochs = best.progress.best_step / recipe.steps(passes * len(train.examples))
     trained.clear()
     del best  # let go of one network before the next takes memory
     both = Rows(train.examples + validation.examples, np.concatenate([train.y, validation.y]), 0)
     folder = checkpoints and checkpoints.beside("refit")
-    again = session.train(both, None, rate, epochs, None, folder, "refitting on train + validation")
-    return Fitted(again.network, trials, chosen, _trial(rate, again.progress), proba)
+    again = session.train(both, None, rate, epochs, None, folder, REFIT)
+    return Fitted(again.network, trials, chosen, _trial(rate, again.progress, passes), proba)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +206,7 @@ class _Session:
 
     build: Callable[[], nn.Module]
     recipe: Recipe
+    passes: int
     seed: int
     device: torch.device
     notify: Listener
@@ -240,16 +263,16 @@ class _Session:
             device=device,
         )
         with seeded(self.seed, device):
-            progress = trainer.run(rows.examples)
+            progress = trainer.run(rows.examples * self.passes)
         return _Trained(network, progress, seen.get(progress.best_loss))
 
 
-def _trial(rate: float, progress: Progress) -> Trial:
+def _trial(rate: float, progress: Progress, passes: int) -> Trial:
     judged = bool(progress.epoch_losses)
     return Trial(
         settings={"learning_rate": rate},
         validation_loss=progress.best_loss if judged else None,
-        epochs=progress.best_epoch,
+        epochs=progress.best_epoch * passes,
         epoch_losses=progress.epoch_losses,
         steps=progress.step,
         rows=progress.rows,
@@ -317,6 +340,17 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
+
+
+def arrays_of(network: nn.Module) -> dict[str, npt.NDArray[Any]]:
+    """What a network is saved by: its parameters."""
+    return {name: p.detach().cpu().numpy() for name, p in network.named_parameters()}
+
+
+def set_arrays(network: nn.Module, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Put back what `arrays_of` gave."""
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    network.load_state_dict(tensors)
 
 
 def count(network: nn.Module) -> tuple[int, int]:

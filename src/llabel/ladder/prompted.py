@@ -87,6 +87,7 @@ class PromptedRung:
     def _ask(self, prompting: Prompting) -> None:
         self.prompting_ = prompting
         self.folder_, self.tokenizer_ = prompting.folder, prompting.tokenizer
+        self.base_folder_ = prompting.folder
         self.template_, self.trie_ = prompting.template, prompting.trie
         self.encoder_, self.max_length_ = prompting.encoder, prompting.encoder.max_length
 

@@ -1,10 +1,12 @@
 """A fair try for every trained rung: the same number of values, judged on validation."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from llabel.errors import InputError
 from llabel.ladder.contract import Trial
 
+REFIT = "refitting on train + validation"  # the stage after the trials
 FACTOR = 3.0  # between neighbours of the grid: a learning rate's optimum is flat within that
 
 
@@ -17,6 +19,11 @@ def around(usual: float, trials: int) -> tuple[float, ...]:
     """
     steps = [(-1) ** n * ((n + 1) // 2) for n in range(trials)]  # 0, -1, 1, -2, 2, …
     return tuple(usual * FACTOR**step for step in steps)
+
+
+def stage(number: int, trials: int) -> str:
+    """What a trial is called in events and in `train.log.jsonl`."""
+    return "training" if trials == 1 else f"training, trial {number + 1} of {trials}"
 
 
 def best_of(
@@ -51,7 +58,7 @@ def best_of(
         if limit is not None and limit <= 0:
             break
         try:
-            trial = train(number, value, limit)
+            trial = replace(train(number, value, limit), number=number)
         except FloatingPointError as error:
             problem = str(error)
             continue

@@ -13,7 +13,7 @@ from llabel.engine.checkpoint import CheckpointFolder
 from llabel.errors import InputError
 from llabel.events import Listener, RowsDone, StageStarted, ignore
 from llabel.ladder.contract import FitRecord, FitSettings
-from llabel.ladder.glove import Glove, check_glove, lasting_name, load_glove, words_of
+from llabel.ladder.glove import Glove, fetch_glove, lasting_name, load_glove, words_of
 from llabel.ladder.logistic import Logistic, fit_logistic, search_c
 from llabel.ladder.rung_folder import SavedRung, read_rung, write_rung
 from llabel.task import Label, Probabilities, Task, Text
@@ -48,7 +48,7 @@ class WordEmbeddingsRung:
         Raises:
             InputError: there are none of that name.
         """
-        check_glove(self.settings.embeddings, notify)
+        self.base_folder_ = fetch_glove(self.settings.embeddings, notify)
         self.fields_, self.classes_ = tuple(fields), tuple(classes)
         return self
 

@@ -93,11 +93,19 @@ def render_comparison(record: CompareRecord) -> str:
 def headline(record: CompareRecord) -> str:
     """The verdict in a few words; its reason tells the rest."""
     verdict = record["verdict"]
-    if verdict["rows_needed"] is not None:
-        return "Can\u2019t tell yet" + (
-            f"; for now, {verdict['choose']}" if verdict["choose"] else ""
-        )
-    return f"Use {verdict['choose']}" if verdict["choose"] else "No rung can be recommended"
+    choose = verdict["choose"]
+    match verdict["kind"]:
+        case "cannot_tell":
+            return f"Can’t tell yet; for now, {choose}" if choose else "Can’t tell yet"
+        case "majority_class":
+            return "No rung beats the majority class"
+        case "leakage":
+            return "Most of this score is leakage"
+        case "no_llm" if choose:
+            return f"Use {choose}, not the LLM"
+        case "use_llm" if choose:
+            return f"Use {choose}: the LLM is worth it"
+    return f"Use {choose}" if choose else "No rung can be recommended"
 
 
 def _views(record: CompareRecord) -> Iterator[RungView]:

@@ -17,6 +17,7 @@ from llabel.report.svg import (
     SERIES,
     drawable,
     drawing,
+    fix_layout,
     inline_svg,
 )
 
@@ -97,13 +98,14 @@ def score_against_cost(
     with drawing(*size) as figure:
         axes = figure.subplots()
         axes.set_xscale("log")
+        axes.set_autoscale_on(False)
         axes.set(xlabel=cost, ylabel="accuracy")
         edge = _score_limits(axes, [point for point in points if point.y >= floor], points)
         drawn = [point if point.y >= floor else _at_edge(point, edge) for point in points]
         for point, shown in zip(points, drawn, strict=True):
             _draw_point(axes, shown, below=shown is not point)
         _cost_ticks(axes, [point.x for point in points], unit)
-        figure.draw_without_rendering()  # fixes the layout, so that places can be measured
+        fix_layout(figure)  # only then can places be measured
         order = sorted(drawn, key=lambda point: (not point.strong, -point.y))
         labels = [_point_label(axes, point, place) for place, point in enumerate(order)]
         place_labels(axes, labels, _occupied(axes, drawn))
@@ -179,13 +181,15 @@ def learning_curve(lines: Sequence[Line], *, key: str, label: str, size: Range) 
     with drawing(*size) as figure:
         axes = figure.subplots()
         axes.set_xscale("log")
+        sizes = sorted({x for line in lines for x in line.x})
+        room = (sizes[-1] / sizes[0]) ** 0.06 if len(sizes) > 1 else 3
+        axes.set_xlim(sizes[0] / room, sizes[-1] * room)
         styles = {line.name: _line_style(place) for place, line in enumerate(lines)}
         for line in lines:
             weight = 2.4 if line.strong else 1.4
             axes.plot(line.x, line.y, linewidth=weight, markersize=4, **styles[line.name])
         axes.set_xlabel("training rows")
         axes.set_ylabel("accuracy on validation rows")
-        sizes = sorted({x for line in lines for x in line.x})
         _row_ticks(axes, sizes)
         _score_ticks(axes)
         figure.draw_without_rendering()
@@ -285,14 +289,12 @@ def _name_ends(axes: "Axes", lines: Sequence[Line], colours: dict[str, object]) 
 
 
 def _row_ticks(axes: "Axes", sizes: Sequence[float]) -> None:
-    """Ticks at the training sizes; where they are many, at powers of ten."""
+    """Ticks at the training sizes; where they are many, powers of ten."""
     from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
     if len(sizes) <= 6:
         axes.set_xticks(sizes)
         axes.xaxis.set_minor_locator(NullLocator())
-    if len(sizes) == 1:
-        axes.set_xlim(sizes[0] / 3, sizes[0] * 3)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: numbers.count(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
 

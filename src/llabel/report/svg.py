@@ -64,11 +64,15 @@ def drawing(width: float, height: float) -> Iterator["Figure"]:
 
     Matplotlib reads its settings when things are drawn, so `inline_svg` belongs inside as well.
     """
+    import warnings
+
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # The browser has fonts with these glyphs; here they are only measured.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_SETTINGS)
         size = (width / _UNITS_PER_INCH, height / _UNITS_PER_INCH)
@@ -88,12 +92,9 @@ def inline_svg(figure: "Figure", *, key: str, label: str) -> Markup:
     Returns:
         The element; its width and height are left to the style sheet.
     """
-    import warnings
-
+    fix_layout(figure)
     out = StringIO()
-    with warnings.catch_warnings():  # glyphs that only the browser's fonts have
-        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
-        figure.savefig(out, format="svg", metadata={"Date": None})
+    figure.savefig(out, format="svg", metadata={"Date": None})
     root = _without_namespaces(ET.fromstring(out.getvalue()))
     box = root.get("viewBox", "")
     root.attrib.clear()
@@ -108,6 +109,13 @@ def inline_svg(figure: "Figure", *, key: str, label: str) -> Markup:
         for name, value in element.attrib.items():
             element.set(name, _tidy(name, value))
     return Markup(ET.tostring(root, encoding="unicode"))
+
+
+def fix_layout(figure: "Figure") -> None:
+    """Let the axes make room for what there is now, once; what comes later moves them no more."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
 
 
 def drawable(text: str) -> str:

@@ -1,0 +1,82 @@
+"""Small comparisons for the tests: real processes, cheap rungs, a hundred rows."""
+
+import shutil
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from llabel.compare.compare import compare
+from llabel.comparison import CompareRecord
+from llabel.config import RunConfig
+from llabel.events import Event, Listener, RungStarted, StageStarted, ignore
+from llabel.settings import CompareSettings, DataSettings, LLMSettings, RunSettings
+
+CHEAP = ("majority", "lookup", "bag-of-words")
+COMMAND = "llabel compare weather.jsonl"
+
+
+def cheap(data: Path, run: RunSettings | None = None, **llm: Any) -> RunConfig:
+    """Settings of a comparison that needs no model."""
+    return RunConfig(
+        source=str(data),
+        data=DataSettings(text=("text", "note"), label="label"),
+        run=run or RunSettings(),
+        llm=LLMSettings(**llm),
+    )
+
+
+def climb(
+    config: RunConfig,
+    out: Path,
+    *,
+    notify: Listener = ignore,
+    overwrite: bool = False,
+    **asked: Any,
+) -> CompareRecord:
+    """Compare the cheap rungs, unless told otherwise."""
+    told = replace(CompareSettings(rungs=CHEAP), **asked)
+    return compare(config, told, out, command=COMMAND, overwrite=overwrite, notify=notify)
+
+
+def copied(finished: Path, out: Path, *without: str) -> Path:
+    """A comparison's folder without the runs of some rungs, as an interruption leaves it."""
+    shutil.copytree(finished, out, ignore=shutil.ignore_patterns(*without, "*.json.*"))
+    for name in ("compare.json", "report.html"):
+        (out / name).unlink()
+    return out
+
+
+def stamps(out: Path) -> dict[str, int]:
+    """When each run of the table was finished."""
+    found = sorted((out / "rungs").glob("*/run.json"))
+    return {path.parent.name: path.stat().st_mtime_ns for path in found}
+
+
+def lasting(record: CompareRecord) -> dict[str, Any]:
+    """What two comparisons on the same rows have in common: all but costs and places."""
+    values: dict[str, Any] = deepcopy(dict(record))
+    for rung in values["rungs"]:
+        for trial in rung["trials"]:
+            del trial["seconds"]
+        del rung["cost"], rung["command"]
+    return values
+
+
+def when_in(rung: str, do: Callable[[], None]) -> Listener:
+    """A listener that does something once the rung's process has begun its work."""
+    inside = False
+
+    def listen(event: Event) -> None:
+        nonlocal inside
+        if isinstance(event, RungStarted):
+            inside = event.rung == rung
+        elif inside and isinstance(event, StageStarted):
+            do()
+
+    return listen
+
+
+def stop() -> None:
+    raise KeyboardInterrupt

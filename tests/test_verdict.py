@@ -1,0 +1,325 @@
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from llabel.errors import InputError
+from llabel.paired import mcnemar_exact
+from llabel.verdict import Candidate, decide
+from llabel.verdict_choice import examine
+from llabel.verdict_rows import TestRows
+
+LADDER = {"majority": 0, "lookup": 1, "bag-of-words": 2, "rnn": 3, "encoder": 4, "llm-lora": 9}
+
+
+def answering(right, n):
+    """Answers to n rows of class 1 that are right on the rows named."""
+    answers = np.zeros(n, int)
+    answers[list(right)] = 1
+    return answers
+
+
+def rung(name, right, n, validation=0.5, **more):
+    return Candidate(
+        name,
+        LADDER[name],
+        answering(right, n),
+        validation_accuracy=validation,
+        is_llm=name.startswith("llm"),
+        is_control=name in ("majority", "lookup"),
+        **more,
+    )
+
+
+def ladder(n, validation=None, **right):
+    """Rungs that get the first so many rows right; names with _ for -."""
+    names = {key.replace("_", "-"): rows for key, rows in right.items()}
+    given = {"encoder": 0.8, "llm-lora": 0.9} | (validation or {})
+    return [
+        rung(name, range(rows) if isinstance(rows, int) else rows, n, given.get(name, 0.5))
+        for name, rows in names.items()
+    ]
+
+
+def ask(n, candidates, **more):
+    return decide(np.ones(n, int), candidates, resamples=1000, **more)
+
+
+def test_a_cheap_rung_as_good_means_no_llm():
+    verdict = ask(4000, ladder(4000, majority=2000, bag_of_words=3510, llm_lora=3520))
+    assert (verdict.kind, verdict.choose, verdict.best) == ("no_llm", "bag-of-words", "llm-lora")
+    assert verdict.reason == (
+        "Don't use the LLM: bag-of-words (87.8 %) is no worse than llm-lora (88.0 %), the best on "
+        "validation, by more than the margin of 1 point (difference −0.3 points, 95 % interval "
+        "−0.5 to −0.1; 4,000 test rows)."
+    )
+    assert verdict.rows_needed is None
+
+
+def test_an_llm_far_ahead_is_worth_it():
+    verdict = ask(2000, ladder(2000, majority=1000, bag_of_words=1300, rnn=1200, llm_lora=1600))
+    assert (verdict.kind, verdict.choose) == ("use_llm", "llm-lora")
+    assert verdict.reason.startswith(
+        "The LLM is worth it: llm-lora (80.0 %) beats every cheaper rung that ran by more than "
+        "the margin of 1 point; the nearest is bag-of-words (65.0 %) (difference −15.0 points"
+    )
+
+
+def test_an_llm_behind_on_validation_and_on_test_is_not_used():
+    rungs = ladder(2000, {"encoder": 0.95}, majority=1000, encoder=1600, llm_lora=1580)
+    verdict = ask(2000, rungs)
+    assert (verdict.kind, verdict.choose) == ("no_llm", "encoder")
+    assert verdict.reason.startswith("Don't use the LLM: encoder (80.0 %) is the best on validati")
+    assert "llm-lora (79.0 %) was behind on validation and is not shown to beat" in verdict.reason
+
+
+def test_validation_and_test_may_disagree_about_the_llm():
+    rungs = ladder(2000, {"encoder": 0.95}, majority=1000, encoder=1500, llm_lora=1700)
+    verdict = ask(2000, rungs)
+    assert (verdict.kind, verdict.choose) == ("use", "encoder")
+    assert "But llm-lora (85.0 %) beats encoder on the test rows" in verdict.reason
+
+
+def test_too_few_rows_cannot_tell():
+    n = 400
+    spread_out = [*range(20, 300)]
+    verdict = ask(n, ladder(n, majority=150, bag_of_words=spread_out, llm_lora=285))
+    assert (verdict.kind, verdict.choose) == ("cannot_tell", "llm-lora")
+    assert verdict.may_do == "bag-of-words"
+    assert verdict.rows_needed > n
+    assert verdict.reason.startswith("Can't tell yet: about ")
+    assert "test rows would show whether bag-of-words (70.0 %) is as good as" in verdict.reason
+    assert verdict.reason.endswith("Until then: llm-lora.")
+
+
+def test_a_passing_rung_is_used_though_a_cheaper_one_is_open():
+    n = 3000
+    rungs = ladder(n, majority=1000, bag_of_words=[*range(120, 2480)], encoder=2395, llm_lora=2400)
+    verdict = ask(n, rungs)
+    assert (verdict.kind, verdict.choose) == ("no_llm", "encoder")
+    assert verdict.may_do == "bag-of-words"
+    assert "The still cheaper bag-of-words may do as well: can't tell yet" in verdict.reason
+
+
+def test_nothing_beats_the_majority_class():
+    n = 500
+    rungs = ladder(n, majority=300, bag_of_words=[*range(30, 320)], llm_lora=[*range(10, 315)])
+    verdict = ask(n, rungs)
+    assert (verdict.kind, verdict.choose) == ("majority_class", "majority")
+    assert verdict.reason.startswith(
+        "No rung beats the majority class: llm-lora (61.0 %), the best on validation, against "
+        "majority (60.0 %) (difference +1.0 points"
+    )
+    assert verdict.rows_needed > n
+    assert "If that gain is real, about " in verdict.reason
+
+
+def leaky(n, seen, gain_seen, gain_unseen):
+    """Majority gets a third; lookup and the LLM gain so many seen and unseen rows besides."""
+    unseen = np.arange(n) >= seen
+    base = [*range(0, n, 3)]
+    rest = np.setdiff1d(np.arange(n), base)
+    on_seen, on_unseen = rest[~unseen[rest]][:gain_seen], rest[unseen[rest]][:gain_unseen]
+    return unseen, [
+        rung("majority", base, n),
+        rung("lookup", [*base, *on_seen], n, 0.99),
+        rung("llm-lora", [*base, *on_seen, *on_unseen], n, 0.9),
+    ]
+
+
+def test_a_gain_on_seen_rows_only_is_leakage():
+    unseen, rungs = leaky(3000, 1500, gain_seen=500, gain_unseen=40)
+    verdict = ask(3000, rungs, unseen=unseen)
+    assert (verdict.kind, verdict.choose, verdict.basis) == ("leakage", "llm-lora", "unseen")
+    assert verdict.rows == 1500
+    assert verdict.reason.startswith(
+        "Most of this score is leakage: over the majority class llm-lora gains +18.0 points on "
+        "all 3,000 test rows but +2.7 (95 % interval "
+    )
+    assert "on the 1,500 whose text is not in training" in verdict.reason
+
+
+def test_no_gain_on_unseen_rows_is_leakage_and_chooses_the_majority():
+    unseen, rungs = leaky(3000, 1500, gain_seen=500, gain_unseen=0)
+    verdict = ask(3000, rungs, unseen=unseen)
+    assert (verdict.kind, verdict.choose) == ("leakage", "majority")
+    assert "No rung beats the majority class" in verdict.reason
+
+
+def test_a_gain_that_stays_on_unseen_rows_is_no_leakage():
+    unseen, rungs = leaky(3000, 1500, gain_seen=300, gain_unseen=300)
+    verdict = ask(3000, rungs, unseen=unseen)
+    assert (verdict.kind, verdict.choose, verdict.basis) == ("use", "llm-lora", "unseen")
+
+
+@pytest.mark.parametrize("unseen_rows", [None, 50])
+def test_without_unseen_rows_the_look_up_speaks(unseen_rows):
+    _, rungs = leaky(3000, 2950, gain_seen=500, gain_unseen=10)
+    unseen = None if unseen_rows is None else np.arange(3000) >= 3000 - unseen_rows
+    verdict = ask(3000, rungs, unseen=unseen)
+    assert (verdict.kind, verdict.choose, verdict.basis) == ("leakage", "llm-lora", "all")
+    assert "is not shown to beat looking training texts up, lookup (50.0 %)" in verdict.reason
+
+
+def test_lookup_and_majority_are_never_best():
+    _, rungs = leaky(3000, 1500, gain_seen=500, gain_unseen=400)
+    verdict = ask(3000, [replace(r, validation_accuracy=1 - r.cost_rank / 10) for r in rungs])
+    assert verdict.best == "llm-lora"
+    assert verdict.choose != "lookup"
+
+
+def test_unseen_rows_decide_against_all_rows():
+    """On all rows the LLM is far ahead; where texts are new a cheap rung does as well."""
+    n, unseen = 6000, np.arange(6000) >= 2000
+    rungs = ladder(
+        n,
+        majority=[*range(2000, 3000)],
+        bag_of_words=[*range(2000, 5500)],
+        llm_lora=range(5500),
+    )
+    assert ask(n, rungs).kind == "use_llm"
+    verdict = ask(n, rungs, unseen=unseen)
+    assert (verdict.kind, verdict.choose, verdict.rows) == ("no_llm", "bag-of-words", 4000)
+    assert "4,000 test rows whose text is not in training" in verdict.reason
+
+
+def test_best_is_by_accuracy_then_log_loss_then_cost():
+    tie = ladder(2000, {"rnn": 0.7, "encoder": 0.7}, majority=500, rnn=1500, encoder=1510)
+    assert ask(2000, tie).best == "rnn"
+    losses = {"rnn": 0.6, "encoder": 0.5}
+    told = [replace(c, validation_log_loss=losses.get(c.name)) for c in tie]
+    assert ask(2000, told).best == "encoder"
+    unmeasured = [replace(c, validation_accuracy=None if c.name == "encoder" else 0.1) for c in tie]
+    assert ask(2000, unmeasured).best == "rnn"
+
+
+def test_failed_rungs_are_named_and_nothing_is_claimed_of_them():
+    n = 4000
+    rungs = ladder(n, majority=2000, bag_of_words=3510, encoder=3520)
+    without = ask(n, rungs, failed={"llm-lora": True})
+    assert without.kind == "use"
+    assert without.reason.endswith("Failed, so nothing is said of: llm-lora.")
+    assert "LLM" not in without.reason
+    ahead = ladder(n, majority=2000, bag_of_words=2600, llm_lora=3520)
+    assert ask(n, ahead, failed={"encoder": False}).kind == "use"  # it might have done as well
+    assert ask(n, ahead).kind == "use_llm"
+
+
+def test_few_rungs():
+    n = 1000
+    alone = ask(n, ladder(n, llm_lora=800))
+    assert (alone.kind, alone.choose, alone.comparisons) == ("use", "llm-lora", ())
+    assert "no cheaper rung ran" in alone.reason
+    controls = ask(n, ladder(n, majority=500, lookup=600), failed={"rnn": False})
+    assert (controls.kind, controls.choose) == ("majority_class", "majority")
+    assert controls.reason == (
+        "Nothing to choose from: only majority and lookup ran. Failed, so nothing is said of: rnn."
+    )
+
+
+def test_record_is_json_with_every_rung_against_the_best():
+    verdict = ask(1000, ladder(1000, majority=500, lookup=500, rnn=700, llm_lora=800))
+    record = json.loads(json.dumps(asdict(verdict)))
+    standing = {c["name"]: c["standing"] for c in record["comparisons"]}
+    assert standing == {"majority": None, "lookup": None, "rnn": "worse"}
+    rnn = record["comparisons"][2]
+    assert rnn["pair"]["p_value"] == mcnemar_exact(0, 100)
+    assert rnn["p_holm"] >= rnn["pair"]["p_value"]
+
+
+def test_seeds_and_groups_are_carried_into_the_choice():
+    n, rng = 1000, np.random.default_rng(0)
+    rungs = ladder(n, majority=300, bag_of_words=790, llm_lora=800)
+    seeds = np.stack([answering(range(800 + d), n) for d in (-60, 0, 60)])
+    wavering = [*rungs[:2], replace(rungs[2], answers=seeds)]
+    verdict = ask(n, wavering)
+    assert verdict.kind == "cannot_tell"
+    assert verdict.rows_needed is None
+    assert "more seeds, not rows, would show" in verdict.reason
+    grouped = ask(n, rungs, groups=rng.integers(40, size=n))
+    assert grouped.comparisons[0].pair.groups == 40
+
+
+def test_refusals():
+    rungs = ladder(10, majority=5, rnn=6)
+    with pytest.raises(InputError, match=r"margin is 1\.5.*give 0\.01 for one percentage point"):
+        ask(10, rungs, margin=1.5)
+    with pytest.raises(ValueError, match="no name twice"):
+        ask(10, [*rungs, rungs[0]])
+    with pytest.raises(ValueError, match=r"unseen must have shape \(10,\)"):
+        ask(10, rungs, unseen=np.ones(9, bool))
+
+
+def simulate(runs, n, cheaper, *, seeds=1, seed_sd=0.0, margin=0.05, order="random"):
+    """How often the rung chosen is truly worse than the best by the margin or more.
+
+    `cheaper`: true accuracy below the best's 0.8 of each cheaper rung.
+    """
+    rng = np.random.default_rng(11)
+    wrong, chosen = 0, np.zeros(len(cheaper) + 1)
+    for _ in range(runs):
+        shared = rng.random(n)
+        candidates = []
+        validation = rng.permutation(len(cheaper)) if order == "random" else -np.asarray(cheaper)
+        for i, below in enumerate([*cheaper, 0.0]):
+            own = np.where(rng.random((seeds, n)) < 0.5, shared, rng.random((seeds, n)))
+            drift = rng.normal(0, seed_sd, (seeds, 1))
+            answers = (own < 0.8 - below + drift).astype(int)
+            best = i == len(cheaper)
+            candidates.append(Candidate(f"rung-{i}", i, answers, 99.0 if best else validation[i]))
+        rows = TestRows(np.ones(n, int), np.ones(n, bool), None, 300, 0)
+        found = examine(rows, candidates[-1], candidates, margin)
+        take = next((i for i, e in enumerate(found) if e.standing == "no worse"), len(cheaper))
+        chosen[take] += 1
+        wrong += take < len(cheaper) and cheaper[take] >= margin
+    return wrong / runs, chosen / runs
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"cheaper": [0.05]},
+        {"cheaper": [0.05] * 6, "runs": 1200},  # all exactly at the margin: the worst case
+        {"cheaper": [0.05, 0.05, 0.0, 0.0], "order": "true", "runs": 1000},
+        {"cheaper": [0.05] * 3, "seeds": 3, "seed_sd": 0.02, "runs": 1500},
+    ],
+    ids=str,
+)
+def test_the_chosen_rung_keeps_to_the_margin(case):
+    wrong, _ = simulate(**({"runs": 2000, "n": 300} | case))
+    assert wrong <= 0.05
+
+
+def test_unadjusted_intervals_would_not_keep_to_it():
+    """The reason for the order of tests: six rungs at 2.5 % each err about twice as often."""
+    rng = np.random.default_rng(12)
+    wrong, runs = 0, 600
+    for _ in range(runs):
+        best = rng.random(300) < 0.8
+        y = np.ones(300, int)
+        rows = TestRows(y, np.ones(300, bool), None, 300, 0)
+        top = Candidate("best", 9, best.astype(int))
+        others = [Candidate(str(i), i, (rng.random(300) < 0.75).astype(int)) for i in range(6)]
+        wrong += any(rows.pair(c, top).interval[0] >= -0.05 for c in others)
+    assert wrong / runs > 0.05
+
+
+def test_a_good_rung_after_a_bad_one_can_still_pass():
+    """Validation put a bad rung first, which ends the sequence; the widened interval helps."""
+    _, chosen = simulate(300, 1500, [0.0, 0.06, 0.1], margin=0.05)
+    assert chosen[0] > 0.85
+
+
+def test_no_signal_is_found_where_none_is():
+    """Five systems as good as the majority class: seldom is one said to beat it."""
+    rng = np.random.default_rng(13)
+    runs, claims = 400, 0
+    for _ in range(runs):
+        right = rng.random((6, 300)) < 0.6
+        rungs = [
+            Candidate("majority", 0, right[0].astype(int), is_control=True),
+            *[Candidate(f"r{i}", i, right[i].astype(int), 0.5) for i in range(1, 6)],
+        ]
+        claims += decide(np.ones(300, int), rungs).kind != "majority_class"
+    assert claims / runs <= 0.05
