@@ -1,5 +1,6 @@
 """Small comparisons for the tests: real processes, cheap rungs, a hundred rows."""
 
+import json
 import shutil
 from collections.abc import Callable
 from copy import deepcopy
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llabel.compare.compare import compare
-from llabel.comparison import CompareRecord
+from llabel.comparison import ComparedRung, CompareRecord
 from llabel.config import RunConfig
 from llabel.events import Event, Listener, RungStarted, StageStarted, ignore
 from llabel.settings import CompareSettings, DataSettings, LLMSettings, RunSettings
@@ -80,3 +81,17 @@ def when_in(rung: str, do: Callable[[], None]) -> Listener:
 
 def stop() -> None:
     raise KeyboardInterrupt
+
+
+def record_of(out: Path, rung: str) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((out / "rungs" / rung / "run.json").read_text())
+    return values
+
+
+def lines_of(folder: Path, part: str) -> list[dict[str, Any]]:
+    lines = map(json.loads, (folder / "predictions.jsonl").read_text().splitlines())
+    return [line for line in lines if line["part"] == part]
+
+
+def named(record: CompareRecord, name: str) -> ComparedRung:
+    return next(rung for rung in record["rungs"] if rung["name"] == name)

@@ -18,6 +18,7 @@ from llabel.assets import (
     is_hub_id,
     resolve_dataset,
     resolve_embeddings,
+    resolve_encoder,
     resolve_model,
 )
 from llabel.errors import InputError
@@ -82,10 +83,21 @@ def test_a_file_is_no_model(tmp_path):
     ("resolve", "name", "message"),
     [
         (resolve_model, "smolm2-135m", r"Did you mean smollm2-135m\?$"),
-        (resolve_model, "smolm2-135m", r"built in are smollm2-135m, minilm-l6, and it is no Hug"),
+        (resolve_model, "smolm2-135m", r"built in are smollm2-135m, and it is no Hugging"),
         (resolve_model, "./nowhere", r"cannot find a model named './nowhere': there is no such"),
         (resolve_model, "", r"cannot find a model named ''"),
         (resolve_model, "x" * 5000, r"cannot find a model named 'xxx"),
+        (
+            resolve_model,
+            "minilm-l6",
+            r"'minilm-l6' is an encoder and cannot be used as a model; built in for that: smollm2",
+        ),
+        (
+            resolve_encoder,
+            "smollm2-135m",
+            r"'smollm2-135m' is a model and cannot be used as an encoder; .* that: minilm-l6$",
+        ),
+        (resolve_encoder, "minilm", r"cannot find an encoder named 'minilm': .* minilm-l6\?$"),
         (
             resolve_model,
             "boolq",
@@ -95,7 +107,7 @@ def test_a_file_is_no_model(tmp_path):
         (
             resolve_dataset,
             "minilm-l6",
-            r"'minilm-l6' is a model and cannot be used as data; built",
+            r"'minilm-l6' is an encoder and cannot be used as data; built",
         ),
         (resolve_dataset, "google/boolq", r"google/boolq is read as a Hugging Face Hub id"),
         (resolve_embeddings, "glove", r"built in are glove-6b-50d$"),
@@ -341,7 +353,7 @@ def test_the_sentence_encoder_and_the_word_vectors_are_what_they_are_said_to_be(
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    folder = resolve_model("minilm-l6")
+    folder = resolve_encoder("minilm-l6")
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
     texts = ["A cat sleeps.", "A kitten is napping.", "Shares fell in London."]
     with torch.inference_mode():

@@ -12,7 +12,19 @@ from typing import Any, get_type_hints
 import numpy as np
 import pytest
 
-from comparison_runs import CHEAP, cheap, climb, copied, lasting, stamps, stop, when_in
+from comparison_runs import (
+    CHEAP,
+    cheap,
+    climb,
+    copied,
+    lasting,
+    lines_of,
+    named,
+    record_of,
+    stamps,
+    stop,
+    when_in,
+)
 from llabel import run
 from llabel.comparison import (
     ComparedCost,
@@ -30,9 +42,9 @@ from llabel.config import RunConfig
 from llabel.errors import InputError
 from llabel.events import Event, RungDone, RungFailed, RungStarted, StageStarted
 from llabel.ladder import registry
-from llabel.paired import holm
 from llabel.predictions import predict
 from llabel.settings import RunSettings
+from llabel.statistics.paired import holm
 from runs import config, write_weather
 
 Finished = tuple[Path, CompareRecord]
@@ -74,24 +86,10 @@ def either(request: pytest.FixtureRequest) -> Finished:
     return found
 
 
-def record_of(out: Path, rung: str) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads((out / "rungs" / rung / "run.json").read_text())
-    return values
-
-
-def lines_of(folder: Path, part: str) -> list[dict[str, Any]]:
-    lines = map(json.loads, (folder / "predictions.jsonl").read_text().splitlines())
-    return [line for line in lines if line["part"] == part]
-
-
-def named(record: CompareRecord, name: str) -> ComparedRung:
-    return next(rung for rung in record["rungs"] if rung["name"] == name)
-
-
 def test_the_record_is_written_and_keeps_to_its_schema(either: Finished) -> None:
     out, record = either
     json.dumps(record, allow_nan=False)
-    assert json.loads((out / "compare.json").read_text()) == json.loads(json.dumps(record))
+    assert json.loads((out / "compare.json").read_text()) == record
     assert set(record) == set(get_type_hints(CompareRecord))
     parts: list[tuple[Any, type]] = [
         (record["data"], ComparedData),
@@ -169,7 +167,7 @@ def test_the_same_command_again_runs_nothing(finished: Finished, setup: RunConfi
     out, record = finished
     before, page = stamps(out), (out / "report.html").read_bytes()
     seen: list[Event] = []
-    assert climb(setup, out, notify=seen.append) == json.loads(json.dumps(record))
+    assert climb(setup, out, notify=seen.append) == record
     assert stamps(out) == before
     assert (out / "report.html").read_bytes() == page
     assert not [event for event in seen if isinstance(event, StageStarted)]
@@ -334,49 +332,6 @@ def test_the_learning_curve_leaves_the_test_part_alone(
         climb(setup, out, curve=(10, whole + 1))
 
 
-def test_a_finished_run_is_taken_over_without_its_texts(
-    finished: Finished, setup: RunConfig, tmp_path: Path
-) -> None:
-    reference, record = finished
-    source = reference / "rungs" / "bag-of-words"
-    quiet = replace(setup, run=RunSettings(no_texts=True))
-    out, rungs = tmp_path / "ladder", ("majority", "bag-of-words")
-    again = climb(quiet, out, rungs=rungs, reuse=(str(source),))
-    row, copy = named(again, "bag-of-words"), out / "rungs" / "bag-of-words"
-    assert row["metrics"] == named(record, "bag-of-words")["metrics"]
-    assert (copy / "run.json").read_bytes() == (source / "run.json").read_bytes()
-    assert all("text" in line for line in lines_of(source, "test"))
-    assert not any("text" in line for line in lines_of(copy, "test"))
-    before = stamps(out)
-    climb(quiet, out, rungs=rungs, reuse=(str(source),))
-    assert stamps(out) == before
-    with pytest.raises(InputError, match="taken from .* by --reuse, which this command does not"):
-        climb(quiet, out, rungs=rungs)
-    assert climb(quiet, out, rungs=rungs, overwrite=True)["verdict"] == again["verdict"]
-    assert "--no-texts" in record_of(out, "bag-of-words")["command"], "its own run by now"
-
-
-def test_what_cannot_be_taken_over_is_told(
-    finished: Finished, setup: RunConfig, tmp_path: Path
-) -> None:
-    reference, _ = finished
-    source, out = str(reference / "rungs" / "bag-of-words"), tmp_path / "out"
-    other = cheap(write_weather(tmp_path / "other.jsonl", 90, seed=1))
-    with pytest.raises(InputError, match="was trained or tested on other rows than these"):
-        climb(other, out, reuse=(source,))
-    with pytest.raises(InputError, match="a run of bag-of-words, which is not among --rungs"):
-        climb(setup, out, rungs=("majority",), reuse=(source,))
-    with pytest.raises(InputError, match="holds no run"):
-        climb(setup, out, reuse=(str(tmp_path),))
-    unread = replace(setup, run=RunSettings(rung="majority", untested=True))
-    run.fit(unread, tmp_path / "unread", command="")
-    with pytest.raises(InputError, match=r"was not tested \(--untested\)"):
-        climb(setup, out, reuse=(str(tmp_path / "unread"),))
-    out = copied(reference, out)
-    with pytest.raises(InputError, match="is there already\\. Throw it away with --overwrite"):
-        climb(setup, out, reuse=(source,))
-
-
 def test_a_calibrated_rung_is_what_it_is_when_fitted_alone(
     llm_finished: Finished, llm_setup: RunConfig, data: Path, tmp_path: Path
 ) -> None:
@@ -396,10 +351,10 @@ def test_a_calibrated_rung_is_what_it_is_when_fitted_alone(
     assert derived["config"]["rung"] == derived["rung"] == name
     answers = tmp_path / "answers.jsonl"
     assert predict(out / "rungs" / name, str(data), answers) == 90
-    found = {line["id"]: line for line in map(json.loads, answers.read_text().splitlines())} if (
-        "id" in answers.read_text().splitlines()[0]
-    ) else {}
-    assert found or answers.stat().st_size
+    answered = [json.loads(line)["label"] for line in answers.read_text().splitlines()]
+    for line in lines_of(out / "rungs" / name, "test"):
+        number = int(line["id"].rpartition(":")[2])
+        assert answered[number - 1] == line["prediction"]
 
 
 def test_a_calibrated_rung_fails_with_the_one_it_corrects(
@@ -415,72 +370,6 @@ def test_a_calibrated_rung_fails_with_the_one_it_corrects(
     assert reason == "it corrects the answers of llm-zero-shot, which has none."
 
 
-def locked_data(folder: Path, rows: list[dict[str, str]]) -> Path:
-    """The rows with the last third as the test part, in one table that says so."""
-    folder.mkdir()
-    cut = [60, 70, len(rows)]
-    for name, start, end in zip(("train", "validation", "test"), [0, *cut], cut, strict=False):
-        lines = (json.dumps(row) + "\n" for row in rows[start:end])
-        (folder / f"{name}.jsonl").write_text("".join(lines))
-    return folder
-
-
-@pytest.fixture
-def locked(data: Path, tmp_path: Path) -> tuple[Path, Path, Path]:
-    """The same rows, with other labels in the test part, and with other texts and labels there."""
-    rows = [json.loads(line) for line in data.read_text().splitlines()]
-    turned = {"sun": "ice", "ice": "sun"}
-    other = [row | {"label": turned[row["label"]]} for row in rows[70:]]
-    poisoned = [row | {"text": f"poison {n}", "note": "bad"} for n, row in enumerate(other)]
-    return (
-        locked_data(tmp_path / "a", rows),
-        locked_data(tmp_path / "b", rows[:70] + other),
-        locked_data(tmp_path / "c", rows[:70] + poisoned),
-    )
-
-
-@pytest.mark.parametrize("rung", ["majority", "lookup", "bag-of-words", *LLMS])
-def test_test_rows_decide_nothing_about_a_rung(
-    rung: str, locked: tuple[Path, ...], tiny_llama: Path, tmp_path: Path
-) -> None:
-    fitted = []
-    for number, folder in enumerate(locked):
-        told = config(folder, tiny_llama, RunSettings(rung=rung), epochs=1, trials=2)  # type: ignore[arg-type]
-        out = tmp_path / f"run {number}"
-        values = run.fit(told, out, command="")
-        proba = {
-            part: [line["probabilities"] for line in lines_of(out, part)]
-            for part in ("validation", "test")
-        }
-        trials = [
-            {name: trial[name] for name in ("settings", "validation_loss", "chosen")}
-            for trial in values["training"]["trials"]
-        ]
-        fitted.append((proba, trials, values["training"]["settings"]))
-    (proba, *chosen), (relabelled, *chosen_b), (poisoned, *chosen_c) = fitted
-    assert chosen == chosen_b == chosen_c
-    assert proba == relabelled
-    assert proba["validation"] == poisoned["validation"]
-    if rung != "majority":
-        assert len(set(map(str, proba["validation"]))) > 1 or rung == "lookup"
-
-
-def test_test_rows_have_no_say_in_the_best(locked: tuple[Path, ...], tmp_path: Path) -> None:
-    rungs = ("majority", "bag-of-words")
-    before, _, after = (
-        climb(cheap(folder), tmp_path / f"out {n}", rungs=rungs) if n != 1 else None
-        for n, folder in enumerate(locked)
-    )
-    assert before
-    assert after
-    assert before["verdict"]["best"] == after["verdict"]["best"] == "bag-of-words"
-    scores = [named(record, "bag-of-words")["metrics"] for record in (before, after)]
-    assert scores[0]
-    assert scores[1]
-    assert scores[0]["validation"] == scores[1]["validation"]
-    assert scores[0]["test"]["accuracy"] > 0.9 > scores[1]["test"]["accuracy"]
-
-
 def test_no_text_of_a_row_stays_behind_without_texts(llm_finished: Finished, data: Path) -> None:
     out, record = llm_finished
     texts = [json.loads(line)["text"].encode() for line in data.read_text().splitlines()]
@@ -491,20 +380,6 @@ def test_no_text_of_a_row_stays_behind_without_texts(llm_finished: Finished, dat
     assert all(row["text"] is None for row in record["errors"]["most_confident"])
     with pytest.raises(InputError, match="without the texts of its examples"):
         registry.load(out / "rungs" / "llm-few-shot")
-
-
-def test_examples_of_a_run_taken_over_are_removed_too(
-    llm_finished: Finished, llm_setup: RunConfig, data: Path, tmp_path: Path
-) -> None:
-    source = tmp_path / "source"
-    told = replace(llm_setup, run=RunSettings(rung="llm-few-shot"))
-    run.fit(told, source, command="")
-    texts = [json.loads(line)["text"] for line in data.read_text().splitlines()]
-    assert any(text in (source / "rung.json").read_text() for text in texts)
-    out = copied(llm_finished[0], tmp_path / "ladder", "llm-*")
-    climb(llm_setup, out, rungs=("majority", "llm-few-shot"), reuse=(str(source),))
-    copy = (out / "rungs" / "llm-few-shot" / "rung.json").read_text()
-    assert not any(text in copy for text in texts)
 
 
 def test_other_settings_are_refused_before_any_work(

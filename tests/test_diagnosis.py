@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llabel.diagnosis import (
+from llabel.compare.diagnosis import (
     CURVE_POINTS,
     LISTED,
     RungAnswers,

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llabel.errors import InputError
-from llabel.intervals import bootstrap_scores, effective_wilson
 from llabel.metrics import (
     expected_calibration_error,
     log_loss,
@@ -14,7 +13,8 @@ from llabel.metrics import (
     score,
     wilson_interval,
 )
-from llabel.resampling import Spread, units_of
+from llabel.statistics.intervals import bootstrap_scores, effective_wilson
+from llabel.statistics.resampling import Spread, units_of
 
 SIMULATIONS = 600
 NAMES = ["accuracy_ci95", "macro_f1_ci95", "log_loss_ci95", "ece_ci95"]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llabel.errors import InputError
-from llabel.paired import (
+from llabel.statistics.paired import (
     Pair,
     compare_pair,
     holm,

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from llabel.errors import InputError
-from llabel.paired import mcnemar_exact
+from llabel.statistics.paired import mcnemar_exact
 from llabel.verdict import Candidate, decide
-from llabel.verdict_choice import examine
-from llabel.verdict_rows import TestRows
+from llabel.verdict.candidates import TestRows
+from llabel.verdict.choice import examine
 
 LADDER = {"majority": 0, "lookup": 1, "bag-of-words": 2, "rnn": 3, "encoder": 4, "llm-lora": 9}
 

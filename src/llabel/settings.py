@@ -178,7 +178,13 @@ class RunSettings:
     untested: Annotated[
         bool, Help("Leave the test part unread, as for one of many runs of which one is chosen.")
     ] = False
-    no_texts: Annotated[bool, Help("Keep the rows' texts out of the run folder.")] = False
+    no_texts: Annotated[
+        bool,
+        Help(
+            "Keep the rows' texts out of the run folder: vocabularies stay, and a few-shot rung "
+            "without its examples cannot predict."
+        ),
+    ] = False
     checkpoint_minutes: Annotated[
         float, Gt(0), Help("Save the training so often; the same command goes on from there.")
     ] = 1.0

@@ -24,7 +24,7 @@ _FILE_SUFFIXES = (
     *(".gguf", ".safetensors", ".bin", ".pt", ".yaml", ".yml"),
 )
 _KINDS: dict[Kind, str] = {
-    "model": "a causal language model",
+    "model": "a model",
     "encoder": "an encoder",
     "embeddings": "word embeddings",
     "data": "data",

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from llabel.assessment import baselines, data_record
 from llabel.compare.answers import Outcome, PartAnswers, read_answers
-from llabel.compare.scores import compared_metrics
+from llabel.compare.diagnosis import RungAnswers, analyse_errors, confusion, loss_curve, reliability
+from llabel.compare.scores import compared_metrics, resampled
 from llabel.comparison import (
     SCHEMA,
     ComparedCost,
@@ -27,11 +28,10 @@ from llabel.comparison import (
 )
 from llabel.config import RunConfig
 from llabel.data import LoadedTask, unseen_rows
-from llabel.diagnosis import RungAnswers, analyse_errors, confusion, loss_curve, reliability
 from llabel.ladder.trials import REFIT, stage
-from llabel.paired import Pair, compare_pair, holm
 from llabel.record import RunRecord, environment
 from llabel.settings import CompareSettings
+from llabel.statistics.paired import Pair, compare_pair, holm
 from llabel.task import Split, Task
 from llabel.verdict import Candidate, decide
 
@@ -136,7 +136,7 @@ def _pairs(done: dict[str, _Rung], task: Task) -> list[PairRecord]:
 
 def _compare(a: _Rung, b: _Rung, split: Split) -> Pair:
     return compare_pair(
-        split.y, a.answers["test"].answers, b.answers["test"].answers, groups=split.groups
+        split.y, a.answers["test"].answers, b.answers["test"].answers, groups=resampled(split.groups)
     )
 
 
@@ -370,7 +370,7 @@ def _verdict(
         task.test.y,
         [_candidate(rung, rank) for rank, rung in enumerate(done.values())],
         unseen=unseen,
-        groups=task.test.groups,
+        groups=resampled(task.test.groups),
         margin=margin,
         failed=failed,
     )
@@ -401,7 +401,8 @@ def _candidate(rung: _Rung, rank: int) -> Candidate:
 
 def _settings(config: RunConfig, asked: CompareSettings) -> dict[str, Any]:
     llm = config.llm
-    return asdict(asked) | {
+    own = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(asked).items()}
+    return own | {
         "trials": llm.trials,
         "budget": llm.budget,
         "refit": llm.refit,

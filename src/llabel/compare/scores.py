@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 from llabel.compare.answers import PartAnswers
 from llabel.comparison import ComparedMetrics, ComparedScores
-from llabel.intervals import bootstrap_scores
 from llabel.metrics import score
+from llabel.statistics.intervals import bootstrap_scores
 from llabel.task import ClassIndices, Task
 
 
@@ -40,9 +40,7 @@ def _scores(part: PartAnswers, y: ClassIndices, groups: Sequence[str] | None) ->
         for proba, answers in zip(part.proba, part.answers, strict=True)
         if (scores := score(y, proba, answers))
     ]
-    if groups is not None and len(set(groups)) < 2:
-        groups = None  # all rows are of one group: nothing but rows can be resampled
-    intervals = bootstrap_scores(y, part.proba, part.answers, groups=groups)
+    intervals = bootstrap_scores(y, part.proba, part.answers, groups=resampled(groups))
     return ComparedScores(
         rows=len(y),
         accuracy=_mean(scores["accuracy"] for scores in each),
@@ -51,6 +49,11 @@ def _scores(part: PartAnswers, y: ClassIndices, groups: Sequence[str] | None) ->
         ece=_mean(scores["ece"] for scores in each),
         **intervals,
     )
+
+
+def resampled(groups: Sequence[str] | None) -> Sequence[str] | None:
+    """The groups, if they can be resampled: where all rows are of one, only rows can."""
+    return None if groups is None or len(set(groups)) < 2 else groups
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from llabel import verdict_text as text
-from llabel.paired import Pair, RowsNeeded, rows_needed
-from llabel.verdict_rows import Candidate, TestRows, by_validation
+from llabel.statistics.paired import Pair, RowsNeeded, rows_needed
+from llabel.verdict import text
+from llabel.verdict.candidates import Candidate, TestRows, by_validation
 
 ALPHA = 0.05
 
@@ -106,17 +106,19 @@ def choose(
             return Choice("cannot_tell", chosen, told, open_, needed)
 
     also = text.may_do(open_.rung.name, needed, on) if open_ and needed else ""
+    kind, claim, note = _about_llm(rows, best, chosen, rungs, examined, failed)
+    named = _named(rows, chosen)
+    subject = f"{named}: it" if kind == "use" else named
     if passing:
-        told = text.no_worse(_named(rows, chosen), _named(rows, best), passing.pair, on)
+        told = text.no_worse(subject, _named(rows, best), passing.pair, on)
     else:
         nearest = max(examined, key=lambda e: e.pair.difference, default=None)
         told = text.best_is_needed(
-            _named(rows, best),
+            subject,
             _named(rows, nearest.rung) if nearest else None,
             nearest.pair if nearest else None,
             on,
         )
-    kind, claim, note = _about_llm(rows, best, chosen, rungs, examined, failed)
     return Choice(kind, chosen, claim + told + note + also, open_, needed)
 
 
@@ -129,7 +131,7 @@ def _about_llm(
     failed: Mapping[str, bool],
 ) -> tuple[ChoiceKind, str, str]:
     """Return the kind, what is claimed of the LLM, and what must be added."""
-    use = f"Use {chosen.name}: "
+    use = "Use "
     llm_failed = any(failed.values())
     if chosen.is_llm:
         beaten = chosen is best and any(not e.rung.is_llm for e in examined)

@@ -14,7 +14,7 @@ from llabel.metrics import (
     Interval,
     wilson_interval,
 )
-from llabel.resampling import Floats, Part, Spread, row_weights, spread, units_of
+from llabel.statistics.resampling import Floats, Part, Spread, row_weights, spread, units_of
 from llabel.task import ClassIndices
 
 RESAMPLES = 2_000
@@ -75,7 +75,8 @@ def bootstrap_scores(
     """Give 95 % intervals of accuracy, macro-F1, log loss and ECE.
 
     Rows are resampled with replacement, or whole groups (cluster bootstrap: Davison and Hinkley
-    1997, section 3.8); several seeds add their own spread, see `llabel.resampling.spread`.
+    1997, section 3.8); several seeds add their own spread, see
+    `llabel.statistics.resampling.spread`.
 
     - accuracy: Wilson's interval; with groups or seeds, Wilson's interval at the effective number
       of rows p(1 - p) / variance (as in Korn and Graubard 1998, Survey Methodology 24, p. 193),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llabel.paired import Pair, RowsNeeded
+from llabel.statistics.paired import Pair, RowsNeeded
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def figures(pair: Pair) -> str:
     )
 
 
-def no_worse(chosen: Named, best: Named, pair: Pair, on: Basis) -> str:
+def no_worse(chosen: Named | str, best: Named, pair: Pair, on: Basis) -> str:
     """Say that a cheaper rung does as well as the best."""
     return (
         f"{chosen} is no worse than {best}, the best on validation, by more than "
@@ -65,7 +65,7 @@ def no_worse(chosen: Named, best: Named, pair: Pair, on: Basis) -> str:
     )
 
 
-def best_is_needed(best: Named, nearest: Named | None, pair: Pair | None, on: Basis) -> str:
+def best_is_needed(best: Named | str, nearest: Named | None, pair: Pair | None, on: Basis) -> str:
     """Say that the best is better than all that is cheaper, if anything is."""
     if nearest is None or pair is None:
         return f"{best} is the best on validation, and no cheaper rung ran ({on})."

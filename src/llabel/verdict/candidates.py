@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from llabel.paired import Pair, compare_pair
+from llabel.statistics.paired import Pair, compare_pair
 from llabel.task import ClassIndices
 
 MAJORITY, LOOKUP = "majority", "lookup"

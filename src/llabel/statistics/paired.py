@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llabel.metrics import Interval
-from llabel.resampling import Floats, Part, Spread, Units, spread, units_of
+from llabel.statistics.resampling import Floats, Part, Spread, Units, spread, units_of
 from llabel.task import ClassIndices
 
 TestName: TypeAlias = Literal["exact McNemar", "paired bootstrap"]
@@ -76,8 +76,8 @@ def compare_pair(
     One seed each and no groups: McNemar's exact test and Tango's interval. Tango's interval
     inverts the score test, which is a little less cautious than the exact one: near p = 0.05 the
     interval may leave out 0 while the test keeps it. Otherwise rows (or groups) are resampled and
-    seeds allowed for (see `llabel.resampling.spread`); interval and p value then come from the
-    same draws. A trained system with a single seed counts as it is: its seeds' spread is unknown
+    seeds allowed for (see `llabel.statistics.resampling.spread`); interval and p value then come
+    from the same draws. A trained system with a single seed counts as it is: its seeds' spread is unknown
     and not in the interval.
 
     Args:

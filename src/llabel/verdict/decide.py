@@ -7,12 +7,11 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from llabel import verdict_text as text
 from llabel.errors import InputError
-from llabel.paired import RESAMPLES, Pair, holm, rows_needed
+from llabel.statistics.paired import RESAMPLES, Pair, holm, rows_needed
 from llabel.task import ClassIndices
-from llabel.verdict_choice import ALPHA, Examined, Standing, choose, examine
-from llabel.verdict_rows import (
+from llabel.verdict import text
+from llabel.verdict.candidates import (
     ENOUGH_UNSEEN,
     LOOKUP,
     MAJORITY,
@@ -20,6 +19,7 @@ from llabel.verdict_rows import (
     TestRows,
     by_validation,
 )
+from llabel.verdict.choice import ALPHA, Examined, Standing, choose, examine
 
 MARGIN = 0.01
 

@@ -1,0 +1,86 @@
+"""Runs that a comparison takes over from elsewhere."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from comparison_runs import cheap, climb, lines_of, named, record_of, stamps
+from llabel import run
+from llabel.config import RunConfig
+from llabel.errors import InputError
+from llabel.settings import RunSettings
+from runs import config, write_weather
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_weather(tmp_path_factory.mktemp("data") / "weather.jsonl", 90)
+
+
+@pytest.fixture(scope="module")
+def setup(data: Path) -> RunConfig:
+    return cheap(data)
+
+
+@pytest.fixture(scope="module")
+def source(setup: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of bag of words."""
+    out = tmp_path_factory.mktemp("runs") / "words"
+    run.fit(replace(setup, run=RunSettings(rung="bag-of-words")), out, command="")
+    return out
+
+
+def test_a_finished_run_is_taken_over_without_its_texts(
+    setup: RunConfig, source: Path, tmp_path: Path
+) -> None:
+    record = json.loads((source / "run.json").read_text())
+    quiet = replace(setup, run=RunSettings(no_texts=True))
+    out, rungs = tmp_path / "ladder", ("majority", "bag-of-words")
+    again = climb(quiet, out, rungs=rungs, reuse=(str(source),))
+    row, copy = named(again, "bag-of-words"), out / "rungs" / "bag-of-words"
+    assert row["metrics"]
+    assert row["metrics"]["test"]["accuracy"] == record["metrics"]["test"]["accuracy"]
+    assert (copy / "run.json").read_bytes() == (source / "run.json").read_bytes()
+    assert all("text" in line for line in lines_of(source, "test"))
+    assert not any("text" in line for line in lines_of(copy, "test"))
+    before = stamps(out)
+    climb(quiet, out, rungs=rungs, reuse=(str(source),))
+    assert stamps(out) == before
+    with pytest.raises(InputError, match=r"taken from .* by --reuse, which this command does not"):
+        climb(quiet, out, rungs=rungs)
+    assert climb(quiet, out, rungs=rungs, overwrite=True)["verdict"] == again["verdict"]
+    assert "--no-texts" in record_of(out, "bag-of-words")["command"], "its own run by now"
+
+
+def test_what_cannot_be_taken_over_is_told(setup: RunConfig, source: Path, tmp_path: Path) -> None:
+    out, asked = tmp_path / "out", (str(source),)
+    other = cheap(write_weather(tmp_path / "other.jsonl", 90, seed=1))
+    with pytest.raises(InputError, match="was trained or tested on other rows than these"):
+        climb(other, out, reuse=asked)
+    with pytest.raises(InputError, match="a run of bag-of-words, which is not among --rungs"):
+        climb(setup, out, rungs=("majority",), reuse=asked)
+    with pytest.raises(InputError, match="holds no run"):
+        climb(setup, out, reuse=(str(tmp_path),))
+    unread = replace(setup, run=RunSettings(rung="majority", untested=True))
+    run.fit(unread, tmp_path / "unread", command="")
+    with pytest.raises(InputError, match=r"was not tested \(--untested\)"):
+        climb(setup, out, reuse=(str(tmp_path / "unread"),))
+    (out / "rungs" / "bag-of-words").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"is there already\. Throw it away with --overwrite"):
+        climb(setup, out, reuse=asked)
+
+
+def test_examples_of_a_run_taken_over_are_removed_too(
+    data: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "source", tmp_path / "ladder"
+    told = config(data, tiny_llama, RunSettings(rung="llm-few-shot"))
+    run.fit(told, source, command="")
+    texts = [json.loads(line)["text"] for line in data.read_text().splitlines()]
+    assert any(text in (source / "rung.json").read_text() for text in texts)
+    quiet = replace(told, run=RunSettings(no_texts=True))
+    climb(quiet, out, rungs=("llm-few-shot",), reuse=(str(source),))
+    copy = (out / "rungs" / "llm-few-shot" / "rung.json").read_text()
+    assert not any(text in copy for text in texts)
