@@ -60,14 +60,15 @@ def test_rows_are_encoded_as_the_tokenizer_itself_would(kind, pair, request):
     ours = tokeniser(request.getfixturevalue(kind), pair=pair)
     texts = PAIRS if pair else [(second,) for _, second in PAIRS]
     examples, truncated = ours.encode(texts, [0, 1, 0, 1])
-    assert truncated == sum(len(ours.tokenizer(*text)["input_ids"]) > 24 for text in texts) > 0
+    columns = [list(column) for column in zip(*texts, strict=True)]
+    whole = ours.tokenizer(*columns, verbose=False)["input_ids"]
+    assert truncated == sum(len(ids) > 24 for ids in whole) > 0
     assert [row.targets for row in examples] == [(0,), (1,), (0,), (1,)]
-    for text, row in zip(texts, examples, strict=True):
-        theirs = ours.tokenizer(*text, truncation=True, max_length=24)
-        assert list(row.input_ids) == theirs["input_ids"]
-        if kind == "bert":
-            second = sum(kind == 0 for kind in theirs["token_type_ids"])
-            assert row.positions == (second,)
+    theirs = ours.tokenizer(*columns, truncation=True, max_length=24)
+    assert [list(row.input_ids) for row in examples] == theirs["input_ids"]
+    if kind == "bert":
+        firsts = [types.count(0) for types in theirs["token_type_ids"]]
+        assert [row.positions for row in examples] == [(first,) for first in firsts]
 
 
 @pytest.mark.parametrize("pair", [True, False])
@@ -177,7 +178,7 @@ def test_cut_rows_are_counted_and_told(bert):
         ),
         (
             {"model_type": "t5"},
-            r"is an encoder-decoder model \(t5\).*wants an encoder such as BERT",
+            r"is an encoder-decoder model \(t5\).*wants an encoder such as",
         ),
         ({"model_type": "nothing"}, r"transformers does not know this kind of model"),
     ],
@@ -186,9 +187,9 @@ def test_models_of_another_kind_are_refused_before_their_weights_are_read(
     tmp_path, bert, config, message
 ):
     for file in bert.iterdir():
-        (tmp_path / file.name).write_bytes(
-            b"" if file.suffix == ".safetensors" else file.read_bytes()
-        )
+        if file.suffix == ".json":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "model.safetensors").touch()
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=message):
         EncoderRung(settings(tmp_path)).prepare(("text",), (0, 1))
@@ -258,11 +259,9 @@ def minilm() -> Path:
 def test_minilm_learns_topics_from_few_rows(minilm, monkeypatch):
     monkeypatch.setattr(encoder, "RECIPE", replace(encoder.RECIPE, min_steps=0, epochs=3))
     task = load_task("bbc", text=("title",), label="topic", train_rows=160, seed=0).task
-    task = replace(task, validation=take(task.validation, range(60)))
-    events: list[Any] = []
-    rung = EncoderRung(settings("minilm-l6", max_seq_length=24)).fit(task, notify=events.append)
-    assert rung.validation_proba_.shape == (60, 5)
-    test = take(task.test, range(150))
+    task = replace(task, validation=take(task.validation, np.arange(0, len(task.validation), 4)))
+    rung = EncoderRung(settings("minilm-l6", max_seq_length=24)).fit(task)
+    test = take(task.test, np.arange(0, len(task.test), 3))
     accuracy = (rung.predict_proba(test.texts).argmax(axis=1) == test.y).mean()
     assert accuracy > 0.8
 

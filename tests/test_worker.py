@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -81,8 +82,10 @@ def test_a_listener_that_raises_takes_the_process_along(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         fit_apart(bag_of_words(data), tmp_path / "o", command="", overwrite=False, notify=stop)
-    mine = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
-    assert "llabel.worker" not in mine.stdout
+    table = subprocess.run(["ps", "-eo", "ppid,args"], capture_output=True, text=True, check=True)
+    mine = [line for line in table.stdout.splitlines() if line.split()[0] == str(os.getpid())]
+    assert not [line for line in mine if "llabel.worker" in line]
+    assert not list(tmp_path.rglob("*.log"))
 
 
 def test_a_worker_without_listener_ends(tmp_path: Path) -> None:

@@ -243,12 +243,18 @@ def _converted(value: Any, hint: Any) -> Any:
         first = error.errors()[0]
         allowed = first["msg"].replace("Input should", "it should")
         inside = f" (at {'.'.join(map(str, first['loc']))})" if first["loc"] else ""
-        choices = get_args(kind) if get_origin(kind) is Literal else ()
-        close = difflib.get_close_matches(str(value), choices, 1)
+        close = difflib.get_close_matches(str(first["input"]), _choices(kind), 1)
         guess = f" (did you mean {close[0]}?)" if close else ""
         raise ValueError(
             allowed.replace("a valid tuple", f"a list, or text as {_NAMES}") + inside + guess
         ) from error
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    """The words that a value, or each part of a tuple, is one of; () where it may be any."""
+    if get_origin(kind) is tuple:
+        kind = get_args(kind)[0]
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def _seconds(text: str) -> float:

@@ -45,7 +45,10 @@ def main() -> None:
     """Do the run that standard input asks for."""
     lines = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # what libraries print must not come between the events
-    job = json.loads(sys.stdin.read())
+    asked = sys.stdin.read()
+    if not asked:
+        os._exit(1)  # the comparison was stopped before it said what to do
+    job = json.loads(asked)
     try:
         _run(job, lines)
         last: dict[str, Any] = {"event": ENDED}

@@ -32,6 +32,22 @@ def fit_apart(
     job = {"config": config.flat(), "out": str(out), "command": command, "overwrite": overwrite}
     out.parent.mkdir(parents=True, exist_ok=True)
     log = out.with_name(f"{out.name}.log")
+    try:
+        last, code = _carry_out(job, log, notify)
+    except BaseException:
+        log.unlink(missing_ok=True)
+        raise
+    if last.get("event") != ENDED:
+        reason = last.get("reason") or _how_it_died(code)
+        if last.get("expected"):
+            log.unlink()
+            raise RunFailedError(reason)
+        raise RunFailedError(f"{reason} ({log} has the details)")
+    log.unlink()
+
+
+def _carry_out(job: dict[str, Any], log: Path, notify: Listener) -> tuple[dict[str, Any], int]:
+    """The last line's values and the exit code of a process that does the job."""
     with log.open("wb") as printed:
         process = subprocess.Popen(
             [sys.executable, "-m", "llabel.worker"],
@@ -41,18 +57,10 @@ def fit_apart(
             encoding="utf-8",
         )
         try:
-            last = _listen(process, job, notify)
+            return _listen(process, job, notify), process.returncode
         except BaseException:
             _end(process)
-            log.unlink(missing_ok=True)
             raise
-    if last.get("event") != ENDED:
-        reason = last.get("reason") or _how_it_died(process.returncode)
-        if last.get("expected"):
-            log.unlink()
-            raise RunFailedError(reason)
-        raise RunFailedError(f"{reason} ({log} has the details)")
-    log.unlink()
 
 
 def _listen(

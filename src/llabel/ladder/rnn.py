@@ -32,7 +32,7 @@ from llabel.task import Label, Probabilities, Split, Task, Text
 HIDDEN = 96  # of each direction
 DROPOUT = 0.3
 RECIPE = Recipe(
-    learning_rate=2e-3,
+    learning_rate=1e-3,
     epochs=15,
     patience=3,
     batch_size=32,

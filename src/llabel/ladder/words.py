@@ -47,12 +47,13 @@ class WordTokeniser:
         for row, fields in enumerate(texts):
             ids = [self.ids(text[:longest]) for text in fields]
             lengths = [len(part) for part in ids]
-            keep = share_room(lengths, self.max_length - (len(ids) - 1))
+            keep = share_room(lengths, max(0, self.max_length - (len(ids) - 1)))
             joined: list[int] = []
             for part, kept in zip(ids, keep, strict=True):
                 joined += [*part[:kept], SEPARATOR]
             # One id at least: an empty text is a separator.
-            examples.append(example(joined[:-1] or joined, labels[row] if labels else 0))
+            joined = (joined[:-1] or joined)[: self.max_length]
+            examples.append(example(joined, labels[row] if labels else 0))
             truncated += keep != lengths or any(len(text) > longest for text in fields)
         return examples, truncated
 
