@@ -18,7 +18,7 @@ from llabel import __version__
 from llabel.cli import main
 from runs import write_weather
 
-COMMANDS = ("check", "prompt", "fit", "evaluate", "predict", "assets")
+COMMANDS = ("check", "prompt", "fit", "evaluate", "predict", "compare", "assets")
 COLUMNS = ("--text", "text,note", "--label", "label")
 HEAVY = ("torch", "transformers", "pandas", "pyarrow", "sklearn", "pydantic", "numpy", "datasets")
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from llabel.config import RunConfig, checked, load_yaml, required
+from llabel.config import RunConfig, checked, compare_settings, load_yaml, required
 from llabel.errors import InputError
 from llabel.settings import DataSettings, LLMSettings, RunSettings
 
@@ -130,7 +130,8 @@ def test_yaml_names_may_have_hyphens(tmp_path: Path) -> None:
 def test_the_examples_are_whole_runs(path: Path) -> None:
     values = load_yaml(path)
     values.pop("out", None)
-    RunConfig.from_flat(values)
+    _, of_runs = compare_settings(values)
+    RunConfig.from_flat(of_runs)
 
 
 @pytest.mark.parametrize(

@@ -58,9 +58,7 @@ def test_a_run_in_a_process_of_its_own_tells_its_events(tmp_path: Path) -> None:
     data = write_weather(tmp_path / "weather.jsonl", 60)
     seen: list[Event] = []
     out = tmp_path / "runs" / "bow"
-    fit_apart(
-        bag_of_words(data), out, command="by hand", overwrite=False, notify=seen.append
-    )
+    fit_apart(bag_of_words(data), out, command="by hand", overwrite=False, notify=seen.append)
     assert json.loads((out / "run.json").read_text())["command"] == "by hand"
     assert any(isinstance(event, StageStarted) for event in seen)
     assert [path.name for path in out.parent.iterdir()] == ["bow"], "no log, no lock"

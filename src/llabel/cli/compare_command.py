@@ -51,7 +51,7 @@ def compare(
       llabel compare reviews.csv --text review --label stars --out runs/ladder
       llabel compare reviews.csv --text review --label stars --out runs/quick \\
           --rungs majority,bag-of-words,encoder,llm-lora --trials 1 --budget 10m
-      llabel compare --config run.yaml --seeds 3 --curve 100,300,1000 --out runs/thorough
+      llabel compare --config run.yaml --seeds 3 --curve 100,300 --out runs/full
     """
     from llabel.compare.compare import compare as climb
     from llabel.compare_view import render_comparison

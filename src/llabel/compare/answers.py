@@ -42,6 +42,22 @@ class PartAnswers:
         return PartAnswers(self.proba[:, chosen], self.answers[:, chosen])
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class FinishedRung:
+    """A rung that has results: the runs of its seeds, and what they answered.
+
+    Attributes:
+        name: of the rung.
+        outcomes, records: of its seeds that came to a result.
+        answers: by part.
+    """
+
+    name: str
+    outcomes: list[Outcome]
+    records: list[RunRecord]
+    answers: dict[str, PartAnswers]
+
+
 def read_answers(
     folders: Sequence[Path], task: Task, *, tested: bool = True
 ) -> dict[str, PartAnswers]:

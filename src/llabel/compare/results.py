@@ -1,7 +1,7 @@
 """From the runs' folders to `compare.json`: scores with intervals, tests, verdict, errors."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import combinations, groupby
 from pathlib import Path
 from typing import Any
@@ -10,43 +10,28 @@ import numpy as np
 import numpy.typing as npt
 
 from llabel.assessment import baselines, data_record
-from llabel.compare.answers import Outcome, PartAnswers, read_answers
-from llabel.compare.diagnosis import RungAnswers, analyse_errors, confusion, loss_curve, reliability
-from llabel.compare.scores import compared_metrics, resampled
+from llabel.compare.answers import FinishedRung, Outcome, read_answers
+from llabel.compare.diagnosis import RungAnswers, analyse_errors
+from llabel.compare.rows import CONTROLS, failed_row, rung_row
+from llabel.compare.scores import resampled
 from llabel.comparison import (
     SCHEMA,
-    ComparedCost,
     ComparedData,
-    ComparedMetrics,
-    ComparedRung,
     CompareRecord,
     CurvePoint,
     ErrorAnalysis,
     PairRecord,
-    TrialRecord,
     VerdictRecord,
 )
 from llabel.config import RunConfig
 from llabel.data import LoadedTask, unseen_rows
-from llabel.ladder.trials import REFIT, stage
-from llabel.record import RunRecord, environment
+from llabel.record import environment
 from llabel.settings import CompareSettings
 from llabel.statistics.paired import Pair, compare_pair, holm
 from llabel.task import Split, Task
 from llabel.verdict import Candidate, decide
 
-CONTROLS = ("majority", "lookup")
 _Mask = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Rung:
-    """A rung that has results: the runs of its seeds, and what they answered."""
-
-    name: str
-    outcomes: list[Outcome]
-    records: list[RunRecord]
-    answers: dict[str, PartAnswers]
 
 
 def assemble(
@@ -79,9 +64,9 @@ def assemble(
     reference = baselines(task, unseen)
     out = _common_folder(outcomes)
     rungs = [
-        _row(done[name], runs, task, unseen, pairs, best, reference, out)
+        rung_row(done[name], runs, task, unseen, pairs, best, reference, out)
         if (name := runs[0].planned.rung) in done
-        else _failed_row(runs, out)
+        else failed_row(runs, out)
         for runs in by_rung
     ]
     return CompareRecord(
@@ -105,18 +90,18 @@ def task_title(task: Task) -> str:
     return f"{len(task.classes)} labels from {' + '.join(task.fields)}"
 
 
-def _read(runs: list[Outcome], task: Task) -> _Rung | None:
+def _read(runs: list[Outcome], task: Task) -> FinishedRung | None:
     """The seeds of one rung that came to a result; None where none did."""
     ended = [(run, run.record) for run in runs if run.record]
     if not ended:
         return None
     answers = read_answers([run.planned.folder for run, _ in ended], task)
-    return _Rung(
+    return FinishedRung(
         runs[0].planned.rung, [run for run, _ in ended], [record for _, record in ended], answers
     )
 
 
-def _pairs(done: dict[str, _Rung], task: Task) -> list[PairRecord]:
+def _pairs(done: dict[str, FinishedRung], task: Task) -> list[PairRecord]:
     """Every pair, tested on all test rows, Holm-corrected as one family."""
     found = [(a, b, _compare(done[a], done[b], task.test)) for a, b in combinations(done, 2)]
     corrected = holm([pair.p_value for _, _, pair in found])
@@ -134,146 +119,13 @@ def _pairs(done: dict[str, _Rung], task: Task) -> list[PairRecord]:
     ]
 
 
-def _compare(a: _Rung, b: _Rung, split: Split) -> Pair:
+def _compare(a: FinishedRung, b: FinishedRung, split: Split) -> Pair:
     return compare_pair(
-        split.y, a.answers["test"].answers, b.answers["test"].answers, groups=resampled(split.groups)
+        split.y,
+        a.answers["test"].answers,
+        b.answers["test"].answers,
+        groups=resampled(split.groups),
     )
-
-
-def _row(
-    rung: _Rung,
-    runs: Sequence[Outcome],
-    task: Task,
-    unseen: _Mask,
-    pairs: Sequence[PairRecord],
-    best: str | None,
-    reference: dict[str, Any],
-    out: Path,
-) -> ComparedRung:
-    record, planned = rung.records[0], rung.outcomes[0].planned
-    test = rung.answers["test"]
-    first_proba, first_answers = test.proba[0], test.answers[0]
-    metrics = compared_metrics(rung.answers, task, unseen)
-    pair = _against(rung.name, best, pairs)
-    return ComparedRung(
-        name=rung.name,
-        status="done",
-        reason="",
-        control=rung.name in CONTROLS,
-        folder=planned.folder.relative_to(out).as_posix(),
-        seeds=[record["seed"] for record in rung.records],
-        settings=record["training"].get("settings", record["config"]),
-        metrics=metrics,
-        cost=_cost(record),
-        seed_accuracies=(test.answers == task.test.y).mean(axis=1).tolist(),
-        p_value_vs_best=pair and pair["p_value_holm"],
-        difference_vs_best=pair and pair["difference"],
-        difference_vs_best_ci95=pair and pair["ci95"],
-        trials=_trials(record),
-        losses=loss_curve(planned.folder / "train.log.jsonl", _stages(record)),
-        report=record["report"],
-        confusion=confusion(task.test.y, first_answers, len(task.classes)),
-        reliability=reliability(task.test.y, first_proba),
-        lookup_part=_lookup_part(metrics, reference["majority"]),
-        note=_note(record, runs),
-        command=record["command"],
-    )
-
-
-def _note(record: RunRecord, runs: Sequence[Outcome]) -> str:
-    """What is known of the weights, and which seeds are missing."""
-    lost = [f"{run.planned.label} failed: {run.reason}" for run in runs if not run.record]
-    return " ".join([*([record["model_note"]] if record["model_note"] else []), *lost])
-
-
-def _failed_row(runs: Sequence[Outcome], out: Path) -> ComparedRung:
-    planned = runs[0].planned
-    return ComparedRung(
-        name=planned.rung,
-        status="failed",
-        reason=runs[0].reason,
-        control=planned.rung in CONTROLS,
-        folder=planned.folder.relative_to(out).as_posix(),
-        seeds=[],
-        settings={},
-        metrics=None,
-        cost=None,
-        seed_accuracies=[],
-        p_value_vs_best=None,
-        difference_vs_best=None,
-        difference_vs_best_ci95=None,
-        trials=[],
-        losses=None,
-        report=[],
-        confusion=[],
-        reliability=[],
-        lookup_part=None,
-        note="",
-        command=planned.command,
-    )
-
-
-def _against(name: str, best: str | None, pairs: Sequence[PairRecord]) -> PairRecord | None:
-    """The pair of a rung and the best, seen from the rung."""
-    for pair in pairs:
-        if (pair["a"], pair["b"]) == (name, best):
-            return pair
-        if (pair["b"], pair["a"]) == (name, best):
-            low, high = pair["ci95"]
-            turned = {"difference": -pair["difference"], "ci95": [-high, -low]}
-            return pair | turned  # type: ignore[return-value]
-    return None
-
-
-def _cost(record: RunRecord) -> ComparedCost:
-    cost = record["cost"]
-    return ComparedCost(
-        train_seconds=cost["train_seconds"],
-        search_seconds=cost.get("search_seconds", cost["train_seconds"]),
-        ms_per_text_single=cost.get("ms_per_text_single"),
-        ms_per_text_bulk=1000 / cost["predict_rows_per_second"],
-        trainable_parameters=cost["trainable_parameters"],
-        parameters=cost.get("parameters", cost["trainable_parameters"]),
-        disk_mb=cost.get("disk_mb"),
-        peak_rss_mb=cost["peak_rss_mb"],
-        peak_gpu_mb=cost["peak_gpu_mb"],
-    )
-
-
-def _trials(record: RunRecord) -> list[TrialRecord]:
-    training = record["training"]
-    if "trials" not in training:  # recorded before there were any
-        alone = TrialRecord(
-            settings={"learning_rate": record["config"]["learning_rate"]},
-            validation_loss=record["metrics"]["validation"]["log_loss"],
-            epoch_losses=training["epoch_losses"],
-            epochs=training["epochs"],
-            seconds=record["cost"]["train_seconds"],
-            stopped="epochs",
-            chosen=True,
-        )
-        return [alone]
-    names = TrialRecord.__annotations__
-    return [
-        TrialRecord(**{name: trial[name] for name in names})  # type: ignore[typeddict-item]
-        for trial in training["trials"]
-    ]
-
-
-def _stages(record: RunRecord) -> list[str]:
-    """What `train.log.jsonl` calls the training that was kept, the likeliest name first."""
-    training = record["training"]
-    chosen = [trial["number"] for trial in training.get("trials", []) if trial["chosen"]]
-    return [REFIT, *(stage(n, record["config"]["trials"]) for n in chosen), "training"]
-
-
-def _lookup_part(metrics: ComparedMetrics, majority: dict[str, Any]) -> float | None:
-    """The gain over the majority class that is there on rows with known texts only."""
-    unseen = metrics["test_unseen"]
-    if unseen is None or unseen["rows"] == metrics["test"]["rows"]:
-        return None
-    gain = metrics["test"]["accuracy"] - majority["accuracy"]
-    return gain - (unseen["accuracy"] - majority["accuracy_unseen"])
 
 
 def _data(config: RunConfig, loaded: LoadedTask, unseen: _Mask) -> ComparedData:
@@ -322,7 +174,7 @@ def _kind(name: str) -> Any:
 
 
 def _errors(
-    done: dict[str, _Rung], task: Task, best: str | None, *, with_texts: bool
+    done: dict[str, FinishedRung], task: Task, best: str | None, *, with_texts: bool
 ) -> ErrorAnalysis | None:
     if best is None:
         return None
@@ -345,12 +197,12 @@ def _errors(
     )
 
 
-def _validation_loss(rung: _Rung) -> float:
+def _validation_loss(rung: FinishedRung) -> float:
     return float(np.mean([r["metrics"]["validation"]["log_loss"] for r in rung.records]))
 
 
 def _verdict(
-    done: dict[str, _Rung],
+    done: dict[str, FinishedRung],
     failed: dict[str, bool],
     task: Task,
     unseen: _Mask,
@@ -385,7 +237,7 @@ def _verdict(
     )
 
 
-def _candidate(rung: _Rung, rank: int) -> Candidate:
+def _candidate(rung: FinishedRung, rank: int) -> Candidate:
     return Candidate(
         name=rung.name,
         cost_rank=rank,
@@ -411,7 +263,7 @@ def _settings(config: RunConfig, asked: CompareSettings) -> dict[str, Any]:
     }
 
 
-def _machine(done: dict[str, _Rung]) -> dict[str, Any]:
+def _machine(done: dict[str, FinishedRung]) -> dict[str, Any]:
     """Of the last, dearest rung: it used what there is."""
     last = list(done.values())[-1:]
     return last[0].records[0]["environment"] if last else {}

@@ -77,8 +77,8 @@ def compare_pair(
     inverts the score test, which is a little less cautious than the exact one: near p = 0.05 the
     interval may leave out 0 while the test keeps it. Otherwise rows (or groups) are resampled and
     seeds allowed for (see `llabel.statistics.resampling.spread`); interval and p value then come
-    from the same draws. A trained system with a single seed counts as it is: its seeds' spread is unknown
-    and not in the interval.
+    from the same draws. A trained system with a single seed counts as it is: its seeds' spread is
+    unknown and not in the interval.
 
     Args:
         y: (n,) true class indices.
