@@ -168,12 +168,6 @@ def test_headline(record: CompareRecord, kind: str, choose: str | None, words: s
     assert headline(record | {"verdict": verdict}) == words  # type: ignore[arg-type]
 
 
-def test_rows_that_would_settle_it_are_told() -> None:
-    record = comparison(systems=SYSTEMS[2:3], curve=False)
-    record["verdict"]["rows_needed"] = 12_345
-    assert "about 12,345 such rows would settle what is open" in render_comparison(record)
-
-
 def test_what_is_look_up_is_told() -> None:
     assert "no test row shares a long text" in render_comparison(
         comparison(leak=False, systems=SYSTEMS[:1])

@@ -27,7 +27,7 @@ def render_comparison(record: CompareRecord, out: Path) -> RenderableType:
 def _table(record: CompareRecord) -> Table:
     data = record["data"]
     table = Table(
-        title=Text(f"{data['name']}: {data['rows']['train']:,} training rows, test rows below"),
+        title=Text(_title(record)),
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -46,6 +46,14 @@ def _table(record: CompareRecord) -> Table:
     for rung in record["rungs"]:
         _add(table, rung, record, leaks=leaks)
     return table
+
+
+def _title(record: CompareRecord) -> str:
+    rows = record["data"]["rows"]
+    learned = f"{rows['train']:,} training rows"
+    if record["settings"]["refit"]:
+        learned = f"{rows['train'] + rows['validation']:,} rows of train + validation"
+    return f"{record['data']['name']}: learned from {learned}; accuracy on test rows"
 
 
 def _add(table: Table, rung: ComparedRung, record: CompareRecord, *, leaks: bool) -> None:
