@@ -117,9 +117,10 @@ def test_a_trial_that_diverges_does_not_lose_the_others(llm_settings, diverge, d
     chosen = llm_settings(trials=2, lora_dropout=0.5)
     expected = LLMRung(replace(chosen, learning_rate=RATES[2 - diverging], trials=1)).fit(TASK)
     rung = LLMRung(chosen).fit(TASK, notify=diverge(f"trial {diverging} of"))
-    [trial] = rung.record_.trials
-    assert trial.settings == {"learning_rate": RATES[2 - diverging]}
-    assert rung.record_.chosen == 0
+    trials = rung.record_.trials
+    assert trials[diverging - 1].stopped == "diverged"
+    assert trials[2 - diverging].settings == {"learning_rate": RATES[2 - diverging]}
+    assert rung.record_.chosen == 2 - diverging
     assert np.array_equal(rung.validation_proba_, expected.validation_proba_)
     proba = rung.predict_proba(TASK.test.texts)
     assert np.array_equal(proba, expected.predict_proba(TASK.test.texts))  # no dropout is on
@@ -128,7 +129,7 @@ def test_a_trial_that_diverges_does_not_lose_the_others(llm_settings, diverge, d
 @pytest.mark.parametrize("trials", [1, 2])
 def test_when_all_diverge(llm_settings, diverge, trials):
     listener = diverge("training")
-    message = r"Every trial diverged \(the loss became nan.* Give a lower --learning-rate"
+    message = r"Every trial diverged \(the loss became nan.* give a lower --learning-rate"
     with pytest.raises(InputError, match=message):
         LLMRung(llm_settings(trials=trials)).fit(TASK, notify=listener)
 

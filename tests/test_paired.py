@@ -269,8 +269,32 @@ def test_rows_needed_says_when_rows_are_not_the_trouble():
     assert (seeds.rows, seeds.reason) == (None, "seeds")
     near = rows_needed(pair_of(difference=-0.0099, row_variance=2e-6), margin=0.01)
     assert (near.rows, near.reason) == (None, "too near the margin")
+    few = rows_needed(pair_of(rows=29), margin=0.01)
+    assert (few.rows, few.reason) == (None, "too few rows")
     equal = rows_needed(pair_of(difference=0.0))
     assert (equal.rows, equal.reason) == (None, "too near the margin")
+
+
+@pytest.mark.parametrize(
+    ("rows", "needed", "told"),
+    [
+        (40, 10_000, True),  # 250 times the rows at hand, and still advice
+        (40, 99_000, True),
+        (40, 101_000, False),
+        (20_000, 199_000, True),
+        (20_000, 201_000, False),
+    ],
+)
+def test_rows_needed_are_told_up_to_a_cap(rows, needed, told):
+    gap = 0.005
+    variance = needed * (gap / 2.80158) ** 2 / rows  # by the formula, turned round
+    found = rows_needed(pair_of(difference=gap, rows=rows, row_variance=variance))
+    assert found.rows == (pytest.approx(needed, rel=0.001) if told else None)
+
+
+def test_rows_needed_to_rule_out_a_gain():
+    ruled_out = rows_needed(pair_of(difference=0.01), margin=-0.03)
+    assert ruled_out == rows_needed(pair_of(difference=-0.01), margin=0.03)
 
 
 def test_rows_needed_near_the_margin_reckons_with_half_of_it():

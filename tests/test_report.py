@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from comparisons import SCRIPT, SYSTEMS, TOPICS, comparison
 from llabel.comparison import CompareRecord
 from llabel.report import numbers, render_comparison, write
-from llabel.report.compared import headline
 from llabel.report.page import folded
 from llabel.report.placing import spread
 from llabel.report.svg import ACCENT, drawable, drawing, inline_svg
+from llabel.report.wording import headline
 
 FORTY_TWO = [f"class {place}" for place in range(42)]
 
@@ -133,7 +133,7 @@ def test_characters_that_xml_and_utf8_lack_do_not_break_a_page(tmp_path: Path) -
 
 def test_without_texts_there_are_none() -> None:
     html = render_comparison(comparison(texts=False, systems=SYSTEMS[2:4], curve=False))
-    assert "Texts were left out of this page" in html
+    assert html.count("Texts were left out of this page") == 1
     assert "The committee met again" not in html
 
 
@@ -158,7 +158,7 @@ def test_a_key_that_is_missing_is_an_error() -> None:
         ("no_llm", "rnn", "Use rnn, not the LLM"),
         ("use_llm", "llm-lora", "Use llm-lora: the LLM is worth it"),
         ("majority_class", "majority", "No rung beats the majority class"),
-        ("leakage", "rnn", "Most of this score is leakage"),
+        ("nothing_to_choose", "majority", "Nothing to choose from"),
         ("cannot_tell", "encoder", "Can’t tell yet; for now, encoder"),
         ("cannot_tell", None, "Can’t tell yet"),
     ],
@@ -168,10 +168,74 @@ def test_headline(record: CompareRecord, kind: str, choose: str | None, words: s
     assert headline(record | {"verdict": verdict}) == words  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("claim", ["is", "may be"])
+def test_leakage_is_as_sure_in_the_headline_as_in_the_reason(
+    record: CompareRecord, claim: str
+) -> None:
+    words = f"Most of this score {claim} leakage"
+    verdict = record["verdict"] | {"kind": "leakage", "reason": f"{words}: over the majority …"}
+    assert headline(record | {"verdict": verdict}) == words  # type: ignore[arg-type]
+
+
+def test_the_order_is_called_the_ladders(html: str) -> None:
+    verdict, _, rest = html.partition('id="table"')
+    for part in (verdict, rest.partition("<table")[0]):
+        assert "whatever the times measured here" in part
+    assert "cheapest to the dearest" not in html
+
+
+def test_nothing_to_choose_has_no_rule() -> None:
+    record = comparison(systems=SYSTEMS[:2], curve=False)
+    assert "The rule:" in render_comparison(record)
+    record["verdict"]["kind"] = "nothing_to_choose"
+    assert "The rule:" not in render_comparison(record)
+
+
+@pytest.mark.parametrize("leak", [True, False])
+def test_unseen_scores_stand_only_where_something_leaks(leak: bool) -> None:
+    record = comparison(leak=leak, systems=SYSTEMS[2:5], failed=["rnn"], curve=False)
+    html = render_comparison(record)
+    table = html[html.index('class="rungs') :].partition("</table>")[0]
+    assert (">Unseen<" in table) == leak
+    head, body = (re.findall("<tr.*?</tr>", part, re.S) for part in table.split("<tbody>"))
+    width = 12 if leak else 11
+    assert head[1].count("<th") == width
+    assert [row.count("<td") + 1 for row in body if "colspan" not in row] == [width] * 2
+    assert f'colspan="{width - 1}"' in table
+
+
+@pytest.mark.parametrize(("rows", "shown"), [(445, True), (60, False)])
+def test_a_look_up_part_of_few_rows_is_not_shown(rows: int, shown: bool) -> None:
+    record = comparison(rows=rows, systems=SYSTEMS[2:3], curve=False)
+    html = render_comparison(record).partition('id="leakage"')[2].partition("</section>")[0]
+    assert ("fewer than 30 test rows share a text" in html) != shown
+    assert ("<td>–</td></tr>" in html) != shown
+
+
+def test_rungs_without_training_are_not_in_the_plot_of_training_times() -> None:
+    record = comparison(systems=SYSTEMS[6:8], curve=False)
+    section = render_comparison(record).partition('id="cost"')[2].partition("<details")[0]
+    drawings = re.findall(r"<svg.*?</svg>", section, re.S)
+    assert ["llm-zero-shot" in svg for svg in drawings] == [True, True, False, False]
+    assert "not in the plot of training times: llm-zero-shot." in section
+    alone = render_comparison(comparison(systems=SYSTEMS[7:8], curve=False))
+    assert "Accuracy against time to train" not in alone
+
+
+def test_a_long_label_of_a_plot_is_wrapped_and_not_cut() -> None:
+    record = comparison(systems=SYSTEMS[2:4], curve=False)
+    record["rungs"][0]["name"] = "llm-zero-shot-calibrated"
+    record["verdict"] |= {"choose": "llm-zero-shot-calibrated", "best": "llm-zero-shot-calibrated"}
+    section = render_comparison(record).partition('id="cost"')[2].partition("<details")[0]
+    assert section.count(">llm-zero-shot-calibrated,<") == 4
+    assert section.count(">chosen, best<") == 4
+    assert "…" not in section
+
+
 def test_what_is_look_up_is_told() -> None:
-    assert "no test row shares a long text" in render_comparison(
-        comparison(leak=False, systems=SYSTEMS[:1])
-    )
+    clean = render_comparison(comparison(leak=False, systems=SYSTEMS[:1]))
+    assert "no test row shares a long text" in clean
+    assert "No exact copy of a test text was found" in clean
     leaking = comparison(systems=SYSTEMS[:3], curve=False)
     html = render_comparison(leaking)
     shared = leaking["data"]["rows"]["test"] - leaking["data"]["unseen_test_rows"]
@@ -244,8 +308,13 @@ def test_spread_leaves_what_is_apart() -> None:
         (numbers.score, None, "–"),
         (numbers.interval, [0.65, 0.6823], "0.6500–0.6823"),
         (numbers.signed, -0.012, "−0.0120"),
+        (numbers.signed, -0.00004, "0.0000"),
+        (numbers.signed, 0.0, "0.0000"),
+        (numbers.signed, 0.00006, "+0.0001"),
         (numbers.signed_interval, [-0.031, 0.007], "−0.0310 to +0.0070"),
         (numbers.p_value, 0.0004, "< 0.001"),
+        (numbers.p_value, 0.001, "0.001"),
+        (numbers.p_value, 0.009, "0.009"),
         (numbers.p_value, 0.0376, "0.038"),
         (numbers.percent, 0.5, "50 %"),
         (numbers.percent, 0.9996, "99.9 %"),

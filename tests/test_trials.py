@@ -52,11 +52,12 @@ def test_the_lowest_loss_is_kept_and_the_first_of_equals(losses):
     assert trainer.limits == [None] * len(losses)
 
 
-def test_a_trial_that_diverges_does_not_count():
+def test_a_trial_that_diverges_is_recorded_and_never_kept():
     trainer = Trainer([None, 0.5, None, 0.4])
     trials, best = trainer.search()
-    assert [trial.settings["C"] for trial in trials] == [1, 3]
-    assert (best, trainer.kept) == (1, [1, 3])
+    assert [trial.validation_loss for trial in trials] == [None, 0.5, None, 0.4]
+    assert [trial.stopped for trial in trials] == ["diverged", "epochs", "diverged", "epochs"]
+    assert (best, trainer.kept) == (3, [1, 3])
 
 
 def test_all_diverge():

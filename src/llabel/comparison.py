@@ -75,7 +75,7 @@ class TrialRecord(TypedDict):
         epoch_losses: validation log loss after each epoch.
         epochs: of the best.
         seconds: of training.
-        stopped: `epochs`, `patience` or `budget`.
+        stopped: `epochs`, `patience`, `budget`, `diverged` or `converged`.
         chosen: whether this one was kept.
     """
 
@@ -118,7 +118,8 @@ class ComparedRung(TypedDict):
         settings: everything that decides it (as in run.json's `training.settings`).
         metrics, cost: see there.
         seed_accuracies: test accuracy of each seed.
-        p_value_vs_best: paired test against the best rung, Holm-corrected; None for the best.
+        p_value_vs_best: paired test against the best rung, Holm-corrected over the rungs that are
+            compared with it; None for the best.
         difference_vs_best, difference_vs_best_ci95: accuracy less the best one's, test rows.
         trials: of the first seed.
         losses: None for rungs without steps.

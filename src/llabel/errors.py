@@ -7,3 +7,7 @@ class InputError(ValueError):
     The message names what was given, where (file, row, column), what is allowed and how to mend
     it. The command line prints it without a traceback and exits with code 2.
     """
+
+
+class FetchError(InputError):
+    """Something could not be fetched just now; what the user gave may be right."""

@@ -16,6 +16,7 @@ from llabel.events import EpochDone, Event, Listener, Note, StepDone
 from llabel.record import RunRecord
 
 _STARTED = "started.json"
+_NEEDED = ("config", "cost", "data", "metrics", "rung", "training")  # keys of a whole record
 _OURS = (
     *("README.md", "adapter", "checkpoints", "predictions.jsonl", "run.json", "rung.json"),
     *(_STARTED, "train.log.jsonl", ".new-adapter", ".old-adapter"),
@@ -167,9 +168,14 @@ def read_record(folder: Path) -> RunRecord:
             "`llabel fit` (the same fit command finishes an interrupted run)."
         )
     try:
-        return cast(RunRecord, json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}). Train the run again.") from error
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if missing := [name for name in _NEEDED if name not in record]:
+            raise ValueError(f"{', '.join(missing)} missing")
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}). Remove the folder and train the run again."
+        ) from error
+    return cast(RunRecord, record)
 
 
 class TrainingLog:

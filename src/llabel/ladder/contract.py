@@ -41,17 +41,19 @@ class Trial:
 
     Attributes:
         settings: the value, by name: ``{"learning_rate": 0.001}`` or ``{"C": 1.0}``.
-        number: its place among the values to try, from 0; those that diverged leave gaps.
-        validation_loss: log loss of its best epoch on validation, nats; of a refit None.
+        number: its place among the values to try, from 0.
+        validation_loss: log loss of its best epoch on validation, nats; None of a refit and of a
+            training that diverged.
         epochs: passes over the rows up to that epoch; 0 where there are none (closed form).
         epoch_losses: validation log loss after each epoch.
         steps, rows, tokens, seconds: what the training took; validation not counted.
-        stopped: why it ended: at the last epoch, for want of progress, at the budget's end.
+        stopped: why it ended: `epochs` (all were done), `patience`, `budget`, `diverged`, or
+            `converged` where there are no epochs.
     """
 
     settings: dict[str, Any]
     validation_loss: float | None
-    epochs: int = 0
+    epochs: float = 0
     epoch_losses: tuple[float, ...] = ()
     steps: int = 0
     rows: int = 0

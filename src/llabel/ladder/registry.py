@@ -78,6 +78,11 @@ def saved_fields(folder: Path) -> tuple[str, ...]:
 
 def _saved(folder: Path) -> dict[str, Any]:
     path = folder / _RECORD
+    if (folder / "compare.json").is_file():
+        names = ", ".join(sorted(place.name for place in (folder / "rungs").iterdir()))
+        raise InputError(
+            f"{folder} is a comparison. Name one of its rungs, as {folder / 'rungs'}/NAME: {names}."
+        )
     if not path.is_file():
         raise InputError(
             f"{folder} holds no trained rung ({_RECORD} is missing). Give the --out folder of a "

@@ -1,5 +1,7 @@
 """A fair try for every trained rung: the same number of values, judged on validation."""
 
+import math
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -38,7 +40,7 @@ def best_of(
     Args:
         values: to try, in this order.
         train: (number of the trial, value, seconds it may take or None) → what came of it. One
-            that diverges raises FloatingPointError and does not count.
+            that diverges raises FloatingPointError; it is recorded, and never the best.
         keep: called with the trial's number after each trial that is the best so far.
         budget: seconds of training for all together; what is left is shared out evenly among the
             trials to come, and the first one is made in any case.
@@ -52,28 +54,31 @@ def best_of(
     values = tuple(values)
     trials: list[Trial] = []
     best: int | None = None
-    spent, problem = 0.0, ""
+    spent, lowest, problem = 0.0, math.inf, ""
     for number, value in enumerate(values):
         limit = None if budget is None else (budget - spent) / (len(values) - number)
         if limit is not None and limit <= 0:
             break
+        started = time.perf_counter()
         try:
             trial = replace(train(number, value, limit), number=number)
         except FloatingPointError as error:
             problem = str(error)
-            continue
+            trial = Trial(
+                settings={"learning_rate": value},  # nothing else can diverge
+                validation_loss=None,
+                seconds=time.perf_counter() - started,
+                stopped="diverged",
+                number=number,
+            )
         trials.append(trial)
         spent += trial.seconds
         loss = trial.validation_loss
-        assert loss is not None
-        if best is None or loss < _loss(trials[best]):
-            best = len(trials) - 1
+        if loss is not None and loss < lowest:
+            best, lowest = len(trials) - 1, loss
             keep(number)
     if best is None:
-        raise InputError(f"Every trial diverged ({problem}). Give a lower --learning-rate.")
+        raise InputError(
+            f"Every trial diverged ({problem}). For an LLM, give a lower --learning-rate."
+        )
     return tuple(trials), best
-
-
-def _loss(trial: Trial) -> float:
-    assert trial.validation_loss is not None
-    return trial.validation_loss

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import log
-from typing import Any, Literal
+from typing import Literal
 
 from markupsafe import Markup
 
 from llabel.comparison import ComparedRung, ComparedScores, CompareRecord
-from llabel.report import numbers, plots
+from llabel.report import numbers, plots, wording
 from llabel.report.page import render
 
 _WIDE, _NARROW = (480, 350), (340, 360)
@@ -72,40 +72,26 @@ def render_comparison(record: CompareRecord) -> str:
         "comparison.html.j2",
         {
             "record": record,
-            "headline": headline(record),
+            "headline": wording.headline(record),
             "rungs": rungs,
             "done": done,
             "picked": picked,
             "seeds": max((len(rung.row["seeds"]) for rung in done), default=1),
             "classes": [str(label) for label in record["data"]["classes"]],
             "cost_figures": _cost_figures(done),
+            "untrained": [rung.row["name"] for rung in done if not _trains(rung)],
             "curve": _learning_curve(record),
             "loss_figures": _loss_figures(done),
             "reliability": _reliability(done),
             "confusions": [_confusion(record, rung) for rung in picked if rung.row["confusion"]],
-            "examples": _examples(record),
-            "leak": _leak(record),
+            "examples": wording.examples(record),
+            "lacks_texts": wording.lacks_texts(record),
+            "leak": wording.leak(record),
+            "lookup_told": wording.lookup_told(record),
+            "enough_seen": wording.ENOUGH_SEEN,
             "even_loss": log(max(1, len(record["data"]["classes"]))),
         },
     )
-
-
-def headline(record: CompareRecord) -> str:
-    """The verdict in a few words; its reason tells the rest."""
-    verdict = record["verdict"]
-    choose = verdict["choose"]
-    match verdict["kind"]:
-        case "cannot_tell":
-            return f"Can’t tell yet; for now, {choose}" if choose else "Can’t tell yet"
-        case "majority_class":
-            return "No rung beats the majority class"
-        case "leakage":
-            return "Most of this score is leakage"
-        case "no_llm" if choose:
-            return f"Use {choose}, not the LLM"
-        case "use_llm" if choose:
-            return f"Use {choose}: the LLM is worth it"
-    return f"Use {choose}" if choose else "No rung can be recommended"
 
 
 def _views(record: CompareRecord) -> Iterator[RungView]:
@@ -176,12 +162,17 @@ def _kind(rung: ComparedRung) -> str:
 
 def _cost_figures(done: Sequence[RungView]) -> list[Figure]:
     """Accuracy over the time to answer, and over the time to train."""
-    if not done:
-        return []
-    return [
-        _cost_figure(done, "ms_per_text_bulk", "time to answer one text, in bulk", "ms", 1e-3),
-        _cost_figure(done, "train_seconds", "time to train", "s", 1e-2),
-    ]
+    figures = []
+    if done:
+        what = "time to answer one text, in bulk"
+        figures.append(_cost_figure(done, "ms_per_text_bulk", what, "ms", 1e-3))
+    if trained := [rung for rung in done if _trains(rung)]:
+        figures.append(_cost_figure(trained, "train_seconds", "time to train", "s", 1e-2))
+    return figures
+
+
+def _trains(rung: RungView) -> bool:
+    return rung.row["cost"] is None or rung.row["cost"]["train_seconds"] > 0
 
 
 def _cost_figure(
@@ -344,49 +335,3 @@ def _confusion(record: CompareRecord, rung: RungView) -> Confusion:
         cells = tuple((count, count / total if total else 0.0) for count in row)
         rows.append((str(label), total, cells))
     return Confusion(rung, tuple(answers), tuple(rows))
-
-
-def _examples(record: CompareRecord) -> list[dict[str, Any]]:
-    """Lists of rows to read, the probably mislabelled first."""
-    errors = record["errors"]
-    if errors is None:
-        return []
-    llm = errors["llm"] or "the LLM"
-    found = (
-        (
-            "Every rung is wrong",
-            "No trained or prompted rung gets these right. Many are probably mislabelled: read "
-            "them first.",
-            errors["all_wrong"],
-            errors["all_wrong_count"],
-        ),
-        (
-            f"Only {llm} is right",
-            "Every simpler rung is wrong: this is what the LLM is paid for.",
-            errors["only_llm"],
-            errors["only_llm_count"],
-        ),
-        (
-            f"Only {llm} is wrong",
-            "Every simpler rung is right.",
-            errors["only_simpler"],
-            errors["only_simpler_count"],
-        ),
-        (
-            f"Most confident errors of {errors['best']}",
-            "Wrong answers to which the best rung gave the highest probability.",
-            errors["most_confident"],
-            errors["most_confident_count"],
-        ),
-    )
-    keep = [entry for entry in found if errors["llm"] or "LLM" not in entry[0]]
-    return [
-        {"title": title, "what": what, "rows": rows, "count": count}
-        for title, what, rows, count in keep
-    ]
-
-
-def _leak(record: CompareRecord) -> str:
-    """`none` where every test row is unseen, `all` where none is, else `some`."""
-    unseen, rows = record["data"]["unseen_test_rows"], record["data"]["rows"]["test"]
-    return "none" if unseen == rows else "some" if unseen else "all"

@@ -18,8 +18,10 @@ def interval(bounds: Sequence[float] | None) -> str:
 
 
 def signed(value: float | None) -> str:
-    """A difference: +0.0120."""
-    return NONE if value is None else f"{value:+.4f}".replace("-", MINUS)
+    """A difference: +0.0120; what rounds to zero has no sign."""
+    if value is None:
+        return NONE
+    return f"{value:+.4f}".replace("-", MINUS) if round(value, 4) else "0.0000"
 
 
 def signed_interval(bounds: Sequence[float] | None) -> str:

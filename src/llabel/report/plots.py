@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -34,6 +35,7 @@ _TICKS: dict[str, dict[float, str]] = {
     "s": {0.01: "0.01 s", 0.1: "0.1 s", 1: "1 s", 10: "10 s", 60: "1 min", 600: "10 min"}
     | {3600: "1 h", 36_000: "10 h", 360_000: "100 h"},
 }
+_LABEL = 28  # characters in a line of a label
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 
 
@@ -232,7 +234,7 @@ def _draw_point(axes: "Axes", point: Point, *, below: bool) -> None:
 def _point_label(axes: "Axes", point: Point, place: int) -> "Annotation":
     """Earlier ones are nearer to their points, and so lie above the lines of later ones."""
     return axes.annotate(
-        _short(point.name),
+        _wrapped(point.name),
         (point.x, point.y),
         xytext=(0, 0),
         textcoords="offset pixels",
@@ -324,6 +326,13 @@ def _score_ticks(axes: "Axes", least: float = 0.0) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _short(name: str, most: int = 28) -> str:
+def _short(name: str) -> str:
     name = drawable(name)
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+    return name if len(name) <= _LABEL else f"{name[: _LABEL - 1]}…"
+
+
+def _wrapped(name: str) -> str:
+    """In lines that fit, since a cut would take the score or the tags at the end."""
+    name = drawable(name)
+    lines = [name] if len(name) <= _LABEL else name.split(" ", 1)
+    return "\n".join(part for line in lines for part in wrap(line, _LABEL))

@@ -16,7 +16,9 @@ from llabel.task import ClassIndices
 TestName: TypeAlias = Literal["exact McNemar", "paired bootstrap"]
 RESAMPLES = 10_000
 POWER = 0.8
-MOST_TIMES = 100  # beyond a hundred times the rows, "collect more" is no advice
+# "Collect more" is no advice beyond so many rows in all, or so many times those at hand.
+MOST_ROWS, MOST_TIMES = 100_000, 10
+FEWEST_ROWS = 30  # fewer say too little of the variance
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class RowsNeeded:
     """
 
     rows: int | None
-    reason: Literal["", "seeds", "too near the margin"] = ""
+    reason: Literal["", "seeds", "too near the margin", "too few rows"] = ""
 
 
 def compare_pair(
@@ -221,19 +223,23 @@ def rows_needed(pair: Pair, margin: float = 0.0, power: float = POWER) -> RowsNe
 
     Args:
         pair: the comparison so far.
-        margin: 0 asks whether a and b differ at all, 0.01 whether a is worse by over a point.
+        margin: 0 asks whether a and b differ at all, 0.01 whether a is worse by over a point,
+            -0.01 whether it is better by over a point.
         power: probability of an answer, 0..1.
 
     Returns:
         The rows in all (those at hand included), at least one more than at hand; None with
         "seeds" where the seeds' spread alone hides the answer, None with "too near the margin"
-        where it would take over 100 times the rows at hand.
+        where it would take over 100,000 rows and over 10 times those at hand, None with "too few
+        rows" where fewer than 30 are at hand.
     """
+    if pair.rows < FEWEST_ROWS:
+        return RowsNeeded(None, "too few rows")
     gap = abs(pair.difference + margin)
     rows = _rows_for(max(gap, margin / 2), pair, power)
     if rows <= pair.rows:  # half a margin would have been seen already
         rows = _rows_for(gap, pair, power)
-    if rows <= MOST_TIMES * pair.rows:
+    if rows <= max(MOST_ROWS, MOST_TIMES * pair.rows):
         return RowsNeeded(max(pair.rows + 1, ceil(rows)))
     return RowsNeeded(
         None, "seeds" if pair.seed_variance > pair.row_variance else "too near the margin"

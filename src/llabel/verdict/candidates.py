@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from llabel.statistics.paired import Pair, compare_pair
 from llabel.task import ClassIndices
+from llabel.verdict.text import Basis, Named
 
 MAJORITY, LOOKUP = "majority", "lookup"
 ENOUGH_UNSEEN = 100  # fewer rows decide nothing: their intervals span ten points and more
@@ -80,6 +81,14 @@ class TestRows:
     def accuracy(self, rung: Candidate) -> float:
         """Mean accuracy over seeds on the rows kept, 0..1."""
         return float((np.atleast_2d(rung.answers)[:, self.keep] == self.y[self.keep]).mean())
+
+    def named(self, rung: Candidate) -> Named:
+        """Name a rung with its accuracy on the rows kept."""
+        return Named(rung.name, self.accuracy(rung))
+
+    def basis(self, margin: float) -> Basis:
+        """Tell the rows kept, and a margin (0..1), in words."""
+        return Basis(self.count, self.unseen_only, margin)
 
 
 def by_validation(rung: Candidate) -> tuple[float, float, int]:

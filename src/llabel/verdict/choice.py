@@ -31,14 +31,12 @@ class Choice:
         kind: what is claimed.
         rung: the one to use.
         reason: the claim in words.
-        may_do: a cheaper rung left open, or None.
         needed: what would settle it, or None.
     """
 
     kind: ChoiceKind
     rung: Candidate
     reason: str
-    may_do: Examined | None = None
     needed: RowsNeeded | None = None
 
 
@@ -95,31 +93,32 @@ def choose(
     ]
     open_ = max(unclear, key=lambda e: e.pair.difference, default=None)
     needed = rows_needed(open_.pair, margin) if open_ else None
-    on = text.Basis(rows.count, rows.unseen_only, margin)
+    on = rows.basis(margin)
 
     if open_ and needed:
         whether_llm = chosen.is_llm and any(not e.rung.is_llm for e in unclear)
         if passing is None or whether_llm:
-            told = text.cannot_tell(_named(rows, open_.rung), _named(rows, best), open_.pair,
-                                    needed, on)  # fmt: skip
+            told = text.cannot_tell(
+                rows.named(open_.rung), rows.named(best), open_.pair, needed, on
+            )
             told += text.provisional(chosen.name)
-            return Choice("cannot_tell", chosen, told, open_, needed)
+            return Choice("cannot_tell", chosen, told, needed)
 
     also = text.may_do(open_.rung.name, needed, on) if open_ and needed else ""
     kind, claim, note = _about_llm(rows, best, chosen, rungs, examined, failed)
-    named = _named(rows, chosen)
+    named = rows.named(chosen)
     subject = f"{named}: it" if kind == "use" else named
     if passing:
-        told = text.no_worse(subject, _named(rows, best), passing.pair, on)
+        told = text.no_worse(subject, rows.named(best), passing.pair, on)
     else:
         nearest = max(examined, key=lambda e: e.pair.difference, default=None)
         told = text.best_is_needed(
             subject,
-            _named(rows, nearest.rung) if nearest else None,
+            rows.named(nearest.rung) if nearest else None,
             nearest.pair if nearest else None,
             on,
         )
-    return Choice(kind, chosen, claim + told + note + also, open_, needed)
+    return Choice(kind, chosen, claim + told + note + also, needed)
 
 
 def _about_llm(
@@ -152,14 +151,10 @@ def _about_llm(
         return (
             "use",
             use,
-            text.llm_ahead_on_test(_named(rows, strongest), _named(rows, chosen), pair),
+            text.llm_ahead_on_test(rows.named(strongest), rows.named(chosen), pair),
         )
     if llm_failed:
         return "use", use, ""
     first = min(llms, key=by_validation)
-    note = text.llm_no_better(_named(rows, first), _named(rows, chosen), pairs[first.name])
+    note = text.llm_no_better(rows.named(first), rows.named(chosen), pairs[first.name])
     return "no_llm", "Don't use the LLM: ", note
-
-
-def _named(rows: TestRows, rung: Candidate) -> text.Named:
-    return text.Named(rung.name, rows.accuracy(rung))

@@ -93,10 +93,12 @@ def llm_ahead_on_test(llm: Named, chosen: Named, pair: Pair) -> str:
 
 def cannot_tell(rung: Named, best: Named, pair: Pair, needed: RowsNeeded, on: Basis) -> str:
     """Say what the rows leave open, and what would settle it."""
-    return (
-        f"Can't tell yet{_would(needed, on)} whether {rung} is as good as {best} within "
-        f"{on.margin_text} ({figures(pair)}; {on})."
-    )
+    whether = f"whether {rung} is as good as {best} within {on.margin_text}"
+    if needed.rows is None:
+        told = f"Can't tell yet {whether}: {_would_show(needed, on)}"
+    else:
+        told = f"Can't tell yet: {_about(needed.rows, on)} would show {whether}"
+    return f"{told} ({figures(pair)}; {on})."
 
 
 def provisional(chosen: str) -> str:
@@ -106,22 +108,28 @@ def provisional(chosen: str) -> str:
 
 def may_do(name: str, needed: RowsNeeded, on: Basis) -> str:
     """Say that something still cheaper is open."""
-    return f" The still cheaper {name} may do as well: can't tell yet{_would(needed, on)}."
+    return f" The still cheaper {name} may do as well: can't tell yet; {_would_show(needed, on)}."
 
 
-def majority_class(best: Named, majority: Named, pair: Pair, on: Basis) -> str:
-    """Say that nothing beats the majority class."""
-    return (
+def majority_class(best: Named, majority: Named, pair: Pair, bound: float, on: Basis) -> str:
+    """Say that nothing beats the majority class; `bound` (0..1) is the least gain worth having."""
+    told = (
         f"No rung beats the majority class: {best}, the best on validation, against {majority} "
         f"({figures(pair)}; {on})."
     )
+    if pair.interval[1] > bound:
+        told += f" These rows don't rule out a gain of more than {amount(bound)}."
+    return told
 
 
-def more_rows(needed: RowsNeeded, on: Basis) -> str:
-    """Say how many rows would show a gain as large as the one seen."""
-    if needed.rows is None:
-        return ""
-    return f" If that gain is real, about {_round(needed.rows)}{_kind(on)} rows would show it."
+def cannot_tell_majority(
+    rung: Named, majority: Named, pair: Pair, needed: RowsNeeded, on: Basis
+) -> str:
+    """Say that the rows leave open whether anything beats the majority class."""
+    return (
+        f"Can't tell yet whether any rung beats the majority class: {rung} against {majority} "
+        f"({figures(pair)}; {on}); {_would_show(needed, on)}."
+    )
 
 
 def only_controls(names: Sequence[str]) -> str:
@@ -129,24 +137,26 @@ def only_controls(names: Sequence[str]) -> str:
     return f"Nothing to choose from: only {' and '.join(names)} ran."
 
 
-def leakage_unseen(best: Named, everywhere: Pair, unseen: Pair, lookup: Pair) -> str:
-    """Say that the gain is mostly gone where the text is new."""
+def leakage_unseen(
+    best: Named, everywhere: Pair, unseen: Pair, lookup: Pair, *, shown: bool
+) -> str:
+    """Say that the gain is, or (not `shown`) may be, mostly gone where the text is new."""
     lower, upper = unseen.interval
     return (
-        f"Most of this score is leakage: over the majority class {best.name} gains "
-        f"{points(everywhere.difference)} points on all {everywhere.rows:,} test rows but "
-        f"{points(unseen.difference)} (95 % interval {points(lower)} to {points(upper)}) on the "
-        f"{unseen.rows:,} whose text is not in training; looking training texts up gains "
+        f"Most of this score {'is' if shown else 'may be'} leakage: over the majority class "
+        f"{best.name} gains {points(everywhere.difference)} points on all {everywhere.rows:,} test "
+        f"rows but {points(unseen.difference)} (95 % interval {points(lower)} to {points(upper)}) "
+        f"on the {unseen.rows:,} whose text is not in training; looking training texts up gains "
         f"{points(lookup.difference)} on all rows. "
     )
 
 
 def leakage_lookup(best: Named, lookup: Named, pair: Pair, on: Basis) -> str:
-    """Say that looking up does as well, and that no rows are left to tell more."""
+    """Say that looking up may do as well, and that no rows are left to tell more."""
     return (
-        f"Most of this score is leakage: {best} is not shown to beat looking training texts up, "
-        f"{lookup}, by more than {on.margin_text} ({figures(pair)}; {on}), and too few test rows "
-        "have a text that is not in training. "
+        f"Most of this score may be leakage: {best} is not shown to beat looking training texts "
+        f"up, {lookup}, by more than {on.margin_text} ({figures(pair)}; {on}), and too few "
+        "test rows have a text that is not in training. "
     )
 
 
@@ -155,16 +165,18 @@ def not_compared(failed: Sequence[str]) -> str:
     return f" Failed, so nothing is said of: {', '.join(failed)}." if failed else ""
 
 
-def _would(needed: RowsNeeded, on: Basis) -> str:
+def _would_show(needed: RowsNeeded, on: Basis) -> str:
     if needed.rows is not None:
-        return f": about {_round(needed.rows)}{_kind(on)} test rows would show"
+        return f"{_about(needed.rows, on)} would show it"
     if needed.reason == "seeds":
-        return ": the trainings differ too much, so more seeds, not rows, would show"
-    return ", and no practical number of rows would (the gap is so near the margin)"
+        return "more seeds, not rows, would show it, as the trainings differ too much"
+    if needed.reason == "too few rows":
+        return "too few test rows to say how many would show it"
+    return "no practical number of rows would show it, as the gap to be seen is so small"
 
 
-def _kind(on: Basis) -> str:
-    return " unseen" if on.unseen else ""
+def _about(rows: int, on: Basis) -> str:
+    return f"about {_round(rows)}{' unseen' if on.unseen else ''} test rows"
 
 
 def _round(rows: int) -> str:
