@@ -41,7 +41,7 @@ def test_rows_that_are_cut_are_counted_and_told(llm_settings):
         ({"template": "plane"}, "--template 'plane' is neither .* Did you mean 'plain'"),
         ({"label_words": {"True": "false"}}, "False and True have the same words 'false'"),
         ({"label_words": {"yes": "false"}}, "names 'yes', which is no label. Labels: False, True"),
-        ({"model": "nowhere"}, "cannot find a causal language model named 'nowhere'"),
+        ({"model": "nowhere"}, "cannot find a model named 'nowhere'"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_without_weights(llm_settings, changes, message):

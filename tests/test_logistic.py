@@ -78,7 +78,7 @@ def test_search_keeps_the_value_that_validation_likes_best():
     np.testing.assert_array_equal(found.validation_proba, alone.predict_proba(x))
     np.testing.assert_array_equal(found.chosen.weights, alone.weights)
     assert replace(trial, seconds=0) == replace(
-        found.trials[found.best], seconds=0, validation_loss=None
+        found.trials[found.best], seconds=0, validation_loss=None, number=0
     )
     assert [event.total for event in told[::2]] == [60] * 3
 
