@@ -113,7 +113,7 @@ def evaluate(
     Returns:
         JSON-ready: `metrics` (Scores), `report` (ReportRows), `rows`, `data.fingerprint`.
     """
-    registry.saved_name(folder)  # says best what is wrong with a folder
+    registry.refuse_comparison(folder)
     record = read_record(folder)
     config, known = record["config"], record["data"]
     split = load_labelled(

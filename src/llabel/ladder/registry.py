@@ -76,13 +76,22 @@ def saved_fields(folder: Path) -> tuple[str, ...]:
     return tuple(_saved(folder)["fields"])
 
 
-def _saved(folder: Path) -> dict[str, Any]:
-    path = folder / _RECORD
+def refuse_comparison(folder: Path) -> None:
+    """Refuse the folder of a comparison, which holds many rungs.
+
+    Raises:
+        InputError: it is one.
+    """
     if (folder / "compare.json").is_file():
         names = ", ".join(sorted(place.name for place in (folder / "rungs").iterdir()))
         raise InputError(
             f"{folder} is a comparison. Name one of its rungs, as {folder / 'rungs'}/NAME: {names}."
         )
+
+
+def _saved(folder: Path) -> dict[str, Any]:
+    path = folder / _RECORD
+    refuse_comparison(folder)
     if not path.is_file():
         raise InputError(
             f"{folder} holds no trained rung ({_RECORD} is missing). Give the --out folder of a "
