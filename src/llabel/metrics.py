@@ -169,11 +169,11 @@ def confidence_bins(
     """Sort rows into bins of equal width, ((m-1)/M, m/M] (Guo et al. 2017, sec. 2).
 
     Args:
-        confidence: (n,) top probabilities, 0..1; 0 itself goes to the first bin.
+        confidence: (…, n) top probabilities, 0..1; 0 itself goes to the first bin.
         bins: M, number of bins.
 
     Returns:
-        (n,) the bin of each row, 0..M-1, and the (M+1,) edges of the bins, 0 to 1.
+        (…, n) the bin of each row, 0..M-1, and the (M+1,) edges of the bins, 0 to 1.
     """
     edges = np.linspace(0, 1, bins + 1)
     return np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1), edges

@@ -12,6 +12,7 @@ from llabel.metrics import (
     LOG_LOSS_EPS,
     UNKNOWN,
     Interval,
+    confidence_bins,
     wilson_interval,
 )
 from llabel.statistics.resampling import Floats, Part, Spread, row_weights, spread, units_of
@@ -162,9 +163,7 @@ def _columns(y: ClassIndices, proba: Floats, answers: npt.NDArray[np.int64]) -> 
     truth = y == classes  # (n_classes, n)
     answered = answers[:, None] == classes  # (seeds, n_classes, n)
     confidence = proba.max(axis=2)
-    # Bins as in `metrics.expected_calibration_error`.
-    edges = np.linspace(0, 1, ECE_BINS + 1)
-    bin_of = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, ECE_BINS - 1)
+    bin_of, _ = confidence_bins(confidence)
     gap = (proba.argmax(axis=2) == y) - confidence
     in_bin = bin_of[:, None] == np.arange(ECE_BINS)[:, None]  # (seeds, bins, n)
     return _Columns(
@@ -213,6 +212,6 @@ def _percentile(points: Floats, error: Spread, fallback: Interval | None = None)
 
 def _bias_aware(points: Floats, error: Spread) -> list[float]:
     """Basic interval of the ECE, wide enough for no bias and for twice the bootstrap's."""
-    estimate, bias = float(points.mean()), float(error.deviations.mean())
+    estimate, bias = float(points.mean()), error.bias
     low, high = np.quantile(error.deviations, [0.025, 0.975])
     return np.clip([estimate - bias - high, estimate + bias - low], 0, 1).tolist()

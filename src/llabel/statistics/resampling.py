@@ -54,12 +54,15 @@ class Spread:
         row_variance: the part of the variance that shrinks as rows are added.
         seed_variance: the part that only more trainings shrink; 0 with one seed.
         df: degrees of freedom of the variance.
+        bias: mean of (estimate on resampled rows) - (estimate). The mean of `deviations` is no
+            measure of it: Student's t with one degree of freedom has no mean.
     """
 
     deviations: Floats
     row_variance: float
     seed_variance: float
     df: float
+    bias: float = 0.0
 
     @property
     def variance(self) -> float:
@@ -136,7 +139,7 @@ def spread(parts: Sequence[Part], count: int, rng: np.random.Generator) -> Sprea
     unbias = count / (count - 1)
     row_draws = sum(p.sign * (p.draws.mean(axis=0) - p.points.mean()) for p in parts)
     assert isinstance(row_draws, np.ndarray)
-    centre = row_draws.mean()
+    centre = float(row_draws.mean())
     row = float(row_draws.var()) * unbias
     seed, uncertainty = 0.0, row**2 / (count - 1)
     for part in parts:
@@ -145,11 +148,12 @@ def spread(parts: Sequence[Part], count: int, rng: np.random.Generator) -> Sprea
         if extra > 0:
             uncertainty += observed**2 / (len(part.points) - 1)
     if row == 0:
-        return Spread(row_draws, row, seed, float(count - 1))
+        return Spread(row_draws, row, seed, float(count - 1), centre)
     df = (row + seed) ** 2 / uncertainty
     scale = np.sqrt(unbias * (row + seed) / row)
     student = np.sqrt(df / rng.chisquare(df, size=row_draws.shape))
-    return Spread(centre + (row_draws - centre) * scale * student, row, seed, float(df))
+    deviations = centre + (row_draws - centre) * scale * student
+    return Spread(deviations, row, seed, float(df), centre)
 
 
 def _seed_variance(part: Part, unbias: float) -> tuple[float, float]:
