@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from comparisons import SCRIPT, SYSTEMS, TOPICS, comparison
 from llabel.comparison import CompareRecord
-from llabel.report import numbers, render_comparison, write
+from llabel.folder import write_text
+from llabel.report import numbers, render_comparison
 from llabel.report.page import folded
 from llabel.report.placing import spread
 from llabel.report.svg import ACCENT, drawable, drawing, inline_svg
@@ -126,7 +127,7 @@ def test_characters_that_xml_and_utf8_lack_do_not_break_a_page(tmp_path: Path) -
     for rung, name in zip(strange["rungs"], names, strict=True):
         rung["name"] = name
     strange["curve"] = [point | {"rung": "bell \x07"} for point in strange["curve"][:4]]
-    write(render_comparison(strange), tmp_path / "report.html")
+    write_text(tmp_path / "report.html", render_comparison(strange))
     assert "half ?" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 

@@ -234,5 +234,5 @@ def write_json_lines(path: Path, lines: Iterable[Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write all of a file or nothing."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8", newline="\n")
     partial.replace(path)

@@ -75,7 +75,7 @@ def compare(
         outcomes = [progress.carry_out(planned) for planned in table]
         points = [progress.carry_out(planned) for planned in curve]
         notify(Note("Comparing the rungs' answers."))
-        record = assemble(config, asked, loaded, outcomes, points, command)
+        record = assemble(config, asked, loaded, outcomes, points, out, command)
         write_json(out / "compare.json", record)
         write_text(out / "report.html", render_comparison(record))
     return record

@@ -4,7 +4,6 @@ The prior correction is a function of the probabilities alone, so the model need
 text twice. `llabel fit --rung llm-zero-shot-calibrated` comes to the same result the long way.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from llabel.errors import InputError
 from llabel.events import Listener
 from llabel.folder import claimed, finished_run, read_record, write_json, write_text
 from llabel.ladder.calibration import prior_corrected
+from llabel.ladder.rung_folder import RECORD, read_json, write_record
 from llabel.metrics import score
 from llabel.predictions import prediction_lines
 from llabel.record import Metrics, RunRecord
@@ -85,8 +85,4 @@ def derive_calibrated(
 
 def rewrite_rung(source: Path, out: Path, **changes: Any) -> None:
     """Write the `rung.json` of `source` into `out` with some values changed."""
-    values = json.loads((source / "rung.json").read_bytes().decode("utf-8", "surrogatepass"))
-    text = json.dumps(values | changes, indent=2, ensure_ascii=False) + "\n"
-    partial = out / ".rung.json.partial"
-    partial.write_bytes(text.encode("utf-8", "surrogatepass"))  # texts may hold half a pair
-    partial.replace(out / "rung.json")
+    write_record(out, read_json(source / RECORD) | changes)

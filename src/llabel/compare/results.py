@@ -40,6 +40,7 @@ def assemble(
     loaded: LoadedTask,
     outcomes: Sequence[Outcome],
     points: Sequence[Outcome],
+    out: Path,
     command: str,
 ) -> CompareRecord:
     """The record of a comparison whose runs have ended.
@@ -49,6 +50,7 @@ def assemble(
         loaded: its rows.
         outcomes: runs of the table, a rung's seeds together, from cheap to dear.
         points: runs of the learning curve.
+        out: folder of the comparison.
         command: what the user typed.
     """
     task = loaded.task
@@ -63,7 +65,6 @@ def assemble(
     p_values = _against_best(pairs, best)
     facts = _data(config, loaded, unseen)
     reference = baselines(task, unseen)
-    out = _common_folder(outcomes)
     rungs = [
         rung_row(done[name], runs, task, unseen, pairs, p_values, best, reference, out)
         if (name := runs[0].planned.rung) in done
@@ -275,7 +276,3 @@ def _machine(done: dict[str, FinishedRung]) -> dict[str, Any]:
     """Of the last, dearest rung: it used what there is."""
     last = list(done.values())[-1:]
     return last[0].records[0]["environment"] if last else {}
-
-
-def _common_folder(outcomes: Sequence[Outcome]) -> Path:
-    return outcomes[0].planned.folder.parent.parent

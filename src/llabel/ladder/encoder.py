@@ -23,7 +23,7 @@ from llabel.ladder.encoder_model import (
     max_length,
     save_encoder,
 )
-from llabel.ladder.neural import Recipe, Rows, count, fit_network, predict_texts
+from llabel.ladder.neural import Recipe, Rows, fit_network, predict_texts
 from llabel.ladder.pairs import PairTokeniser
 from llabel.ladder.rung_folder import SavedRung, read_rung, write_rung
 from llabel.task import Label, Probabilities, Split, Task, Text
@@ -95,22 +95,16 @@ class EncoderRung:
         )
         self.network_ = fitted.network
         self.validation_proba_ = fitted.validation_proba
-        trainable, parameters = count(fitted.network)
-        self.record_ = FitRecord(
-            settings={
+        self.record_ = fitted.record(
+            RECIPE,
+            {
                 "encoder": lasting_name(self.settings.encoder),
-                **RECIPE.record(),
-                **fitted.trials[fitted.chosen].settings,
                 "max_seq_length": self.tokeniser_.max_length,
                 "pooling": "mean",
                 "dropout": DROPOUT,
             },
-            trials=fitted.trials,
-            chosen=fitted.chosen,
-            refit=fitted.refit,
-            trainable_parameters=trainable,
-            parameters=parameters,
-            truncated={"train": train.truncated, "validation": validation.truncated},
+            train,
+            validation,
         )
         return self
 

@@ -3,7 +3,6 @@
 import hashlib
 import inspect
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from llabel.assets import BUILT_IN, is_hub_id
 from llabel.engine.batching import Batch
 from llabel.errors import InputError
+from llabel.ladder.rung_folder import replace_folder
 from llabel.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -177,17 +177,13 @@ def load_encoder(folder: Path) -> "PreTrainedModel":
 
 def save_encoder(folder: Path, encoder: Any, tokenizer: "PreTrainedTokenizerBase") -> None:
     """Write `encoder/`, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    new, old, target = folder / f".new-{FOLDER}", folder / f".old-{FOLDER}", folder / FOLDER
-    for left_over in (new, old):  # of a process that was killed here
-        shutil.rmtree(left_over, ignore_errors=True)
-    with quiet_libraries():
-        encoder.save_pretrained(str(new))
-        tokenizer.save_pretrained(str(new))
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+
+    def save(new: Path) -> None:
+        with quiet_libraries():
+            encoder.save_pretrained(str(new))
+            tokenizer.save_pretrained(str(new))
+
+    replace_folder(folder / FOLDER, save)
 
 
 def digest_of(encoder: Path) -> str:

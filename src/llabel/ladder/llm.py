@@ -3,7 +3,6 @@
 import gc
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -18,7 +17,7 @@ from llabel.engine.answer import AnswerHead
 from llabel.engine.batching import FULL_VOCABULARY, Example
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.engine.model import LoraSettings, add_lora, compile_layers, load_adapter, load_model
-from llabel.engine.training import Progress, Trainer, TrainingSettings
+from llabel.engine.training import Progress, Trainer, TrainingSettings, seeded
 from llabel.events import Listener, Note, StageStarted, ignore
 from llabel.ladder.contract import FitRecord, Trial
 from llabel.ladder.label_model import LabelModel, device_of, precision_of, to_predict
@@ -182,7 +181,7 @@ class LLMRung:
         gc.collect()
         self.device_ = self.device
         base = load_model(self.folder_, self.device_, self.precision)
-        with _seeded(self.settings.seed, self.device_):
+        with seeded(self.settings.seed, self.device_):
             self._ready(add_lora(base, _lora_settings(self.settings)))
 
     def _ready(self, model: "PeftModel") -> None:
@@ -234,7 +233,7 @@ class LLMRung:
             stage=job.stage,
             device=self.device_,
         )
-        with _seeded(job.settings.seed, self.device_):
+        with seeded(job.settings.seed, self.device_):
             return trainer.run(job.examples)
 
     def examples(self, split: Split) -> tuple[list[Example], int]:
@@ -380,11 +379,3 @@ def _training_settings(settings: LLMSettings) -> TrainingSettings:
         patience=settings.patience,
         seed=settings.seed,
     )
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch within a block, and leave the caller's random state as it was."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

@@ -1,8 +1,6 @@
 """What an LLM rung leaves on disk: `rung.json`, and PEFT's `adapter/` where one was trained."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any
 
 from llabel.errors import InputError
 from llabel.ladder.few_shot import Shot
+from llabel.ladder.rung_folder import replace_folder, write_record
 from llabel.prompt import Template
 from llabel.settings import LLMSettings
 from llabel.task import Label
@@ -50,24 +49,13 @@ def save_rung(
     """Write `adapter/`, if there is one, and `rung.json`, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     if save_adapter is not None:
-        _replace_adapter(folder, save_adapter)
-    temporary = folder / f".{_RECORD}.{os.getpid()}"
-    text = json.dumps({"schema": SCHEMA} | asdict(record), indent=2, ensure_ascii=False) + "\n"
-    temporary.write_bytes(text.encode("utf-8", "surrogatepass"))  # texts may hold half a pair
-    temporary.replace(folder / _RECORD)
 
+        def save(new: Path) -> None:
+            save_adapter(new)
+            (new / "README.md").unlink(missing_ok=True)  # PEFT's; the run folder has its own card
 
-def _replace_adapter(folder: Path, save_adapter: Callable[[Path], None]) -> None:
-    new, old = folder / f".new-{ADAPTER}", folder / f".old-{ADAPTER}"
-    for left_over in (new, old):  # of a process that was killed here
-        shutil.rmtree(left_over, ignore_errors=True)
-    save_adapter(new)
-    (new / "README.md").unlink(missing_ok=True)  # PEFT's; the run folder has its own card
-    target = folder / ADAPTER
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+        replace_folder(folder / ADAPTER, save)
+    write_record(folder, {"schema": SCHEMA} | asdict(record))
 
 
 def read_rung(folder: Path, *allowed: str) -> RungRecord:

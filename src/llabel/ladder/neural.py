@@ -1,8 +1,7 @@
 """What the neural rungs share: one search over learning rates, one way to train and to predict."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,9 +13,9 @@ from torch import Tensor, nn
 from llabel.engine.allocator import keep_freed_memory
 from llabel.engine.batching import Batch, Example, collate, micro_batches
 from llabel.engine.checkpoint import CheckpointFolder
-from llabel.engine.training import Progress, Trainer, TrainingSettings
+from llabel.engine.training import Progress, Trainer, TrainingSettings, seeded
 from llabel.events import Listener, Note, RowsDone, StageStarted, ignore
-from llabel.ladder.contract import FitSettings, Trial
+from llabel.ladder.contract import FitRecord, FitSettings, Trial
 from llabel.ladder.trials import REFIT, around, best_of, stage
 from llabel.metrics import log_loss
 from llabel.task import ClassIndices, Probabilities, Text
@@ -105,6 +104,35 @@ class Fitted:
     chosen: int
     refit: Trial | None
     validation_proba: Probabilities
+
+    def record(
+        self,
+        recipe: Recipe,
+        settings: Mapping[str, Any],
+        train: Rows,
+        validation: Rows,
+        *,
+        frozen: int = 0,
+    ) -> FitRecord:
+        """What a rung tells of its fit.
+
+        Args:
+            recipe: that it was trained by.
+            settings: what else decides the rung.
+            train, validation: what it was trained and chosen on.
+            frozen: numbers it computes with beside the network's parameters.
+        """
+        trainable, parameters = count(self.network)
+        chosen = self.trials[self.chosen].settings
+        return FitRecord(
+            settings={**recipe.record(), **chosen, **settings},
+            trials=self.trials,
+            chosen=self.chosen,
+            refit=self.refit,
+            trainable_parameters=trainable,
+            parameters=parameters + frozen,
+            truncated={"train": train.truncated, "validation": validation.truncated},
+        )
 
 
 def example(input_ids: Sequence[int], label: int = 0, position: int = 0) -> Example:
@@ -332,14 +360,6 @@ def predict_texts(
         rows = encode(texts[start : start + PREDICT_WINDOW])
         parts.append(predict(network, rows, token_budget, device, notify))
     return np.concatenate(parts)
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch within a block, and leave the caller's random state as it was."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 def arrays_of(network: nn.Module) -> dict[str, npt.NDArray[Any]]:

@@ -1,6 +1,5 @@
 """Which class a rung's name stands for; what is heavy is imported when it is asked for."""
 
-import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -8,9 +7,9 @@ from typing import Any, cast
 from llabel.config import RunConfig
 from llabel.errors import InputError
 from llabel.ladder.contract import FitSettings, Rung
+from llabel.ladder.rung_folder import RECORD, read_json
 from llabel.settings import RungName
 
-_RECORD = "rung.json"
 _CLASSES: dict[RungName, str] = {
     "majority": "majority.MajorityRung",
     "lookup": "lookup.LookupRung",
@@ -90,16 +89,16 @@ def refuse_comparison(folder: Path) -> None:
 
 
 def _saved(folder: Path) -> dict[str, Any]:
-    path = folder / _RECORD
+    path = folder / RECORD
     refuse_comparison(folder)
     if not path.is_file():
         raise InputError(
-            f"{folder} holds no trained rung ({_RECORD} is missing). Give the --out folder of a "
+            f"{folder} holds no trained rung ({RECORD} is missing). Give the --out folder of a "
             "finished `llabel fit` (the same fit command finishes an interrupted run), or a "
             "folder that LLMClassifier.save wrote."
         )
     try:
-        values = json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))
+        values = read_json(path)
         if values.get("rung", "llm-lora") not in _CLASSES or not values["fields"]:
             raise ValueError(f"rung {values.get('rung')!r} is not known")
     except (ValueError, KeyError, AttributeError) as error:

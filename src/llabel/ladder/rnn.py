@@ -20,7 +20,6 @@ from llabel.ladder.neural import (
     Recipe,
     Rows,
     arrays_of,
-    count,
     fit_network,
     predict_texts,
     set_arrays,
@@ -103,23 +102,18 @@ class RNNRung:
         )
         self.network_ = fitted.network
         self.validation_proba_ = fitted.validation_proba
-        trainable, parameters = count(fitted.network)
-        self.record_ = FitRecord(
-            settings={
+        self.record_ = fitted.record(
+            RECIPE,
+            {
                 "embeddings": lasting_name(self.settings.embeddings),
-                **RECIPE.record(),
-                **fitted.trials[fitted.chosen].settings,
                 "max_seq_length": self.tokeniser_.max_length,
                 "words": len(self.tokeniser_.vocabulary),
                 "hidden": HIDDEN,
                 "dropout": DROPOUT,
             },
-            trials=fitted.trials,
-            chosen=fitted.chosen,
-            refit=fitted.refit,
-            trainable_parameters=trainable,
-            parameters=parameters + self.glove_.vectors.size,
-            truncated={"train": train.truncated, "validation": validation.truncated},
+            train,
+            validation,
+            frozen=self.glove_.vectors.size,
         )
         return self
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,9 +64,32 @@ def write_rung(folder: Path, saved: SavedRung) -> None:
         "classes": saved.classes,
         "files": files,
     }
-    _write(folder / RECORD, lambda path: _write_json(path, record, indent=2))
+    write_record(folder, record)
     for name in {ARRAYS, WORDS} - set(files):
         (folder / name).unlink(missing_ok=True)  # of a rung that was here before
+
+
+def write_record(folder: Path, values: Mapping[str, Any]) -> None:
+    """Write `rung.json` into `folder`, whole or not at all."""
+    _write(folder / RECORD, lambda path: _write_json(path, values, indent=2))
+
+
+def read_json(path: Path) -> Any:
+    """What `write_record` wrote; users' texts may hold half a surrogate pair."""
+    return json.loads(_text(path))
+
+
+def replace_folder(target: Path, save: Callable[[Path], None]) -> None:
+    """Let `save` make a folder, and put it in the place of `target`, whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new, old = (target.with_name(f".{age}-{target.name}") for age in ("new", "old"))
+    for left_over in (new, old):  # of a process that was killed here
+        shutil.rmtree(left_over, ignore_errors=True)
+    save(new)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_rung(folder: Path, rung: str) -> SavedRung:
@@ -85,7 +109,7 @@ def read_rung(folder: Path, rung: str) -> SavedRung:
             "training wrote; an interrupted one is finished by the same command."
         )
     try:
-        record = json.loads(_text(path))
+        record = read_json(path)
         found = record.get("rung", "an LLM")
         if found != rung:
             raise InputError(f"{folder} holds the rung {found}, not {rung}: name its folder.")
@@ -101,7 +125,7 @@ def read_rung(folder: Path, rung: str) -> SavedRung:
             classes=tuple(record["classes"]),
             settings=record["settings"],
             arrays=_read_arrays(folder / ARRAYS) if ARRAYS in files else {},
-            words=json.loads(_text(folder / WORDS)) if WORDS in files else {},
+            words=read_json(folder / WORDS) if WORDS in files else {},
         )
     except InputError:
         raise

@@ -16,7 +16,6 @@ from llabel.ladder.neural import (
     Recipe,
     Rows,
     arrays_of,
-    count,
     fit_network,
     predict_texts,
     set_arrays,
@@ -93,11 +92,9 @@ class TransformerRung:
         )
         self.network_ = fitted.network
         self.validation_proba_ = fitted.validation_proba
-        trainable, parameters = count(fitted.network)
-        self.record_ = FitRecord(
-            settings={
-                **RECIPE.record(),
-                **fitted.trials[fitted.chosen].settings,
+        self.record_ = fitted.record(
+            RECIPE,
+            {
                 "max_seq_length": length,
                 "words": len(self.tokeniser_.vocabulary),
                 "layers": LAYERS,
@@ -105,12 +102,8 @@ class TransformerRung:
                 "heads": HEADS,
                 "dropout": DROPOUT,
             },
-            trials=fitted.trials,
-            chosen=fitted.chosen,
-            refit=fitted.refit,
-            trainable_parameters=trainable,
-            parameters=parameters,
-            truncated={"train": train.truncated, "validation": validation.truncated},
+            train,
+            validation,
         )
         return self
 

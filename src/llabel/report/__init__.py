@@ -1,6 +1,5 @@
 """Pages to look at, made from records alone: no model, no tensors, no network."""
 
 from llabel.report.compared import render_comparison
-from llabel.report.page import write
 
-__all__ = ["render_comparison", "write"]
+__all__ = ["render_comparison"]

@@ -1,8 +1,6 @@
 """Pages from templates: one HTML file that needs nothing beside it."""
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llabel.report import numbers
@@ -25,13 +23,6 @@ def render(template: str, context: Mapping[str, Any]) -> str:
     """
     html = _environment().get_template(template).render(context)
     return html.encode("utf-8", "replace").decode("utf-8")
-
-
-def write(html: str, path: Path) -> None:
-    """Write a page whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(html, encoding="utf-8", newline="\n")
-    temporary.replace(path)
 
 
 def _environment() -> "Environment":
