@@ -9,7 +9,8 @@ import pytest
 from browser import running_browser
 from comparisons import ARABIC, LONG_WORD, SCRIPT, SYSTEMS, comparison
 from llabel.comparison import CompareRecord
-from llabel.report import render_comparison, write
+from llabel.folder import write_text
+from llabel.report import render_comparison
 
 PHONE, DESKTOP = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
 LONG_NAMES = [f"class {place} {'named at length ' * (place % 4)}" for place in range(41)]
@@ -40,7 +41,7 @@ def pages(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
     def make(case: str) -> Path:
         path = folder / f"{case}.html"
         if not path.exists():
-            write(render_comparison(CASES[case]()), path)
+            write_text(path, render_comparison(CASES[case]()))
         return path
 
     return make
