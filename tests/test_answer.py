@@ -103,7 +103,7 @@ def test_log_probs_are_those_of_the_models_own_logits(case, words):
     torch.testing.assert_close(found.exp().sum(1), torch.ones(len(PROMPTS)))
     assert found.std() > 0.05  # else anything would pass
     no_tree = words == "first token" or case.kind == "Bloom"
-    assert (head._tree is None) == no_tree  # the rest need not fall back on the slow way
+    assert (head.reader.tree is None) == no_tree  # the rest need not fall back on the slow way
 
 
 @pytest.mark.parametrize("words", WORDS)
@@ -118,8 +118,8 @@ def test_the_tree_pass_equals_a_pass_per_branching(llama):
     head = AnswerHead(llama, trie(WORDS["deep"]))
     batch = collate([Example(p) for p in PROMPTS])
     tree = head.log_probs(batch)
-    assert head._tree is not None
-    head._tree = None
+    assert head.reader.tree is not None
+    head.reader.tree = None
     torch.testing.assert_close(tree, head.log_probs(batch), rtol=0, atol=1e-5)
 
 

@@ -44,7 +44,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         budget: seconds of training for all trials together; None is without limit.
         refit: train anew on all rows with the chosen number of epochs.
         precision: `auto`, `float32`, `bfloat16` or `int8`.
-        compile: fuse layers with torch.compile.
+        engine: `auto`, or `plain` for the layers of transformers.
+        compile: fuse those with torch.compile.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         random_state: validation rows, row order, adapter initialisation, dropout.
 
@@ -82,6 +83,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         budget: float | None = None,
         refit: bool = False,
         precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
+        engine: Literal["auto", "plain"] = "auto",
         compile: bool = False,
         device: str = "auto",
         random_state: int = 0,
@@ -111,6 +113,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         self.budget = budget
         self.refit = refit
         self.precision = precision
+        self.engine = engine
         self.compile = compile
         self.device = device
         self.random_state = random_state

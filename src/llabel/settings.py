@@ -154,8 +154,15 @@ class LLMSettings:
         Literal["auto", "float32", "bfloat16", "int8"],
         Help("Of the frozen weights. auto: bfloat16 on CUDA, float32 on the CPU."),
     ] = "auto"
+    engine: Annotated[
+        Literal["auto", "plain"],
+        Help(
+            "auto: fused layers of our own, on the CPU, for models built like Llama, where there "
+            "is a C++ compiler; else, and with plain, the layers of transformers."
+        ),
+    ] = "auto"
     compile: Annotated[
-        bool, Help("Fuse layers with torch.compile: faster after a minute; needs a C++ compiler.")
+        bool, Help("Fuse the layers of transformers with torch.compile: fast after a minute.")
     ] = False
     device: Annotated[str, Help("auto, cpu, cuda or cuda:N.")] = "auto"
     seed: Annotated[
@@ -232,7 +239,7 @@ _NEURAL = _TRAINED | {"device", "max_seq_length"}
 _LLM = frozenset(field.name for field in fields(LLMSettings))
 _PROMPTED = frozenset({
     *("seed", "model", "template", "instruction", "label_words", "max_seq_length"),
-    *("token_budget", "precision", "device"),
+    *("token_budget", "precision", "engine", "device"),
 })  # fmt: skip
 READS: Mapping[RungName, frozenset[str]] = MappingProxyType({
     "majority": _SPLITS,

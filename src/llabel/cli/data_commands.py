@@ -16,7 +16,10 @@ from llabel.cli.shared import (
 from llabel.errors import InputError
 from llabel.options import PANELS, settings_options
 
-COSTLY = ("loss", "epochs", "refit", "token_budget", "precision", "compile", "device", "seed")
+COSTLY = (
+    *("loss", "epochs", "refit"),
+    *("token_budget", "precision", "engine", "compile", "device", "seed"),
+)
 ROW = "Which row, counted from 1; as validation:3 where DATA has several parts."
 
 

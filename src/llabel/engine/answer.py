@@ -1,16 +1,16 @@
 """Label log-probabilities at the answer position, without logits for the whole vocabulary."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from llabel.engine.batching import FULL_VOCABULARY, Batch, Example, collate
-from llabel.engine.prefix import Prefix, hidden_behind, read_prefix, whole_rows
-from llabel.engine.tree import Tree
+from llabel.engine.batching import FULL_VOCABULARY, Batch
+from llabel.engine.plain import PlainReader
+from llabel.engine.prefix import Prefix
+from llabel.engine.reader import Reader
 from llabel.errors import InputError
 from llabel.labels import LabelTrie
 
@@ -24,30 +24,21 @@ class AnswerHead:
     Args:
         model: a causal language model of transformers (adapters may be injected).
         trie: what may be answered.
+        reader: runs the model's decoder; by default as transformers does.
 
     Raises:
         InputError: the model does something to its logits that is not known here (found by
             comparing with the model's own logits).
     """
 
-    def __init__(self, model: "PreTrainedModel", trie: LabelTrie) -> None:
+    def __init__(
+        self, model: "PreTrainedModel", trie: LabelTrie, reader: Reader | None = None
+    ) -> None:
         self.model, self.trie = model, trie
-        self.backbone: nn.Module = model.get_decoder()
-        self.device: torch.device = next(self.backbone.parameters()).device
+        self.reader: Reader = reader or PlainReader(model, trie)
+        self.device = self.reader.device
         self._children = [torch.tensor(b.children, device=self.device) for b in trie.branchings]
-        prefixes = [branching.prefix for branching in trie.branchings]
-        tree = Tree(prefixes, self.device)
         self._refuse_unknown_heads()
-        # Some architectures derive their positions from the mask (ALiBi) or keep no keys and
-        # values at all. Each way of reading is tried once, against a pass of its own.
-        self._tree = tree if any(prefixes) and self._equals_plain(self._tree_hidden, tree) else None
-        packs = not any(prefixes) or self._tree is not None
-        self._packed = tree if packs and self._equals_plain(self._packed_hidden, tree) else None
-
-    @property
-    def packed_tokens(self) -> int:
-        """Tokens of the label trie that ride along with each row behind a prefix."""
-        return len(self._packed.tokens) if self._packed else 0
 
     def logits(self, hidden: Tensor, branching: int) -> Tensor:
         """(m, hidden) → (m, n_children) float32 logits; all tokens for `FULL_VOCABULARY`."""
@@ -62,7 +53,7 @@ class AnswerHead:
 
     def loss(self, batch: Batch) -> Tensor:
         """Sum of the cross-entropies (nats) of every choice in the batch, a scalar."""
-        hidden = self._hidden(batch.input_ids)[batch.rows, batch.positions]  # (m, hidden)
+        hidden = self.reader.at_choices(batch)  # (m, hidden)
         total = hidden.new_zeros((), dtype=torch.float32)
         for branching in batch.branchings.unique().tolist():
             here = batch.branchings == branching
@@ -71,14 +62,8 @@ class AnswerHead:
         return total
 
     def read_prefix(self, tokens: Sequence[int]) -> Prefix | None:
-        """What `log_probs` needs to know of tokens that many rows begin with.
-
-        Valid for as long as the weights stay as they are. None where this architecture cannot
-        reuse them.
-        """
-        if self._packed is None or not self._within_window(len(tokens)):
-            return None
-        return read_prefix(self.backbone, tokens, self.device)
+        """What `log_probs` needs to know of tokens that many rows begin with (see `Reader`)."""
+        return self.reader.read_prefix(tokens)
 
     @torch.no_grad()
     def log_probs(self, batch: Batch, prefix: Prefix | None = None) -> Tensor:
@@ -88,21 +73,7 @@ class AnswerHead:
             batch: prompts, or what follows `prefix` in each, at least one token.
             prefix: what all of them begin with, from `read_prefix`.
         """
-        width = batch.input_ids.shape[1]
-        if prefix is not None:
-            assert self._packed is not None
-            if self._within_window(len(prefix) + int(batch.lengths.sum()), rows=len(batch.lengths)):
-                return self._label_log_probs(self._packed_hidden(batch, self._packed, prefix))
-            return self.log_probs(whole_rows(prefix, batch))
-        if self._tree is not None and self._within_window(width):
-            hidden = self._tree_hidden(batch, self._tree)
-        else:
-            each = [self._hidden_after(batch, b.prefix) for b in self.trie.branchings]
-            hidden = torch.stack(each, dim=1)
-        return self._label_log_probs(hidden)
-
-    def _label_log_probs(self, hidden: Tensor) -> Tensor:
-        """(batch, n_branchings, hidden) → (batch, n_classes)."""
+        hidden = self.reader.at_branchings(batch, prefix)  # (batch, n_branchings, hidden)
         steps = [
             F.log_softmax(self.logits(hidden[:, number], number), dim=-1)
             for number in range(len(self.trie.branchings))
@@ -113,57 +84,6 @@ class AnswerHead:
         ]
         return torch.stack(columns, dim=1)
 
-    def _hidden(self, input_ids: Tensor) -> Tensor:
-        """(batch, seq) → (batch, seq, hidden), causal, padding on the right and never read."""
-        output: Tensor = self.backbone(input_ids=input_ids, use_cache=False).last_hidden_state
-        return output
-
-    def _hidden_after(self, batch: Batch, prefix: Sequence[int]) -> Tensor:
-        """(batch, hidden) at the end of prompt and prefix: a pass of its own for one branching."""
-        ids = F.pad(batch.input_ids, (0, len(prefix)))
-        rows = torch.arange(len(ids), device=self.device)
-        for depth, token in enumerate(prefix):
-            ids[rows, batch.lengths + depth] = token
-        return self._hidden(ids)[rows, batch.lengths - 1 + len(prefix)]
-
-    def _within_window(self, tokens: int, rows: int = 1) -> bool:
-        """Whether all layers see all tokens: a sliding layer's cache forgets the prompt's start."""
-        config = self.model.config
-        windows = (getattr(config, n, None) for n in ("sliding_window", "attention_chunk_size"))
-        tree = self._tree or self._packed
-        width = tokens + rows * (len(tree.tokens) if tree else 0)
-        return all(window is None or width < window for window in windows)
-
-    def _tree_hidden(self, batch: Batch, tree: Tree) -> Tensor:
-        """(batch, n_branchings, hidden): one pass over the prompts, one over the whole trie.
-
-        The second pass reads the prompts from the cache. Each trie token sees the prompt and its
-        own ancestors (see `Tree`).
-        """
-        prompts = self.backbone(input_ids=batch.input_ids, use_cache=True)
-        rows, width = batch.input_ids.shape
-        size = len(tree.tokens)
-        inside = torch.arange(width, device=self.device) < batch.lengths[:, None]  # (batch, seq)
-        seen = torch.cat(
-            [inside[:, None].expand(rows, size, width), tree.ancestors.expand(rows, size, size)],
-            dim=-1,
-        )
-        dtype = prompts.last_hidden_state.dtype
-        mask = torch.zeros(seen.shape, dtype=dtype, device=self.device)
-        mask.masked_fill_(~seen, torch.finfo(dtype).min)
-        answers = self.backbone(
-            input_ids=tree.tokens.expand(rows, size),
-            attention_mask=mask[:, None],  # (batch, 1, tree, seq + tree)
-            position_ids=batch.lengths[:, None] + tree.depths,
-            past_key_values=prompts.past_key_values,
-            use_cache=True,
-        ).last_hidden_state
-        first = torch.arange(rows, device=self.device)
-        at_answer = prompts.last_hidden_state[first, batch.lengths - 1]
-        return torch.stack(
-            [at_answer if at is None else answers[:, at] for at in tree.read_at], dim=1
-        )
-
     @torch.no_grad()
     def _refuse_unknown_heads(self) -> None:
         """Compare with the model's own logits once: heads differ in what they do to them."""
@@ -171,7 +91,8 @@ class AnswerHead:
         training = self.model.training
         self.model.eval()
         theirs = self.model(input_ids=ids, use_cache=False).logits[:, -1].float()
-        ours = self.logits(self._hidden(ids)[:, -1], FULL_VOCABULARY)
+        last = self.model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[:, -1]
+        ours = self.logits(last, FULL_VOCABULARY)
         self.model.train(training)
         if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2):
             raise InputError(
@@ -179,31 +100,6 @@ class AnswerHead:
                 f"not know (largest difference {(ours - theirs).abs().max():.3g}). "
                 "Choose a model of another architecture."
             )
-
-    def _packed_hidden(self, batch: Batch, tree: Tree, prefix: Prefix | None = None) -> Tensor:
-        """(batch, n_branchings, hidden); without a prefix, the first token of all rows is one."""
-        if prefix is None:
-            prefix = read_prefix(self.backbone, batch.input_ids[0, :1].tolist(), self.device)
-            rest = replace(batch, input_ids=batch.input_ids[:, 1:], lengths=batch.lengths - 1)
-            return self._packed_hidden(rest, tree, prefix)
-        return hidden_behind(self.backbone, prefix, batch, tree)
-
-    @torch.no_grad()
-    def _equals_plain(self, read: Callable[[Batch, Tree], Tensor], tree: Tree) -> bool:
-        """Whether `read` finds at the deepest branching what a plain pass finds there."""
-        deepest = self.trie.branchings[-1].prefix
-        prompts = Example((1, 2, 3)), Example((1, 4))  # of different lengths
-        batch = collate(prompts).to(self.device)
-        training = self.model.training
-        self.model.eval()
-        try:
-            expected = self._hidden_after(batch, deepest).float()
-            found = read(batch, tree)[:, -1].float()
-            return bool((found - expected).norm() <= 0.05 * expected.norm())
-        except Exception:  # whatever went wrong inside the model, the other way is right for all
-            return False
-        finally:
-            self.model.train(training)
 
 
 def _scaled(logits: Tensor, config: Any) -> Tensor:

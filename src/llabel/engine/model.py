@@ -1,5 +1,6 @@
 """A folder → a causal language model in the right place and precision, with LoRA adapters."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from llabel.engine.allocator import keep_freed_memory
-from llabel.engine.linear import Int8Linear, quantise_frozen
+from llabel.engine.linear import Int8Linear, largest_inputs, quantise_frozen
 from llabel.errors import InputError
 
 if TYPE_CHECKING:
@@ -75,7 +76,9 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
         ) from error
 
 
-def load_model(folder: Path, device: torch.device, precision: str) -> "PreTrainedModel":
+def load_model(
+    folder: Path, device: torch.device, precision: str, sample: Sequence[int] = ()
+) -> "PreTrainedModel":
     """The language model at `folder`, frozen, in evaluation mode.
 
     On the CPU the whole process is told to keep freed memory (see `keep_freed_memory`).
@@ -85,6 +88,7 @@ def load_model(folder: Path, device: torch.device, precision: str) -> "PreTraine
         device: where it shall live.
         precision: of the frozen weights: `float32`, `bfloat16`, or `int8` (CPU; products in
             integers, everything between them in float32; see `Int8Linear`).
+        sample: token ids of any text, with which int8 layers are smoothed.
 
     Raises:
         InputError: unknown precision, int8 on a GPU or for a model without linear layers, or a
@@ -115,7 +119,8 @@ def load_model(folder: Path, device: torch.device, precision: str) -> "PreTraine
         ) from error
     model.requires_grad_(False)
     if precision == "int8":
-        quantise_frozen(model.get_decoder())
+        decoder = model.eval().get_decoder()
+        quantise_frozen(decoder, largest_inputs(decoder, sample) if sample else {})
         if not any(isinstance(module, Int8Linear) for module in model.modules()):
             raise InputError(
                 f"--precision int8: {type(model).__name__} has no linear layers that it knows. "

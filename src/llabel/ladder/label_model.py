@@ -8,12 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from llabel.assets import cache_folder
 from llabel.engine.answer import AnswerHead
 from llabel.engine.batching import Example, collate, micro_batches
 from llabel.engine.generation import write_answers
-from llabel.engine.model import pick_device
+from llabel.engine.model import load_model, pick_device
+from llabel.engine.packed_reader import packed_reader
+from llabel.engine.plain import PlainReader
 from llabel.engine.prefix import Prefix, pays, shared_tokens
 from llabel.events import Listener, RowsDone, ignore
+from llabel.labels import LabelTrie
 from llabel.ladder.prompting import Prompting
 from llabel.metrics import UNKNOWN
 from llabel.settings import LLMSettings
@@ -61,7 +65,7 @@ class LabelModel:
             prompts = self._prompts(texts[start : start + PREDICT_WINDOW])
             prefix = self._prefix(prompts, prefix)
             out = np.empty((len(prompts), len(self.prompting.trie.words)))
-            done, riding = (len(prefix), self.head.packed_tokens) if prefix else (0, 0)
+            done, riding = (len(prefix), self.head.reader.tree_tokens) if prefix else (0, 0)
             rests = [prompt[done:] for prompt in prompts]
             lengths = [len(rest) + riding for rest in rests]
             for rows in micro_batches(lengths, self._budget(prefix)):
@@ -109,8 +113,8 @@ class LabelModel:
     def _budget(self, prefix: Prefix | None) -> int:
         """Tokens of a micro-batch without gradients."""
         budget = 4 * self.token_budget
-        on_cpu = self.head.device.type == "cpu"
-        return min(budget, _PACKED_ON_CPU) if prefix and on_cpu else budget
+        masked = self.head.device.type == "cpu" and isinstance(self.head.reader, PlainReader)
+        return min(budget, _PACKED_ON_CPU) if prefix and masked else budget
 
     def _prefix_of_shots(self) -> Prefix | None:
         """Read once for all calls."""
@@ -126,6 +130,30 @@ class LabelModel:
         if last is not None and shared[: len(last)] == last.tokens:
             return last
         return self.head.read_prefix(shared) if pays(shared, len(prompts)) else None
+
+
+def load_base(prompting: Prompting, settings: LLMSettings) -> "PreTrainedModel":
+    """The model that is asked, frozen (see `load_model`)."""
+    device, precision = device_of(settings), precision_of(settings)
+    sample = prompting.sample_tokens() if precision == "int8" else ()
+    return load_model(prompting.folder, device, precision, sample)
+
+
+def answer_head(
+    base: "PreTrainedModel", trie: LabelTrie, settings: LLMSettings
+) -> tuple[AnswerHead, str]:
+    """The answer head, and which engine it runs on: `packed` or `plain`.
+
+    Args:
+        base: the language model, adapters injected.
+        trie: what may be answered.
+        settings: `engine`, and `compile`, which asks for the layers of transformers.
+    """
+    if settings.engine == "auto" and not settings.compile:
+        reader = packed_reader(base, trie, cache_folder() / "kernels")
+        if not isinstance(reader, str):
+            return AnswerHead(base, trie, reader), "packed"
+    return AnswerHead(base, trie), "plain"
 
 
 def device_of(settings: LLMSettings) -> torch.device:

@@ -13,14 +13,20 @@ import torch
 from torch import Tensor
 
 from llabel.assets import resolve_model
-from llabel.engine.answer import AnswerHead
 from llabel.engine.batching import FULL_VOCABULARY, Example
 from llabel.engine.checkpoint import CheckpointFolder
-from llabel.engine.model import LoraSettings, add_lora, compile_layers, load_adapter, load_model
+from llabel.engine.model import LoraSettings, add_lora, compile_layers, load_adapter
 from llabel.engine.training import Progress, Trainer, TrainingSettings, seeded
 from llabel.events import Listener, Note, StageStarted, ignore
 from llabel.ladder.contract import FitRecord, Trial
-from llabel.ladder.label_model import LabelModel, device_of, precision_of, to_predict
+from llabel.ladder.label_model import (
+    LabelModel,
+    answer_head,
+    device_of,
+    load_base,
+    precision_of,
+    to_predict,
+)
 from llabel.ladder.llm_folder import ADAPTER, RungRecord, read_rung, save_rung
 from llabel.ladder.prompting import Prompting, build_prompting, lasting_name, prepare_prompting
 from llabel.ladder.trials import around, best_of
@@ -129,7 +135,8 @@ class LLMRung:
                     precision=cast(Any, self.precision),
                     device=str(self.device_),
                 )
-            ),
+            )
+            | {"engine": self.engine_},
             trials=trials,
             chosen=chosen,
             refit=refit,
@@ -180,13 +187,14 @@ class LLMRung:
             vars(self).pop(last, None)
         gc.collect()
         self.device_ = self.device
-        base = load_model(self.folder_, self.device_, self.precision)
+        base = load_base(self.prompting_, self.settings)
         with seeded(self.settings.seed, self.device_):
             self._ready(add_lora(base, _lora_settings(self.settings)))
 
     def _ready(self, model: "PeftModel") -> None:
         base = cast("PreTrainedModel", model.get_base_model())
-        self.model_, self.head_ = model, AnswerHead(base, self.trie_)
+        self.model_ = model
+        self.head_, self.engine_ = answer_head(base, self.trie_, self.settings)
         compiled = self.settings.compile
         if compiled:
             compile_layers(base)
@@ -326,7 +334,7 @@ class LLMRung:
             build_prompting(rung.settings, model, record.fields, record.template, record.words)
         )
         rung.device_ = rung.device
-        base = load_model(rung.folder_, rung.device_, rung.precision)
+        base = load_base(rung.prompting_, rung.settings)
         rung._ready(load_adapter(base, folder / ADAPTER))
         return rung
 

@@ -11,15 +11,20 @@ import torch
 
 from llabel.assets import resolve_model
 from llabel.data import take
-from llabel.engine.answer import AnswerHead
 from llabel.engine.checkpoint import CheckpointFolder
-from llabel.engine.model import load_model
 from llabel.errors import InputError
 from llabel.events import Listener, Note, StageStarted, ignore
 from llabel.ladder.calibration import prior_corrected
 from llabel.ladder.contract import FitRecord
 from llabel.ladder.few_shot import Shot, choose_rows, fit_shots, shot_tokens
-from llabel.ladder.label_model import LabelModel, device_of, precision_of, to_predict
+from llabel.ladder.label_model import (
+    LabelModel,
+    answer_head,
+    device_of,
+    load_base,
+    precision_of,
+    to_predict,
+)
 from llabel.ladder.llm_folder import RungRecord, read_rung, save_rung
 from llabel.ladder.prompting import Prompting, build_prompting, lasting_name, prepare_prompting
 from llabel.settings import LLMSettings
@@ -150,7 +155,11 @@ class PromptedRung:
     def _settings(self) -> dict[str, Any]:
         """What decides the result, JSON-ready."""
         settings = {name: getattr(self.settings, name) for name in _READ}
-        settings |= {"precision": self.precision, "prior": self.prior_.tolist()}
+        settings |= {
+            "precision": self.precision,
+            "engine": self.engine_,
+            "prior": self.prior_.tolist(),
+        }
         if self.few_shot:
             settings |= {"shots": len(self.shots_), "examples": [shot.id for shot in self.shots_]}
         return settings
@@ -161,10 +170,11 @@ class PromptedRung:
     def _load_model(self) -> None:
         vars(self).pop("reader_", None)  # two models might not fit into memory
         self.device_ = self.device
-        model = load_model(self.folder_, self.device_, self.precision)
+        model = load_base(self.prompting_, self.settings)
+        head, self.engine_ = answer_head(model, self.trie_, self.settings)
         self.reader_ = LabelModel(
             model,
-            AnswerHead(model, self.trie_),
+            head,
             self.prompting_,
             self.settings.token_budget,
             shots=shot_tokens(self.shots_, self.prompting_) if self.few_shot else (),

@@ -10,6 +10,7 @@ from llabel.assets import BUILT_IN, is_hub_id, resolve_model
 from llabel.errors import InputError
 from llabel.events import Fetching, Listener, ignore
 from llabel.labels import AnswerTokeniser, LabelTrie, compile_labels, label_words
+from llabel.ladder.sample_text import SAMPLE
 from llabel.prompt import PromptEncoder, Template, answer_tail, load_template
 from llabel.settings import LLMSettings
 from llabel.task import Label
@@ -39,6 +40,10 @@ class Prompting:
     encoder: PromptEncoder
     context: int
     max_total: int
+
+    def sample_tokens(self) -> list[int]:
+        """A text that has nothing to do with the task, as far as the context reaches."""
+        return self.encode_text(SAMPLE)[: self.context]
 
     def encode_text(self, text: str) -> list[int]:
         """Text → token ids; nothing added, nothing parsed."""

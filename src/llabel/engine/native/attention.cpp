@@ -1,0 +1,201 @@
+// Causal attention over rows that stand one after the other, without padding or masks.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "simd.h"
+
+#define API extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+constexpr int64_t BLOCK = 48;  // queries read at once
+
+// Where a token's queries, keys and values stand: (heads + 2 · kv_heads) vectors of `width`.
+struct Layout {
+  int64_t heads, kv_heads, width;
+  int64_t token() const { return (heads + 2 * kv_heads) * width; }
+  int64_t key(int64_t h) const { return (heads + h) * width; }
+  int64_t value(int64_t h) const { return (heads + kv_heads + h) * width; }
+  int64_t group() const { return heads / kv_heads; }
+};
+
+int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
+
+// Rows (n, width) → (width, padded n), zeros beyond n.
+void transpose(const float* rows, int64_t n, int64_t width, float* out) {
+  const int64_t ld = padded(n);
+  for (int64_t j = 0; j < width; j++) {
+    for (int64_t i = 0; i < n; i++) out[j * ld + i] = rows[i * width + j];
+    std::fill(out + j * ld + n, out + (j + 1) * ld, 0.0f);
+  }
+}
+
+// Which tokens of a segment see each other, if not simply all earlier ones.
+struct Mask {
+  const uint8_t* seen;  // (size, size), null for none
+  int64_t size, first;  // the block's first query
+  bool hides(int64_t query, int64_t key) const { return !seen[(first + query) * size + key]; }
+};
+
+// Scores of a block of queries → probabilities, of which query i sees the first `seen` + i keys,
+// the last `first` + i + 1 of which are the segment's own; the rest of its row of `ld` becomes
+// zero. `logs` gets the logarithm of each row's sum.
+void softmax(float* scores, int64_t ld, int64_t queries, int64_t seen, const Mask& mask,
+             float scale, float* logs) {
+  for (int64_t i = 0; i < queries; i++) {
+    float* row = scores + i * ld;
+    const int64_t keys = seen + i, width = padded(keys), own = mask.first + i + 1;
+    std::fill(row + keys, row + width, -1e30f);
+    if (mask.seen)
+      for (int64_t j = 0; j < own; j++)
+        if (mask.hides(i, j)) row[keys - own + j] = -1e30f;
+    vec top = load(row);
+    for (int64_t j = LANES; j < width; j += LANES) top = larger(top, load(row + j));
+    const float most = largest(top) * scale;
+    vec total = splat(0.0f);
+    for (int64_t j = 0; j < width; j += LANES) {
+      const vec e = exponential(load(row + j) * scale - most);
+      store(row + j, e);
+      total += e;
+    }
+    std::fill(row + keys, row + ld, 0.0f);
+    if (mask.seen)
+      for (int64_t j = 0; j < own; j++)
+        if (mask.hides(i, j)) row[keys - own + j] = 0.0f;
+    const float all = sum(total), inverse = 1.0f / all;
+    for (int64_t j = 0; j < width; j += LANES) store(row + j, load(row + j) * inverse);
+    logs[i] = most + std::log(all);
+  }
+}
+
+// Keys transposed, and values, of all that a segment's queries may see, in order.
+struct Seen {
+  int64_t count = 0, ld = 0;
+  std::vector<float> keys, values;  // (width, ld), (count, width)
+};
+
+Seen gather(const Layout& at, int64_t head, const float* past, int64_t past_tokens,
+            const float* tokens, const int64_t* ranges, int64_t n_ranges, int64_t first,
+            int64_t length) {
+  const Layout kept{0, at.kv_heads, at.width};  // of the past, queries are gone
+  Seen seen;
+  std::vector<float> rows;
+  const auto append = [&](const Layout& layout, const float* from, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+      const float *k = from + i * layout.token() + layout.key(head),
+                  *v = from + i * layout.token() + layout.value(head);
+      rows.insert(rows.end(), k, k + at.width);
+      seen.values.insert(seen.values.end(), v, v + at.width);
+    }
+    seen.count += count;
+  };
+  for (int64_t r = 0; r < n_ranges; r++) {
+    const int64_t start = ranges[2 * r], count = ranges[2 * r + 1];
+    if (start < past_tokens)
+      append(kept, past + start * kept.token(), count);
+    else
+      append(at, tokens + (start - past_tokens) * at.token(), count);
+  }
+  append(at, tokens + first * at.token(), length);
+  seen.ld = padded(seen.count);
+  seen.keys.resize(at.width * seen.ld);
+  transpose(rows.data(), seen.count, at.width, seen.keys.data());
+  return seen;
+}
+
+}  // namespace
+
+// Queries, keys and values of n tokens (n, heads + 2 · kv_heads, width), in segments: a segment's
+// tokens see each other causally, and before that, whole, the segment's ranges. `segments` holds
+// (first token, tokens, first range, ranges), `ranges` (first token, tokens), where tokens below
+// `past_tokens` are those of `past` (past_tokens, 2 · kv_heads, width), and the others follow.
+// In segments from `first_tree` on, a token sees only those earlier ones that `tree` (size, size)
+// says.
+// out (n, heads, width); logs (n, heads), the logarithms of the softmax's sums.
+API void attention(const float* tokens, int64_t heads, int64_t kv_heads, int64_t width,
+                   const float* past, int64_t past_tokens, const int64_t* segments,
+                   int64_t n_segments, const int64_t* ranges, int64_t first_tree,
+                   const uint8_t* tree, int64_t tree_size, float scale, float* out, float* logs) {
+  const Layout at{heads, kv_heads, width};
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t task = 0; task < n_segments * kv_heads; task++) {
+    const int64_t *segment = segments + task / kv_heads * 4, head = task % kv_heads;
+    const int64_t first = segment[0], length = segment[1];
+    const Seen seen = gather(at, head, past, past_tokens, tokens, ranges + 2 * segment[2],
+                             segment[3], first, length);
+    const int64_t before = seen.count - length;
+    const uint8_t* visible = task / kv_heads < first_tree ? nullptr : tree;
+    std::vector<float> scores(std::min(BLOCK, length) * seen.ld);
+    float sums[BLOCK];
+    for (int64_t i = 0; i < length; i += BLOCK) {
+      const int64_t block = std::min(BLOCK, length - i), limit = before + i + block;
+      const int64_t ld = padded(limit);
+      for (int64_t h = head * at.group(); h < (head + 1) * at.group(); h++) {
+        const float* queries = tokens + (first + i) * at.token() + h * width;
+        product(0, block, ld, width, queries, at.token(), 1, seen.keys.data(), seen.ld,
+                scores.data(), ld, Zero{});
+        softmax(scores.data(), ld, block, before + i + 1, {visible, tree_size, i}, scale, sums);
+        product(0, block, width, limit, scores.data(), ld, 1, seen.values.data(), width,
+                out + ((first + i) * heads + h) * width, heads * width, Zero{});
+        for (int64_t q = 0; q < block; q++) logs[(first + i + q) * heads + h] = sums[q];
+      }
+    }
+  }
+}
+
+// The gradient through `attention` for segments without ranges, laid out like `tokens`
+// (Dao et al. 2022, FlashAttention, appendix B.4).
+API void attention_backward(const float* grad, const float* tokens, const float* out,
+                            const float* logs, int64_t heads, int64_t kv_heads, int64_t width,
+                            const int64_t* segments, int64_t n_segments, float scale,
+                            float* d_tokens) {
+  const Layout at{heads, kv_heads, width};
+  const int64_t token = at.token(), row = heads * width;
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t task = 0; task < n_segments * kv_heads; task++) {
+    const int64_t *segment = segments + task / kv_heads * 4, head = task % kv_heads;
+    const int64_t first = segment[0], length = segment[1];
+    const Seen seen = gather(at, head, nullptr, 0, tokens, nullptr, 0, first, length);
+    std::vector<float> values(width * seen.ld), d_keys(length * width), d_values(length * width);
+    transpose(seen.values.data(), length, width, values.data());
+    std::vector<float> weights(std::min(BLOCK, length) * seen.ld), d_scores(weights.size());
+    const float* keys = tokens + first * token + at.key(head);
+    for (int64_t i = 0; i < length; i += BLOCK) {
+      const int64_t block = std::min(BLOCK, length - i), limit = i + block, ld = padded(limit);
+      for (int64_t h = head * at.group(); h < (head + 1) * at.group(); h++) {
+        const float* queries = tokens + (first + i) * token + h * width;
+        const float *g = grad + (first + i) * row + h * width, *o = out + (first + i) * row + h * width;
+        product(0, block, ld, width, queries, token, 1, seen.keys.data(), seen.ld, weights.data(),
+                ld, Zero{});
+        product(0, block, ld, width, g, row, 1, values.data(), seen.ld, d_scores.data(), ld, Zero{});
+        for (int64_t q = 0; q < block; q++) {
+          float *p = weights.data() + q * ld, *d = d_scores.data() + q * ld;
+          const float log = logs[(first + i + q) * heads + h];
+          vec dots = splat(0.0f);
+          for (int64_t j = 0; j < width; j += LANES) dots += load(g + q * row + j) * load(o + q * row + j);
+          const float delta = sum(dots);
+          const int64_t visible = i + q + 1;
+          for (int64_t j = 0; j < padded(visible); j += LANES) {
+            const vec weight = exponential(load(p + j) * scale - log);
+            store(p + j, weight);
+            store(d + j, weight * (load(d + j) - delta) * scale);
+          }
+          std::fill(p + visible, p + ld, 0.0f);
+          std::fill(d + visible, d + ld, 0.0f);
+        }
+        product(0, block, width, limit, d_scores.data(), ld, 1, keys, token,
+                d_tokens + (first + i) * token + h * width, token, Zero{});
+        product(0, limit, width, block, d_scores.data(), 1, ld, queries, token, d_keys.data(), width,
+                Keep{d_keys.data(), width});
+        product(0, limit, width, block, weights.data(), 1, ld, g, row, d_values.data(), width,
+                Keep{d_values.data(), width});
+      }
+    }
+    for (int64_t i = 0; i < length; i++) {
+      float* to = d_tokens + (first + i) * token;
+      std::copy_n(d_keys.data() + i * width, width, to + at.key(head));
+      std::copy_n(d_values.data() + i * width, width, to + at.value(head));
+    }
+  }
+}

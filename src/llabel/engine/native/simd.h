@@ -1,0 +1,123 @@
+// Vectors of floats, the exponential, and the one matrix product that everything here uses.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, PANEL = 4;  // floats of a register, registers of a tile's row
+#elif defined(__AVX__)
+constexpr int LANES = 8, PANEL = 2;
+#else
+constexpr int LANES = 4, PANEL = 4;
+#endif
+constexpr int TILE_ROWS = 6;
+
+typedef float vec __attribute__((vector_size(LANES * 4)));
+typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
+typedef int8_t bvec __attribute__((vector_size(LANES)));
+
+static inline vec load(const float* p) { vec v; std::memcpy(&v, p, sizeof v); return v; }
+static inline void store(float* p, vec v) { std::memcpy(p, &v, sizeof v); }
+static inline vec splat(float x) { return x - vec{}; }
+static inline ivec load_int(const int32_t* p) { ivec v; std::memcpy(&v, p, sizeof v); return v; }
+static inline vec to_float(ivec v) { return __builtin_convertvector(v, vec); }
+static inline vec larger(vec a, vec b) { return a > b ? a : b; }
+static inline vec smaller(vec a, vec b) { return a < b ? a : b; }
+static inline vec magnitude(vec a) { return a < 0.0f ? -a : a; }
+
+static inline float sum(vec v) {
+  float total = 0;
+  for (int i = 0; i < LANES; i++) total += v[i];
+  return total;
+}
+
+static inline float largest(vec v) {
+  float found = v[0];
+  for (int i = 1; i < LANES; i++) found = v[i] > found ? v[i] : found;
+  return found;
+}
+
+// e^x to about 2 ulp: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (Cephes, expf).
+static inline vec exponential(vec x) {
+  x = smaller(larger(x, splat(-87.0f)), splat(88.0f));
+  const vec magic = splat(12582912.0f);  // 1.5 · 2^23: adding it rounds to a whole number
+  vec shifted = x * 1.44269504088896341f + magic;
+  vec n = shifted - magic;
+  vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  vec p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  ivec bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  bits = (bits << 23) + 0x3f800000;  // the low bits of `shifted` are n
+  vec power;
+  std::memcpy(&power, &bits, sizeof power);
+  return p * power;
+}
+
+// What a tile of C starts from.
+struct Zero {
+  vec operator()(int64_t, int64_t) const { return vec{}; }
+};
+struct Keep {  // C itself
+  const float* c;
+  int64_t ldc;
+  vec operator()(int64_t i, int64_t j) const { return load(c + i * ldc + j); }
+};
+
+template <int ROWS, int VECS, class Start>
+static inline void tile(const float* a, int64_t row_stride, int64_t k_stride, const float* b,
+                        int64_t ldb, float* c, int64_t ldc, int64_t k, int64_t i, int64_t j,
+                        const Start& start) {
+  vec acc[ROWS][VECS];
+  for (int r = 0; r < ROWS; r++)
+    for (int v = 0; v < VECS; v++) acc[r][v] = start(i + r, j + v * LANES);
+  a += i * row_stride;
+  b += j;
+  for (int64_t p = 0; p < k; p++) {
+    vec row[VECS];
+    for (int v = 0; v < VECS; v++) row[v] = load(b + p * ldb + v * LANES);
+    for (int r = 0; r < ROWS; r++) {
+      const float x = a[r * row_stride + p * k_stride];
+      for (int v = 0; v < VECS; v++) acc[r][v] += x * row[v];
+    }
+  }
+  for (int r = 0; r < ROWS; r++)
+    for (int v = 0; v < VECS; v++) store(c + (i + r) * ldc + j + v * LANES, acc[r][v]);
+}
+
+template <int VECS, class Start>
+static inline void tile_rows(int64_t rows, const float* a, int64_t row_stride, int64_t k_stride,
+                             const float* b, int64_t ldb, float* c, int64_t ldc, int64_t k,
+                             int64_t i, int64_t j, const Start& start) {
+  switch (rows) {
+#define LLABEL_CASE(N) \
+  case N: return tile<N, VECS>(a, row_stride, k_stride, b, ldb, c, ldc, k, i, j, start);
+    LLABEL_CASE(1) LLABEL_CASE(2) LLABEL_CASE(3) LLABEL_CASE(4) LLABEL_CASE(5)
+    default: return tile<TILE_ROWS, VECS>(a, row_stride, k_stride, b, ldb, c, ldc, k, i, j, start);
+#undef LLABEL_CASE
+  }
+}
+
+// Rows [first, last) of C (·, n) = start + A (·, k) B (k, n), where A's element (i, p) stands at
+// i · row_stride + p · k_stride. n is a multiple of LANES. Each element sums over p in order,
+// whatever tile it falls in, so a row's result does not depend on the rows beside it.
+template <class Start>
+static inline void product(int64_t first, int64_t last, int64_t n, int64_t k, const float* a,
+                           int64_t row_stride, int64_t k_stride, const float* b, int64_t ldb,
+                           float* c, int64_t ldc, const Start& start) {
+  constexpr int64_t WIDTH = PANEL * LANES;
+  int64_t j = 0;
+  for (; j + WIDTH <= n; j += WIDTH)
+    for (int64_t i = first; i < last; i += TILE_ROWS)
+      tile_rows<PANEL>(last - i < TILE_ROWS ? last - i : TILE_ROWS, a, row_stride, k_stride, b,
+                       ldb, c, ldc, k, i, j, start);
+  for (; j < n; j += LANES)
+    for (int64_t i = first; i < last; i += TILE_ROWS)
+      tile_rows<1>(last - i < TILE_ROWS ? last - i : TILE_ROWS, a, row_stride, k_stride, b, ldb, c,
+                   ldc, k, i, j, start);
+}

@@ -1,0 +1,115 @@
+"""Rows one after the other through the packed decoder: no padding, the label trie in one pass."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from llabel.engine.batching import Batch
+from llabel.engine.native.kernels import Behind, Kernels
+from llabel.engine.native.library import CannotCompile
+from llabel.engine.packed import PackedDecoder, Tokens, why_not
+from llabel.engine.prefix import Prefix
+from llabel.engine.tree import Tree
+from llabel.labels import LabelTrie
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class PackedReader:
+    """Reads a packed decoder for the choices of a label trie (a `Reader`)."""
+
+    def __init__(self, decoder: PackedDecoder, trie: LabelTrie) -> None:
+        self.decoder, self.device = decoder, torch.device("cpu")
+        self.tree = Tree([branching.prefix for branching in trie.branchings], self.device)
+
+    @property
+    def tree_tokens(self) -> int:
+        """Tokens of the label trie that ride along with each row."""
+        return len(self.tree.tokens)
+
+    def at_choices(self, batch: Batch) -> Tensor:
+        """(m, hidden) at every choice of the batch, differentiable."""
+        starts = batch.lengths.cumsum(0) - batch.lengths
+        read, places = torch.unique(starts[batch.rows] + batch.positions, return_inverse=True)
+        nothing = torch.zeros_like(starts)
+        segments = torch.stack([starts, batch.lengths, nothing, nothing], dim=1)
+        ids, positions = _flat(batch)
+        return self.decoder.hidden(Tokens(ids, positions, segments, read))[places]
+
+    @torch.no_grad()
+    def at_branchings(self, batch: Batch, prefix: Prefix | None) -> Tensor:
+        """(batch, n_branchings, hidden) where each branching of the trie is read."""
+        lengths, rows, size = batch.lengths, len(batch.lengths), self.tree_tokens
+        shared = len(prefix) if prefix else 0
+        ids, positions = _flat(batch)
+        starts, prompts = lengths.cumsum(0) - lengths, len(ids)
+        tries = prompts + size * torch.arange(rows)
+        zeros = torch.zeros(rows, dtype=torch.long)
+        # Range 0 is the prefix; range 1 + row is the row's prompt, counted behind the past.
+        ranges = torch.cat([
+            torch.tensor([[0, shared]]), torch.stack([starts + shared, lengths], dim=1)
+        ])  # fmt: skip
+        begun = 1 if shared else 0
+        segments = torch.stack([starts, lengths, zeros, zeros + begun], dim=1)
+        if size:
+            # A trie's ranges lie side by side: the prefix (perhaps empty), then its prompt.
+            pairs = torch.stack([ranges[:1].expand(rows, 2), ranges[1:]], dim=1).reshape(-1, 2)
+            ranges = torch.cat([ranges[:1], pairs])
+            own = torch.stack([tries, zeros + size, 1 + 2 * torch.arange(rows), zeros + 2], dim=1)
+            segments = torch.cat([segments, own])
+            ids = torch.cat([ids, self.tree.tokens.repeat(rows)])
+            depths = lengths[:, None] + self.tree.depths  # (batch, tree)
+            positions = torch.cat([positions, depths.flatten()])
+        at = [
+            starts + lengths - 1 if node is None else tries + node for node in self.tree.read_at
+        ]  # n_branchings × (batch,)
+        read, places = torch.unique(torch.stack(at, dim=1), return_inverse=True)
+        hidden = self.decoder.hidden(
+            Tokens(
+                ids,
+                positions + shared,
+                segments.contiguous(),
+                read,
+                Behind(ranges.contiguous(), rows, self.tree.ancestors),
+                None if prefix is None else prefix.cache,
+            )
+        )
+        return hidden[places]
+
+    @torch.no_grad()
+    def read_prefix(self, tokens: Sequence[int]) -> Prefix | None:
+        """Keys and values of what many rows begin with."""
+        n = len(tokens)
+        segment = torch.tensor([[0, n, 0, 0]])
+        whole = Tokens(torch.tensor(tokens), torch.arange(n), segment, torch.tensor([n - 1]))
+        return Prefix(tuple(tokens), self.decoder.keys_and_values(whole))
+
+
+def packed_reader(model: "PreTrainedModel", trie: LabelTrie, kernels: Path) -> "PackedReader | str":
+    """The fast way to read `model`, or why there is none.
+
+    Args:
+        model: frozen, adapters injected.
+        trie: what may be answered.
+        kernels: folder where compiled kernels are kept.
+    """
+    if reason := why_not(model):
+        return reason
+    try:
+        library = Kernels(kernels)
+    except CannotCompile as error:
+        return str(error)
+    if reason := why_not(model, library.lanes):
+        return reason
+    return PackedReader(PackedDecoder(model, library), trie)
+
+
+def _flat(batch: Batch) -> tuple[Tensor, Tensor]:
+    """(n,) token ids of all rows, and their places in their rows."""
+    places = torch.arange(batch.input_ids.shape[1]).expand_as(batch.input_ids)
+    inside = places < batch.lengths[:, None]
+    return batch.input_ids[inside], places[inside]

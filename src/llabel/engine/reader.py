@@ -1,0 +1,41 @@
+"""What an answer head needs of a model: hidden states where choices are read."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from llabel.engine.batching import Batch
+from llabel.engine.prefix import Prefix
+
+
+class Reader(Protocol):
+    """One way of running a decoder. Hidden states are those after its last norm.
+
+    Attributes:
+        device: where batches go.
+    """
+
+    device: torch.device
+
+    @property
+    def tree_tokens(self) -> int:
+        """Tokens of the label trie that ride along with each row behind a prefix."""
+
+    def at_choices(self, batch: Batch) -> Tensor:
+        """(m, hidden) at every choice of the batch, differentiable."""
+
+    def at_branchings(self, batch: Batch, prefix: Prefix | None) -> Tensor:
+        """(batch, n_branchings, hidden) where each branching of the trie is read; no gradient.
+
+        Args:
+            batch: prompts, or what follows `prefix` in each, at least one token.
+            prefix: what all of them begin with, from `read_prefix`.
+        """
+
+    def read_prefix(self, tokens: Sequence[int]) -> Prefix | None:
+        """What is to be known of tokens that many rows begin with, as long as the weights stay.
+
+        None where the model cannot reuse them.
+        """

@@ -1,0 +1,245 @@
+"""The packed engine against transformers' own layers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from llabel.assets import cache_folder
+from llabel.engine.answer import AnswerHead
+from llabel.engine.batching import FULL_VOCABULARY, Example, collate
+from llabel.engine.linear import largest_inputs, quantise_frozen
+from llabel.engine.model import LoraSettings, add_lora
+from llabel.engine.native.library import CannotCompile, compiler, load_library
+from llabel.engine.packed import why_not
+from llabel.engine.packed_reader import PackedReader, packed_reader
+from llabel.labels import LabelTrie, compile_labels
+from tiny_models import random_model
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
+
+KERNELS = cache_folder() / "kernels"
+VOCABULARY, END = 60, 0
+PROMPTS = ((11, 12, 13, 14, 15, 16, 17, 18, 19), (21,), (31, 32, 33, 34), tuple(range(2, 57)) * 2)
+SHARED = tuple(range(20, 41))
+WORDS = {
+    "first token": ["5", "6", "7"],
+    "shared beginning": ["5 6 7", "5 6 8"],
+    "deep": ["5", "5 6", "5 6 7", "5 6 7 8", "5 6 9", "6 5 5", "6 5 6 1", "6 5 6 2", "7 5 6 1"],
+}
+SMALL = {
+    **{"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "vocab_size": 60},
+    **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256},
+    **{"initializer_range": 0.15, "eos_token_id": 0, "bos_token_id": None, "pad_token_id": None},
+}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Llama": ("Llama", {"rms_norm_eps": 1e-2}),
+    "Llama, own head width": ("Llama", {"head_dim": 32, "num_key_value_heads": 1}),
+    "Llama, gate and up biased": ("Llama", {"rope_theta": 500.0}),
+    "Llama 3 positions": (
+        "Llama",
+        {
+            "rope_parameters": {
+                **{"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0},
+                **{"low_freq_factor": 1.0, "high_freq_factor": 4.0},
+                "original_max_position_embeddings": 32,
+            }
+        },
+    ),
+    "Qwen2": ("Qwen2", {}),  # biases in queries, keys and values
+    "Mistral": ("Mistral", {"sliding_window": None}),
+}
+
+
+def model(name: str, **changes: Any) -> Any:
+    import transformers
+
+    kind, special = MODELS[name]
+    made = random_model(getattr(transformers, f"{kind}Config")(**(SMALL | special | changes)))
+    generator = torch.Generator().manual_seed(7)
+    for parameter_name, parameter in made.named_parameters():  # else norms are one, biases zero
+        if parameter.ndim == 1:
+            parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+        assert parameter_name
+    return made.requires_grad_(False)
+
+
+def lora(base: Any, **changes: Any) -> Any:
+    """With adapters that do something."""
+    settings = {"r": 4, "lora_alpha": 8.0, "lora_dropout": 0.0, "target_modules": "all-linear"}
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        made = add_lora(base, LoraSettings(**(settings | {"use_rslora": False} | changes)))
+        for name, parameter in made.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.05)
+    return made
+
+
+def int8(base: Any) -> Any:
+    quantise_frozen(base.get_decoder(), largest_inputs(base.get_decoder(), range(1, 50)))
+    return base
+
+
+def trie(words: list[str]) -> LabelTrie:
+    return compile_labels(words, lambda word: [int(token) for token in word.split()], END)
+
+
+def packed(base: Any, labels: LabelTrie) -> AnswerHead:
+    reader = packed_reader(base, labels, KERNELS)
+    assert isinstance(reader, PackedReader), reader
+    return AnswerHead(base, labels, reader)
+
+
+def batch(*prompts: tuple[int, ...]) -> Any:
+    return collate([Example(prompt) for prompt in prompts], pad_token=3)
+
+
+@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("name", MODELS)
+def test_log_probs_are_those_of_the_plain_engine(name, words):
+    base = lora(model(name)).get_base_model()
+    labels = trie(WORDS[words])
+    expected = AnswerHead(base, labels).log_probs(batch(*PROMPTS))
+    head = packed(base, labels)
+    torch.testing.assert_close(head.log_probs(batch(*PROMPTS)), expected, rtol=0, atol=2e-5)
+    assert expected.std() > 0.05  # else anything would pass
+
+
+@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_prefix_read_once_changes_nothing(name, words):
+    base, labels = model(name), trie(WORDS[words])
+    expected = AnswerHead(base, labels).log_probs(batch(*(SHARED + p for p in PROMPTS)))
+    head = packed(base, labels)
+    prefix = head.read_prefix(SHARED)
+    for _ in range(2):
+        found = head.log_probs(batch(*PROMPTS), prefix)
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_int8_rows_are_the_same_to_the_bit_alone_together_and_behind_a_prefix(words):
+    base = lora(int8(model("Llama"))).get_base_model()
+    base.get_decoder().norm = torch.nn.Identity()  # no integers follow that amplify its rounding
+    read = packed(base, trie(WORDS[words])).reader
+    rows = [SHARED + p for p in PROMPTS]
+    together = read.at_branchings(batch(*rows), None)
+    alone = torch.cat([read.at_branchings(batch(row), None) for row in rows])
+    behind = read.at_branchings(batch(*PROMPTS), read.read_prefix(SHARED))
+    many = read.at_branchings(batch(*rows * 5), None)[: len(rows)]
+    for other in (alone, behind, many):
+        assert torch.equal(together, other)
+
+
+def examples(labels: LabelTrie, loss: str) -> list[Example]:
+    made = []
+    for row, prompt in enumerate(PROMPTS):
+        path, last = labels.steps[row % len(labels.tokens)], len(prompt) - 1
+        depths = [len(labels.branchings[number].prefix) for number, _ in path]
+        if loss == "answer":
+            numbers, children = zip(*path, strict=True)
+            ids = (*prompt, *labels.tokens[row % len(labels.tokens)][: max(depths)])
+            made.append(Example(ids, tuple(last + d for d in depths), numbers, children))
+        elif len(prompt) > 1:
+            everywhere = tuple(range(last))
+            made.append(Example(prompt, everywhere, (FULL_VOCABULARY,) * last, prompt[1:]))
+    return made
+
+
+def gradients(module: Any, head: AnswerHead, rows: list[Example]) -> tuple[Tensor, list[Tensor]]:
+    loss = head.loss(collate(rows, pad_token=3))
+    loss.backward()
+    found = [p.grad.clone() for p in module.parameters() if p.requires_grad]
+    module.zero_grad()
+    return loss.detach(), found
+
+
+TARGETS: dict[str, dict[str, Any]] = {
+    "all": {},
+    "r 1": {"r": 1},
+    "r 24, rank-stabilised": {"r": 24, "use_rslora": True},
+    "some": {"target_modules": ("q_proj", "v_proj", "down_proj")},
+    "upper layers": {"target_modules": ("layers.1.self_attn.q_proj", "layers.2.mlp.up_proj")},
+    "last layer": {"target_modules": ("layers.2.mlp.gate_proj",)},
+}
+
+
+@pytest.mark.parametrize("loss", ["answer", "all"])
+@pytest.mark.parametrize("targets", TARGETS)
+@pytest.mark.parametrize("name", ["Llama", "Qwen2"])
+def test_gradients_are_those_of_the_plain_engine(name, targets, loss):
+    module = lora(model(name), **TARGETS[targets])
+    base, labels = module.get_base_model(), trie(WORDS["deep"])
+    rows = examples(labels, loss)
+    expected_loss, expected = gradients(module, AnswerHead(base, labels), rows)
+    found_loss, found = gradients(module, packed(base, labels), rows)
+    torch.testing.assert_close(found_loss, expected_loss, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert theirs.norm() > 0
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * float(theirs.abs().max()))
+
+
+def test_int8_gradients_are_near_those_of_float():
+    labels = trie(WORDS["deep"])
+    flat = []
+    for change in (int8, lambda base: base):
+        module = lora(change(model("Llama")))
+        _, found = gradients(
+            module, packed(module.get_base_model(), labels), examples(labels, "answer")
+        )
+        flat.append(torch.cat([gradient.flatten() for gradient in found]))
+    assert torch.cosine_similarity(*flat, dim=0) > 0.99
+
+
+def test_changed_adapters_are_seen():
+    module, labels = lora(model("Llama")), trie(WORDS["deep"])
+    head = packed(module.get_base_model(), labels)
+    before = head.log_probs(batch(*PROMPTS))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(-2.0)
+    after = head.log_probs(batch(*PROMPTS))
+    expected = AnswerHead(module.get_base_model(), labels).log_probs(batch(*PROMPTS))
+    assert (after - before).abs().max() > 1e-2
+    torch.testing.assert_close(after, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"sliding_window": 8, "name": "Mistral"}, "slides over 8 tokens"),
+        ({"hidden_act": "gelu", "name": "Llama"}, "activation is gelu"),
+        ({"attention_bias": True, "name": "Llama"}, "o_proj has a bias"),
+        ({"intermediate_size": 90, "name": "Llama"}, "no multiples of"),
+    ],
+)
+def test_other_models_are_left_to_transformers(changes, reason):
+    base = model(changes.pop("name"), **changes)
+    assert reason in str(packed_reader(base, trie(WORDS["deep"]), KERNELS))
+
+
+def test_other_adapters_are_left_to_transformers():
+    assert why_not(lora(model("Llama"), lora_dropout=0.5).get_base_model()) == "q_proj has dropout"
+    assert why_not(model("Llama").requires_grad_(True)) == "q_proj is trained itself"
+    assert why_not(model("Llama").bfloat16()) == "q_proj is no linear layer in float32 or int8"
+
+
+def test_without_a_compiler_there_is_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(CannotCompile, match="no C\\+\\+ compiler"):
+        load_library(tmp_path)
+
+
+def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    broken = tmp_path / "c++"
+    broken.write_text("#!/bin/sh\necho cannot do this >&2\nexit 1\n", encoding="utf-8")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    with pytest.raises(CannotCompile, match="cannot do this"):
+        load_library(tmp_path / "kernels")
+    assert not list((tmp_path / "kernels").iterdir())  # no litter
