@@ -31,6 +31,12 @@ check: $(READY)  ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+.PHONY: bench
+bench:  ## the engine beside its peers, in bench/.venv: hours (ARGS=--quick: a smoke run of minutes)
+	$(PYTHON) -m venv bench/.venv
+	bench/.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement bench/requirements.txt --editable .
+	bench/.venv/bin/python bench/run_all.py $(ARGS)
+
 format: $(READY)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

@@ -79,13 +79,43 @@ def test_zeros_stay_zeros_and_nan_stays_nan(layer):
     assert out[1].isnan().all()
 
 
-def test_linear_layers_are_replaced_but_those_to_skip():
-    model = nn.ModuleDict(
-        {"a": nn.Sequential(nn.Linear(8, 8), nn.ReLU()), "lm_head": nn.Linear(8, 4)}
-    )
+def siblings() -> nn.Module:
+    """Three layers with one input, and one behind them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        names = ("q_proj", "k_proj", "v_proj")
+        return nn.ModuleDict({n: nn.Linear(96, 32) for n in names} | {"o_proj": nn.Linear(32, 96)})
+
+
+def test_every_linear_layer_is_replaced():
+    model = nn.ModuleDict({"a": nn.Sequential(nn.Linear(8, 8), nn.ReLU()), "b": siblings()})
     quantise_frozen(model)
     assert isinstance(model["a"][0], Int8Linear)
-    assert type(model["lm_head"]) is nn.Linear
+    assert all(isinstance(layer, Int8Linear) for layer in model["b"].values())
+
+
+def test_smoothing_keeps_large_channels_from_spoiling_the_others(x):
+    """Channel 7 is ten times as large: unsmoothed, it decides the scale of all."""
+    x = x[..., :96].clone()
+    x[..., 7] *= 10
+    errors = []
+    for smooth in (False, True):
+        model = siblings()
+        expected = {name: model[name](x) for name in ("q_proj", "k_proj", "v_proj")}
+        largest = {layer: x.abs().flatten(0, 1).amax(0) for layer in model.values()}
+        largest.pop(model["o_proj"])
+        quantise_frozen(model, largest if smooth else {})
+        assert torch.equal(model["q_proj"].unsmooth, model["v_proj"].unsmooth)
+        errors.append(max(relative_error(model[n](x), e) for n, e in expected.items()))
+    assert errors[1] < errors[0] / 2
+
+
+def test_smoothing_changes_weights_by_their_rounding_alone(layer):
+    smooth = torch.linspace(0.2, 5, 96)
+    quantised = Int8Linear(layer, smooth)
+    step = (layer.weight * smooth).abs().amax(dim=1, keepdim=True) / 127
+    off = (quantised.dequantised() - layer.weight).abs() * smooth
+    assert (off <= 0.501 * step).all()
 
 
 def test_peft_adapts_int8_layers(layer, x):

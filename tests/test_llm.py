@@ -83,7 +83,8 @@ def test_a_refit_trains_on_all_rows_for_the_chosen_epochs(llm_settings):
 def test_one_fit_loads_the_base_model_once(llm_settings, monkeypatch):
     loaded = []
     monkeypatch.setattr(
-        "llabel.ladder.llm.load_model", lambda *args: loaded.append(args) or load_model(*args)
+        "llabel.ladder.label_model.load_model",
+        lambda *args: loaded.append(args) or load_model(*args),
     )
     LLMRung(llm_settings(trials=2, refit=True, epochs=1)).fit(TASK)
     assert len(loaded) == 1

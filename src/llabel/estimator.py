@@ -78,7 +78,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
         validation_size: float = 0.1,
-        token_budget: int = 512,
+        token_budget: int = 1024,
         trials: int = 1,
         budget: float | None = None,
         refit: bool = False,

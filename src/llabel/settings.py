@@ -131,7 +131,7 @@ class LLMSettings:
     max_grad_norm: Annotated[float, Gt(0), Help("Gradients are clipped to this norm.")] = 1.0
     token_budget: Annotated[
         int, Ge(1), Help("Most tokens of a micro-batch: bounds memory, not the result.")
-    ] = 512
+    ] = 1024
     trials: Annotated[
         int,
         Ge(1),

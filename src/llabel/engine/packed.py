@@ -216,21 +216,19 @@ class _Layer:
         """The gradient of `x` (None without `through`), and A's and B's of each adapter."""
         k, (heads, kv_heads, _) = self.kernels, self.heads
         d_ranks, down_b = self.down.rank_gradients(grad, kept.ranks[3])
-        d_gate_up, inner = k.swiglu_backward(self.down.input_gradient(grad, d_ranks), kept.gate_up)
+        d_inner = self.down.input_gradient(grad, d_ranks)
+        d_gate_up, inner, rounded = k.swiglu_backward(d_inner, kept.gate_up, self.gate_up.columns)
         down_a = self.down.adapter_gradients(d_ranks, inner)
 
         d_ranks, gate_up_b = self.gate_up.rank_gradients(d_gate_up, kept.ranks[2])
-        d_middle, again = k.rms_norm_backward(
-            self.gate_up.input_gradient(d_gate_up, d_ranks),
-            kept.middle,
-            self.second.weight,
-            kept.middle_root,
-            grad,
+        d_again = self.gate_up.input_gradient(d_gate_up, d_ranks, rounded)
+        d_middle, again, rounded = k.rms_norm_backward(
+            d_again, kept.middle, self.second.weight, kept.middle_root, grad, self.out.columns
         )
         gate_up_a = self.gate_up.adapter_gradients(d_ranks, again)
 
         d_ranks, out_b = self.out.rank_gradients(d_middle, kept.ranks[1])
-        d_seen = self.out.input_gradient(d_middle, d_ranks)
+        d_seen = self.out.input_gradient(d_middle, d_ranks, rounded)
         out_a = self.out.adapter_gradients(d_ranks, kept.seen)
         if last:
             d_middle = torch.zeros_like(kept.x).index_copy_(0, tokens.read, d_middle)
@@ -242,12 +240,9 @@ class _Layer:
         d_ranks, qkv_b = self.qkv.rank_gradients(d_qkv, kept.ranks[0])
         d_x: Tensor | None = None
         if through:
-            d_x, normed = k.rms_norm_backward(
-                self.qkv.input_gradient(d_qkv, d_ranks),
-                kept.x,
-                self.first.weight,
-                kept.root,
-                d_middle,
+            d_normed = self.qkv.input_gradient(d_qkv, d_ranks)
+            d_x, normed, _ = k.rms_norm_backward(
+                d_normed, kept.x, self.first.weight, kept.root, d_middle, None
             )
         else:
             normed, _, _ = self._norm(self.first, kept.x, None)

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from llabel.engine.linear import Int8Linear
-from llabel.engine.native.kernels import Kernels, Sums
-
-Quantised = tuple[Tensor, Tensor]  # (n, width) int8 and (n,) scales
+from llabel.engine.native.kernels import Kernels, Quantised, Sums
 
 
 class Adapter:
@@ -169,13 +167,18 @@ class Projection:
             d_ups.append((d_up[: part.adapter.r] * part.adapter.scaling).t())
         return d_middle, d_ups
 
-    def input_gradient(self, grad: Tensor, d_middle: Tensor) -> Tensor:
-        """(n, in) gradient of x, from that of the output and that of x A^T."""
+    def input_gradient(
+        self, grad: Tensor, d_middle: Tensor, quantised: Quantised | None = None
+    ) -> Tensor:
+        """(n, in) gradient of x, from that of the output and that of x A^T.
+
+        `quantised` is the first times `columns`, if it is there already.
+        """
         d_x = grad.new_empty(len(grad), self.weight.shape[1])
         if self.columns is None or self.unsmooth is None:
             _float_product(grad, self.weight.t(), None, d_x)
             return self.kernels.matmul(d_middle, self.tall, d_x, keep=True)
-        rounded, rows = self.kernels.quantise(grad, self.columns)
+        rounded, rows = quantised or self.kernels.quantise(grad, self.columns)
         sums = torch._int_mm(rounded, self.weight)
         return self.kernels.matmul(d_middle, self.tall, d_x, Sums(sums, rows, self.unsmooth))
 

@@ -9,7 +9,7 @@
 
 namespace {
 
-constexpr int64_t BLOCK = 48;  // queries read at once
+constexpr int64_t BLOCK = 24;  // queries read at once
 
 // Where a token's queries, keys and values stand: (heads + 2 · kv_heads) vectors of `width`.
 struct Layout {
@@ -38,11 +38,11 @@ struct Mask {
   bool hides(int64_t query, int64_t key) const { return !seen[(first + query) * size + key]; }
 };
 
-// Scores of a block of queries → probabilities, of which query i sees the first `seen` + i keys,
-// the last `first` + i + 1 of which are the segment's own; the rest of its row of `ld` becomes
-// zero. `logs` gets the logarithm of each row's sum.
+// Scores of a block of queries → weights and their `sums`, where query i sees the first `seen` + i
+// keys, the last `first` + i + 1 of which are the segment's own; the rest of its row of `ld`
+// becomes zero. `logs` gets the logarithm of each row's sum of exponentials.
 void softmax(float* scores, int64_t ld, int64_t queries, int64_t seen, const Mask& mask,
-             float scale, float* logs) {
+             float scale, float* sums, float* logs) {
   for (int64_t i = 0; i < queries; i++) {
     float* row = scores + i * ld;
     const int64_t keys = seen + i, width = padded(keys), own = mask.first + i + 1;
@@ -63,9 +63,8 @@ void softmax(float* scores, int64_t ld, int64_t queries, int64_t seen, const Mas
     if (mask.seen)
       for (int64_t j = 0; j < own; j++)
         if (mask.hides(i, j)) row[keys - own + j] = 0.0f;
-    const float all = sum(total), inverse = 1.0f / all;
-    for (int64_t j = 0; j < width; j += LANES) store(row + j, load(row + j) * inverse);
-    logs[i] = most + std::log(all);
+    sums[i] = sum(total);
+    logs[i] = most + std::log(sums[i]);
   }
 }
 
@@ -80,15 +79,19 @@ Seen gather(const Layout& at, int64_t head, const float* past, int64_t past_toke
             int64_t length) {
   const Layout kept{0, at.kv_heads, at.width};  // of the past, queries are gone
   Seen seen;
-  std::vector<float> rows;
+  for (int64_t r = 0; r < n_ranges; r++) seen.count += ranges[2 * r + 1];
+  seen.count += length;
+  seen.ld = padded(seen.count);
+  seen.keys.resize(at.width * seen.ld);  // zeros
+  seen.values.resize(seen.count * at.width);
+  int64_t place = 0;
   const auto append = [&](const Layout& layout, const float* from, int64_t count) {
-    for (int64_t i = 0; i < count; i++) {
-      const float *k = from + i * layout.token() + layout.key(head),
-                  *v = from + i * layout.token() + layout.value(head);
-      rows.insert(rows.end(), k, k + at.width);
-      seen.values.insert(seen.values.end(), v, v + at.width);
+    for (int64_t i = 0; i < count; i++, place++) {
+      const float* token = from + i * layout.token();
+      const float* key = token + layout.key(head);
+      for (int64_t j = 0; j < at.width; j++) seen.keys[j * seen.ld + place] = key[j];
+      std::copy_n(token + layout.value(head), at.width, seen.values.data() + place * at.width);
     }
-    seen.count += count;
   };
   for (int64_t r = 0; r < n_ranges; r++) {
     const int64_t start = ranges[2 * r], count = ranges[2 * r + 1];
@@ -98,9 +101,6 @@ Seen gather(const Layout& at, int64_t head, const float* past, int64_t past_toke
       append(at, tokens + (start - past_tokens) * at.token(), count);
   }
   append(at, tokens + first * at.token(), length);
-  seen.ld = padded(seen.count);
-  seen.keys.resize(at.width * seen.ld);
-  transpose(rows.data(), seen.count, at.width, seen.keys.data());
   return seen;
 }
 
@@ -127,7 +127,7 @@ API void attention(const float* tokens, int64_t heads, int64_t kv_heads, int64_t
     const int64_t before = seen.count - length;
     const uint8_t* visible = task / kv_heads < first_tree ? nullptr : tree;
     std::vector<float> scores(std::min(BLOCK, length) * seen.ld);
-    float sums[BLOCK];
+    float sums[BLOCK], log_sums[BLOCK];
     for (int64_t i = 0; i < length; i += BLOCK) {
       const int64_t block = std::min(BLOCK, length - i), limit = before + i + block;
       const int64_t ld = padded(limit);
@@ -135,10 +135,16 @@ API void attention(const float* tokens, int64_t heads, int64_t kv_heads, int64_t
         const float* queries = tokens + (first + i) * at.token() + h * width;
         product(0, block, ld, width, queries, at.token(), 1, seen.keys.data(), seen.ld,
                 scores.data(), ld, Zero{});
-        softmax(scores.data(), ld, block, before + i + 1, {visible, tree_size, i}, scale, sums);
+        softmax(scores.data(), ld, block, before + i + 1, {visible, tree_size, i}, scale, sums,
+                log_sums);
         product(0, block, width, limit, scores.data(), ld, 1, seen.values.data(), width,
                 out + ((first + i) * heads + h) * width, heads * width, Zero{});
-        for (int64_t q = 0; q < block; q++) logs[(first + i + q) * heads + h] = sums[q];
+        for (int64_t q = 0; q < block; q++) {
+          float* row = out + ((first + i + q) * heads + h) * width;
+          const float inverse = 1.0f / sums[q];
+          for (int64_t j = 0; j < width; j += LANES) store(row + j, load(row + j) * inverse);
+          logs[(first + i + q) * heads + h] = log_sums[q];
+        }
       }
     }
   }

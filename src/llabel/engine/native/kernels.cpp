@@ -82,10 +82,12 @@ API void rms_norm(const float* x, const float* weight, const float* unsmooth, fl
   }
 }
 
-// residual + the gradient through `rms_norm`; also its output again, for the adapters' gradients.
+// residual + the gradient through `rms_norm`; also its output again, for the adapters' gradients,
+// and, unless `quantised` is null, the gradient times `columns` in int8 with a scale per row.
 API void rms_norm_backward(const float* grad, const float* x, const float* weight,
-                           const float* reciprocal, const float* residual, int64_t n,
-                           int64_t width, float* out, float* normed) {
+                           const float* reciprocal, const float* residual, const float* columns,
+                           int64_t n, int64_t width, float* out, float* normed, int8_t* quantised,
+                           float* scales) {
 #pragma omp parallel for schedule(static)
   for (int64_t i = 0; i < n; i++) {
     const float *g = grad + i * width, *row = x + i * width;
@@ -98,8 +100,9 @@ API void rms_norm_backward(const float* grad, const float* x, const float* weigh
       vec d = load(g + j) * w * r - v * pull;
       if (residual) d += load(residual + i * width + j);
       store(out + i * width + j, d);
-      if (normed) store(normed + i * width + j, v * r * w);
+      store(normed + i * width + j, v * r * w);
     }
+    if (quantised) scales[i] = quantise_row(out + i * width, columns, width, quantised + i * width);
   }
 }
 
@@ -162,9 +165,11 @@ API void swiglu(const float* x, const float* unsmooth, int64_t n, int64_t width,
   }
 }
 
-// The gradient through `swiglu` (n, 2 · width), and its output again, for the adapters' gradients.
-API void swiglu_backward(const float* grad, const float* x, int64_t n, int64_t width, float* out,
-                         float* product) {
+// The gradient through `swiglu` (n, 2 · width), and its output again, for the adapters' gradients;
+// unless `quantised` is null, the gradient times `columns` in int8 with a scale per row.
+API void swiglu_backward(const float* grad, const float* x, const float* columns, int64_t n,
+                         int64_t width, float* out, float* product, int8_t* quantised,
+                         float* scales) {
 #pragma omp parallel for schedule(static)
   for (int64_t i = 0; i < n; i++) {
     const float *gate = x + i * 2 * width, *up = gate + width;
@@ -174,7 +179,9 @@ API void swiglu_backward(const float* grad, const float* x, int64_t n, int64_t w
       const vec sigmoid = 1.0f / (1.0f + exponential(-g)), silu = g * sigmoid;
       store(d_gate + j, d * u * sigmoid * (1.0f + g - silu));
       store(d_up + j, d * silu);
-      if (product) store(product + i * width + j, silu * u);
+      store(product + i * width + j, silu * u);
     }
+    if (quantised)
+      scales[i] = quantise_row(d_gate, columns, 2 * width, quantised + i * 2 * width);
   }
 }

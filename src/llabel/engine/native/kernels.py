@@ -12,6 +12,8 @@ from torch import Tensor
 
 from llabel.engine.native.library import load_library
 
+Quantised = tuple[Tensor, Tensor]  # (n, width) int8 and (n,) scales
+
 
 @dataclass(frozen=True, slots=True)
 class Sums:
@@ -61,7 +63,7 @@ class Kernels:
 
     def rms_norm(
         self, x: Tensor, weight: Tensor, eps: float, unsmooth: Tensor | None
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+    ) -> tuple[Tensor, Tensor, Quantised | None]:
         """(n, width) → normed, (n,) reciprocal roots, and, given `unsmooth`, int8 and scales."""
         n, width = x.shape
         out, reciprocal = torch.empty_like(x), x.new_empty(n)
@@ -73,17 +75,23 @@ class Kernels:
         return out, reciprocal, quantised
 
     def rms_norm_backward(
-        self, grad: Tensor, x: Tensor, weight: Tensor, reciprocal: Tensor, residual: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """(n, width) gradient of the norm's output → that of x plus `residual`, and the output."""
-        out, normed = torch.empty_like(x), torch.empty_like(x)
-        self._c.rms_norm_backward(
-            _p(grad), _p(x), _p(weight), _p(reciprocal), _p(residual), *map(_i, x.shape), _p(out),
-            _p(normed),
-        )  # fmt: skip
-        return out, normed
+        self, grad: Tensor, x: Tensor, weight: Tensor, reciprocal: Tensor, residual: Tensor,
+        columns: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Quantised | None]:  # fmt: skip
+        """(n, width) gradient of the norm's output → that of x plus `residual`, and the output.
 
-    def quantise(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        Given `columns` (width,), also the gradient times these in int8, with scales.
+        """
+        n, width = x.shape
+        out, normed = torch.empty_like(x), torch.empty_like(x)
+        quantised = None if columns is None else _quantised(n, width)
+        self._c.rms_norm_backward(
+            _p(grad), _p(x), _p(weight), _p(reciprocal), _p(residual), _p(columns), _i(n),
+            _i(width), _p(out), _p(normed), *map(_p, quantised or (None, None)),
+        )  # fmt: skip
+        return out, normed, quantised
+
+    def quantise(self, x: Tensor, weight: Tensor) -> Quantised:
         """(n, width) times (width,) → (n, width) int8 and (n,) scales."""
         n, width = x.shape
         out, scales = _quantised(n, width)
@@ -119,9 +127,7 @@ class Kernels:
             _i(2 * cosines.shape[1]), ctypes.c_float(sign),
         )  # fmt: skip
 
-    def swiglu(
-        self, x: Tensor, unsmooth: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    def swiglu(self, x: Tensor, unsmooth: Tensor | None) -> tuple[Tensor, Quantised | None]:
         """(n, 2 · width) → (n, width), and, given `unsmooth`, int8 and scales."""
         n, width = len(x), x.shape[1] // 2
         out = x.new_empty(n, width)
@@ -131,11 +137,20 @@ class Kernels:
         )
         return out, quantised
 
-    def swiglu_backward(self, grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, width) gradient → (n, 2 · width) gradient, and `swiglu`'s output."""
+    def swiglu_backward(
+        self, grad: Tensor, x: Tensor, columns: Tensor | None
+    ) -> tuple[Tensor, Tensor, Quantised | None]:
+        """(n, width) gradient → (n, 2 · width) gradient, and `swiglu`'s output.
+
+        Given `columns` (2 · width,), also the gradient times these in int8, with scales.
+        """
         out, product = torch.empty_like(x), torch.empty_like(grad)
-        self._c.swiglu_backward(_p(grad), _p(x), *map(_i, grad.shape), _p(out), _p(product))
-        return out, product
+        quantised = None if columns is None else _quantised(*x.shape)
+        self._c.swiglu_backward(
+            _p(grad), _p(x), _p(columns), *map(_i, grad.shape), _p(out), _p(product),
+            *map(_p, quantised or (None, None)),
+        )  # fmt: skip
+        return out, product, quantised
 
     def attention(
         self, tokens: Tensor, heads: tuple[int, int, int], segments: Tensor, scale: float,
@@ -174,7 +189,7 @@ class Kernels:
         return d_tokens
 
 
-def _quantised(n: int, width: int) -> tuple[Tensor, Tensor]:
+def _quantised(n: int, width: int) -> Quantised:
     return torch.empty(n, width, dtype=torch.int8), torch.empty(n)
 
 
