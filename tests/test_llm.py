@@ -7,6 +7,7 @@ import torch
 from llabel.engine.batching import collate
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.engine.model import load_model
+from llabel.errors import InputError
 from llabel.events import EpochDone, Event, RowsDone, StageStarted, StepDone
 from llabel.ladder.llm import LLMRung
 from llabel.settings import LLMSettings
@@ -242,3 +243,19 @@ def test_eight_rows_are_learnt_by_heart_on_cuda(llm_settings, loss, precision, t
     rung.save(tmp_path)
     on_cpu = LLMRung.load(tmp_path, device="cpu", precision="float32")
     np.testing.assert_allclose(on_cpu.predict_proba(DEEP.train.texts), proba, atol=0.1)
+
+
+def test_adapters_in_the_last_layers_only(llm_settings, tmp_path):
+    rung = LLMRung(llm_settings(adapt_layers=1, epochs=2)).fit(BOOL)
+    trained = [name for name, p in rung.model_.named_parameters() if p.requires_grad]
+    assert len(trained) == 14  # A and B of seven linear layers
+    assert all(".layers.1." in name for name in trained)
+    rung.save(tmp_path / "run")
+    loaded = LLMRung.load(tmp_path / "run")
+    texts = BOOL.test.texts
+    np.testing.assert_allclose(loaded.predict_proba(texts), rung.predict_proba(texts), atol=1e-6)
+
+
+def test_more_layers_than_the_model_has(llm_settings):
+    with pytest.raises(InputError, match="--adapt-layers 3: the model has 2 layers"):
+        LLMRung(llm_settings(adapt_layers=3)).fit(BOOL)

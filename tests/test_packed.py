@@ -1,8 +1,10 @@
 """The packed engine against transformers' own layers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,11 +13,14 @@ from llabel.assets import cache_folder
 from llabel.engine.answer import AnswerHead
 from llabel.engine.batching import FULL_VOCABULARY, Example, collate
 from llabel.engine.linear import largest_inputs, quantise_frozen
+from llabel.engine.lower_states import LowerStates
 from llabel.engine.model import LoraSettings, add_lora
 from llabel.engine.native.library import CannotCompile, compiler, load_library
-from llabel.engine.packed import why_not
+from llabel.engine.packable import why_not
 from llabel.engine.packed_reader import PackedReader, packed_reader
 from llabel.labels import LabelTrie, compile_labels
+from llabel.ladder.llm import LLMRung
+from llabel.settings import LLMSettings
 from tiny_models import random_model
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
@@ -194,6 +199,34 @@ def test_int8_gradients_are_near_those_of_float():
     assert torch.cosine_similarity(*flat, dim=0) > 0.99
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_what_lies_below_the_adapters_is_computed_once(precision):
+    base = model("Llama")
+    module = lora(int8(base) if precision == "int8" else base, layers=1)
+    head, labels = packed(module.get_base_model(), trie(WORDS["deep"])), trie(WORDS["deep"])
+    rows = examples(labels, "answer")
+    plain_loss, plain = gradients(module, head, rows)
+    head.reader.keep_lower(True)
+    halves = [rows[:2], rows]  # the second time, half of them are known
+    gradients(module, head, halves[0])
+    entered = []
+    lower = head.reader.decoder.lower
+    head.reader.decoder.lower = lambda tokens: entered.append(len(tokens.segments)) or lower(tokens)
+    for _ in range(2):
+        loss, found = gradients(module, head, halves[1])
+        torch.testing.assert_close(loss, plain_loss, rtol=1e-6, atol=1e-6)
+        for ours, theirs in zip(found, plain, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert entered == [len(rows) - 2]
+
+
+def test_states_beyond_the_limit_are_not_kept():
+    known, state = LowerStates(limit=100), torch.zeros(2, 5)  # 40 bytes
+    for ids in ((1, 2), (3, 4), (5, 6)):
+        known.keep(ids, state)
+    assert [known.get(ids) is None for ids in ((1, 2), (3, 4), (5, 6))] == [False, False, True]
+
+
 def test_changed_adapters_are_seen():
     module, labels = lora(model("Llama")), trie(WORDS["deep"])
     head = packed(module.get_base_model(), labels)
@@ -243,3 +276,39 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_pa
     with pytest.raises(CannotCompile, match="cannot do this"):
         load_library(tmp_path / "kernels")
     assert not list((tmp_path / "kernels").iterdir())  # no litter
+
+
+# The real model
+
+
+@pytest.fixture(scope="module")
+def questions(boolq: Path) -> list[tuple[str, str]]:
+    """The first rows of BoolQ's validation part."""
+    with (boolq / "validation.jsonl").open(encoding="utf-8") as lines:
+        rows = [json.loads(next(lines)) for _ in range(40)]
+    return [(row["question"], row["passage"]) for row in rows]
+
+
+def probabilities(texts: list[tuple[str, str]], **changes: Any) -> Any:
+    """P(true) of SmolLM2-135M before training."""
+    rung = LLMRung(LLMSettings(model="smollm2-135m", max_seq_length=192, **changes))
+    rung.prepare(("question", "passage"), (False, True))._load_model()
+    return rung.predict_proba(texts)[:, 1], rung.engine_
+
+
+def test_the_real_model_says_the_same_in_both_engines(questions):
+    found, engine = probabilities(questions, precision="float32")
+    expected, reference = probabilities(questions, precision="float32", engine="plain")
+    assert (engine, reference) == ("packed", "plain")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+def test_int8_keeps_the_real_models_probabilities_within_the_stated_tolerance(questions):
+    """docs/performance.md: 0.04 on average and 0.2 at most, before training."""
+    exact, _ = probabilities(questions, precision="float32")
+    fast, engine = probabilities(questions, precision="int8")
+    assert engine == "packed"
+    moved = np.abs(fast - exact)
+    assert 0 < moved.mean() < 0.04
+    assert moved.max() < 0.2
+    assert np.corrcoef(fast, exact)[0, 1] > 0.95

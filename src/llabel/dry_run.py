@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 from llabel.assessment import TRAIN_SAMPLE
 from llabel.assets import BUILT_IN, Progress, fetch, resolve_model
@@ -16,11 +17,30 @@ from llabel.config import RunConfig
 from llabel.errors import InputError
 from llabel.ladder.llm import LLMRung
 from llabel.run import load
+from llabel.settings import LLMSettings
 from llabel.task import Task, Text
 
 _WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0}
-# Against eager float32, see docs/performance-log.md.
-_INT8_SPEED, _COMPILED_SPEED = 2.1, 1.3
+# Against the plain engine in float32, see docs/performance-log.md.
+_SPEED = {
+    ("plain", "int8"): 2.1,
+    ("compiled", "float32"): 1.3,
+    ("compiled", "int8"): 2.7,
+    ("packed", "float32"): 2.4,
+    ("packed", "int8"): 5.0,
+}
+
+
+def _engine(settings: LLMSettings, config: Any, device: str) -> str:
+    """Which engine a run would most likely get."""
+    from llabel.engine.native.library import compiler
+    from llabel.engine.packable import why_not_config
+
+    if settings.compile:
+        return "compiled"
+    packs = device == "cpu" and compiler() is not None and settings.lora_dropout == 0
+    fits = packs and settings.engine == "auto" and why_not_config(config) is None
+    return "packed" if fits and settings.precision != "bfloat16" else "plain"
 
 
 def fetch_data(data: str, progress: Progress) -> None:
@@ -78,12 +98,13 @@ def run_cost(rung: LLMRung, task: Task) -> Cost:
     from transformers import AutoConfig
 
     settings = rung.settings
-    size = model_size(
-        AutoConfig.from_pretrained(rung.folder_, local_files_only=True, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(
+        rung.folder_, local_files_only=True, trust_remote_code=False
     )
-    int8 = rung.precision == "int8"
-    speed = (_INT8_SPEED if int8 else 1) * (_COMPILED_SPEED if settings.compile else 1)
-    measured = "float32" if int8 else rung.precision
+    size = model_size(config)
+    engine = _engine(settings, config, str(rung.device))
+    speed = _SPEED.get((engine, rung.precision), 1.0)
+    measured = "float32" if rung.precision == "int8" else rung.precision
     rate = measure_matmul_rate(
         size.hidden, size.intermediate, device=str(rung.device), dtype=measured
     )
@@ -101,7 +122,7 @@ def run_cost(rung: LLMRung, task: Task) -> Cost:
             token_budget=settings.token_budget,
             speed=speed,
             bytes_per_weight=_WEIGHT_BYTES[rung.precision],
-            how=rung.precision + (", compiled" if settings.compile else ""),
+            how=f"{rung.precision}, {engine} engine",
         )
 
     return cost

@@ -68,6 +68,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         lora_dropout: float = 0.0,
         target_modules: tuple[str, ...] = ("all-linear",),
         use_rslora: bool = False,
+        adapt_layers: int | None = None,
         loss: Literal["answer", "sft", "all"] = "answer",
         learning_rate: float = 5e-4,
         schedule: Literal["cosine", "linear", "constant"] = "cosine",
@@ -98,6 +99,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         self.lora_dropout = lora_dropout
         self.target_modules = target_modules
         self.use_rslora = use_rslora
+        self.adapt_layers = adapt_layers
         self.loss = loss
         self.learning_rate = learning_rate
         self.schedule = schedule

@@ -32,7 +32,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         *("model", "template", "instruction", "label_words", "max_seq_length", "shots"),
     ),
     "Simpler rungs": tuple(field.name for field in fields(SimplerSettings)),
-    "LoRA": ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora"),
+    "LoRA": ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "adapt_layers"),
     "Training": (
         *("loss", "learning_rate", "schedule", "warmup_ratio", "epochs", "patience"),
         *("batch_size", "weight_decay", "max_grad_norm", "trials", "budget", "refit", "seed"),

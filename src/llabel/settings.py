@@ -106,6 +106,14 @@ class LLMSettings:
         tuple[str, ...], Help("Linear layers to adapt, as q_proj,v_proj.")
     ] = ("all-linear",)
     use_rslora: Annotated[bool, Help("Scale by lora-alpha / √r instead.")] = False
+    adapt_layers: Annotated[
+        int | None,
+        Ge(1),
+        Help(
+            "Adapt the last so many layers only: less to train, and on the packed engine what the "
+            "layers below give is computed once for all epochs and trials."
+        ),
+    ] = None
     loss: Annotated[
         Literal["answer", "sft", "all"],
         Help(

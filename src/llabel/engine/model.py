@@ -28,6 +28,7 @@ class LoraSettings:
         lora_dropout: share of A's inputs set to zero in training.
         target_modules: names of linear layers, or "all-linear".
         use_rslora: rank-stabilised scaling (Kalajdzievski 2023, arXiv 2312.03732).
+        layers: how many of the last layers get adapters; None is all.
     """
 
     r: int
@@ -35,6 +36,7 @@ class LoraSettings:
     lora_dropout: float
     target_modules: str | tuple[str, ...]
     use_rslora: bool
+    layers: int | None = None
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -161,16 +163,22 @@ def add_lora(model: "PreTrainedModel", settings: LoraSettings) -> "PeftModel":
 
     if settings.r < 1:
         raise InputError(f"--r {settings.r}: the rank must be at least 1.")
-    targets = settings.target_modules
+    targets: str | list[str] = _targets(model, settings)
+    upper: list[int] | None = None
+    if settings.layers is not None:
+        total = int(model.config.num_hidden_layers)
+        if settings.layers > total:
+            raise InputError(f"--adapt-layers {settings.layers}: the model has {total} layers.")
+        upper = list(range(total - settings.layers, total))
     config = LoraConfig(
         r=settings.r,
         lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]  # PEFT divides, any number does
         lora_dropout=settings.lora_dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
+        target_modules=targets,
+        layers_to_transform=upper,
         use_rslora=settings.use_rslora,
         task_type=TaskType.CAUSAL_LM,
     )
-    _check_targets(model, targets)
     return get_peft_model(model, config)
 
 
@@ -183,22 +191,27 @@ def load_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
 
 
-def _check_targets(model: "PreTrainedModel", targets: str | tuple[str, ...]) -> None:
-    """Refuse any name that fits no linear layer: PEFT is content when one of them does."""
+def _targets(model: "PreTrainedModel", settings: LoraSettings) -> str | list[str]:
+    """What PEFT is told; refuses names that fit no linear layer: it is content when one does."""
     from transformers.pytorch_utils import Conv1D
 
-    if targets == "all-linear":
-        return
+    targets = settings.target_modules
+    if targets == "all-linear" and settings.layers is None:
+        return targets
     head = model.get_output_embeddings()
     linear = [
         name
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
     ]
-    for target in [targets] if isinstance(targets, str) else targets:
+    known = sorted({name.rsplit(".")[-1] for name in linear})
+    if targets == "all-linear":  # PEFT takes the word for all layers only
+        return known
+    names = [targets] if isinstance(targets, str) else list(targets)
+    for target in names:
         if not any(f".{name}".endswith(f".{target}") for name in linear):
-            known = sorted({name.rsplit(".")[-1] for name in linear})
             raise InputError(
                 f"--target-modules: this model has no linear layer {target!r} to adapt. "
                 f"Use all-linear, or some of {', '.join(known)}."
             )
+    return names

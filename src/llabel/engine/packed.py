@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llabel.engine.native.kernels import Behind, Kernels
+from llabel.engine.native.kernels import Behind, Kernels, Rotary
 from llabel.engine.projection import Projection
 
 
@@ -28,6 +28,7 @@ class Tokens:
         read: (m,) tokens whose hidden states are wanted, ascending.
         behind: what the segments' ranges are.
         past: (layers, p, 2 · kv_heads · width) keys and values of earlier tokens.
+        states: (n, hidden) what `PackedDecoder.lower` gives for them, if that is known.
     """
 
     ids: Tensor
@@ -36,6 +37,7 @@ class Tokens:
     read: Tensor
     behind: Behind | None = None
     past: Tensor | None = None
+    states: Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -86,7 +88,7 @@ class PackedDecoder:
             parameter
             for layer in self.layers
             for projection in layer.projections
-            for adapter in projection.adapters
+            for adapter in projection.trained
             for parameter in (adapter.a, adapter.b)
         ]
 
@@ -98,6 +100,15 @@ class PackedDecoder:
             states = self.forward(tokens)
         normed: Tensor = self.decoder.norm(states)
         return normed
+
+    @torch.no_grad()
+    def lower(self, tokens: Tokens) -> Tensor:
+        """(n, hidden) states that enter the lowest layer with an adapter."""
+        rotary = self._rotary(tokens)
+        x: Tensor = self.decoder.embed_tokens(tokens.ids)
+        for layer in self.layers[: self.lowest_adapter]:
+            x = layer.forward(x, tokens, rotary, None, None, None, None)
+        return x
 
     def keys_and_values(self, tokens: Tokens) -> Tensor:
         """(layers, n, 2 · kv_heads · width) of tokens that others will see."""
@@ -112,16 +123,21 @@ class PackedDecoder:
         keys_and_values: list[Tensor] | None = None,
     ) -> Tensor:
         """(m, hidden) states before the last norm; fills the lists that are given."""
+        rotary, lowest = self._rotary(tokens), self.lowest_adapter
+        first = 0 if tokens.states is None else lowest
+        x = self.decoder.embed_tokens(tokens.ids) if tokens.states is None else tokens.states
+        for number, layer in enumerate(self.layers[first:], first):
+            read = tokens.read if number == len(self.layers) - 1 else None
+            past = None if tokens.past is None else tokens.past[number]
+            saved = kept if kept is not None and number >= lowest else None
+            x = layer.forward(x, tokens, rotary, read, past, saved, keys_and_values)
+        return x
+
+    def _rotary(self, tokens: Tokens) -> Rotary:
         longest = int(tokens.positions.max()) + 1
         if longest > len(self.tables[0]):
             self.tables = self._tables(max(longest, 2 * len(self.tables[0])))
-        x: Tensor = self.decoder.embed_tokens(tokens.ids)
-        lowest = self.lowest_adapter
-        for number, layer in enumerate(self.layers):
-            last = number == len(self.layers) - 1
-            saved = kept if kept is not None and number >= lowest else None
-            x = layer.forward(x, tokens, number, self.tables, last, saved, keys_and_values)
-        return x
+        return Rotary(*self.tables, tokens.positions, sum(self.heads[:2]))
 
     @property
     def lowest_adapter(self) -> int:
@@ -132,11 +148,11 @@ class PackedDecoder:
     def backward(self, grad: Tensor, tokens: Tokens, kept: list[_Kept]) -> list[Tensor]:
         """(m, hidden) gradient of `forward` → those of `parameters`."""
         gradients: list[list[Tensor]] = []
-        lowest = self.lowest_adapter
+        rotary, lowest = self._rotary(tokens), self.lowest_adapter
         for number in reversed(range(lowest, len(self.layers))):
-            last = number == len(self.layers) - 1
+            read = tokens.read if number == len(self.layers) - 1 else None
             d_x, own = self.layers[number].backward(
-                grad, tokens, kept.pop(), self.tables, last, through=number > lowest
+                grad, tokens, kept.pop(), rotary, read, through=number > lowest
             )
             gradients.append(own)
             if d_x is not None:
@@ -166,92 +182,104 @@ class _Layer:
         self,
         x: Tensor,
         tokens: Tokens,
-        number: int,
-        tables: tuple[Tensor, Tensor],
-        last: bool,
+        rotary: Rotary,
+        read: Tensor | None,
+        past: Tensor | None,
         kept: list[_Kept] | None,
         keys_and_values: list[Tensor] | None,
     ) -> Tensor:
-        k, (heads, kv_heads, width) = self.kernels, self.heads
-        normed, root, rounded = self._norm(self.first, x, self.qkv)
-        qkv, ranks = self.qkv.forward(normed, rounded)
-        k.rotate(qkv, tables, tokens.positions, heads + kv_heads, 1)
+        """(n, hidden) → the same, or (m, hidden) of those to `read`."""
+        k, first, second = self.kernels, self.first, self.second
+        into = self.qkv.begin(len(x))
+        root = k.norm(None, x, first.weight, first.variance_epsilon, into.inside)
+        k.rotary(into.multiply(self._expanded(self.qkv, len(x))).outside, len(x), rotary)
+        qkv = _kept(into.left)
         if keys_and_values is not None:
-            keys_and_values.append(qkv[:, heads * width :].clone())
-        past = None if tokens.past is None else tokens.past[number]
+            keys_and_values.append(qkv[:, self.heads[0] * self.heads[2] :].clone())
         attended, logs = k.attention(
             qkv, self.heads, tokens.segments, self.scale, tokens.behind, past
         )
-        residual, seen = (x[tokens.read], attended[tokens.read]) if last else (x, attended)
-        middle, out_ranks = self.out.forward(seen, self.out.quantise(seen), residual)
-        again, middle_root, rounded = self._norm(self.second, middle, self.gate_up)
-        gate_up, inner_ranks = self.gate_up.forward(again, rounded)
-        inner, rounded = k.swiglu(gate_up, self.down.unsmooth)
-        result, down_ranks = self.down.forward(inner, rounded, middle)
+        residual, seen = (x, attended) if read is None else (x[read], attended[read])
+        n = len(seen)
+        back = self.out.begin(n)
+        back.enter(seen, k)
+        back.multiply(residual)
+        inner = self.gate_up.begin(n)
+        middle = _kept(back.left)
+        middle_root = k.norm(
+            back.outside, middle, second.weight, second.variance_epsilon, inner.inside
+        )
+        inner.multiply(self._expanded(self.gate_up, n), keep=kept is not None)
+        down = self.down.begin(n)
+        k.swiglu(inner.outside, n, down.inside)
+        k.leave_rows(down.multiply(middle).outside, n)
         if kept is not None:
             kept.append(
                 _Kept(
-                    x, root, qkv, seen, attended, logs, middle, middle_root, gate_up,
-                    (ranks, out_ranks, inner_ranks, down_ranks),
+                    x, root, qkv, seen, attended, logs, middle, middle_root, _kept(inner.left),
+                    (into.middle, back.middle, inner.middle, down.middle),
                 )
             )  # fmt: skip
-        return result
+        return _kept(down.left)
 
-    def _norm(
-        self, norm: Any, x: Tensor, following: Projection | None
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-        unsmooth = following.unsmooth if following else None
-        return self.kernels.rms_norm(x, norm.weight, norm.variance_epsilon, unsmooth)
+    def _expanded(self, projection: Projection, n: int) -> Tensor | None:
+        return None if projection.bias is None else projection.bias.expand(n, -1)
 
     def backward(
         self,
         grad: Tensor,
         tokens: Tokens,
         kept: _Kept,
-        tables: tuple[Tensor, Tensor],
-        last: bool,
+        rotary: Rotary,
+        read: Tensor | None,
         *,
         through: bool,
     ) -> tuple[Tensor | None, list[Tensor]]:
         """The gradient of `x` (None without `through`), and A's and B's of each adapter."""
-        k, (heads, kv_heads, _) = self.kernels, self.heads
-        d_ranks, down_b = self.down.rank_gradients(grad, kept.ranks[3])
-        d_inner = self.down.input_gradient(grad, d_ranks)
-        d_gate_up, inner, rounded = k.swiglu_backward(d_inner, kept.gate_up, self.gate_up.columns)
-        down_a = self.down.adapter_gradients(d_ranks, inner)
+        k, n, m = self.kernels, len(kept.x), len(grad)
+        ranks = kept.ranks
+        down = self.down.backward.begin(m)
+        down.enter(grad, k)
+        inner = self.gate_up.backward.begin(m, keep=True)
+        output = k.swiglu_backward(down.multiply(keep=False).outside, kept.gate_up, inner.inside)
+        d_down = self.down.gradients(grad, output, down.middle, ranks[3])
 
-        d_ranks, gate_up_b = self.gate_up.rank_gradients(d_gate_up, kept.ranks[2])
-        d_again = self.gate_up.input_gradient(d_gate_up, d_ranks, rounded)
-        d_middle, again, rounded = k.rms_norm_backward(
-            d_again, kept.middle, self.second.weight, kept.middle_root, grad, self.out.columns
-        )
-        gate_up_a = self.gate_up.adapter_gradients(d_ranks, again)
+        back = self.out.backward.begin(m, keep=True)
+        d_middle, d_gate_up = _kept(back.entered), _kept(inner.entered)
+        again = k.norm_backward(
+            inner.multiply(keep=False).outside, kept.middle, self.second.weight, kept.middle_root,
+            grad, d_middle, back.inside,
+        )  # fmt: skip
+        d_inner = self.gate_up.gradients(d_gate_up, again, inner.middle, ranks[2])
+        k.leave_rows(back.multiply().outside, m)
+        d_seen = _kept(back.left)
+        d_out = self.out.gradients(d_middle, kept.seen, back.middle, ranks[1])
+        if read is not None:
+            d_middle = torch.zeros_like(kept.x).index_copy_(0, read, d_middle)
+            d_seen = torch.zeros_like(kept.attended).index_copy_(0, read, d_seen)
 
-        d_ranks, out_b = self.out.rank_gradients(d_middle, kept.ranks[1])
-        d_seen = self.out.input_gradient(d_middle, d_ranks, rounded)
-        out_a = self.out.adapter_gradients(d_ranks, kept.seen)
-        if last:
-            d_middle = torch.zeros_like(kept.x).index_copy_(0, tokens.read, d_middle)
-            d_seen = torch.zeros_like(kept.attended).index_copy_(0, tokens.read, d_seen)
-        d_qkv = k.attention_backward(
+        d_tokens = k.attention_backward(
             d_seen, kept.tokens, kept.attended, kept.logs, self.heads, tokens.segments, self.scale
         )
-        k.rotate(d_qkv, tables, tokens.positions, heads + kv_heads, -1)
-        d_ranks, qkv_b = self.qkv.rank_gradients(d_qkv, kept.ranks[0])
-        d_x: Tensor | None = None
-        if through:
-            d_normed = self.qkv.input_gradient(d_qkv, d_ranks)
-            d_x, normed, _ = k.rms_norm_backward(
-                d_normed, kept.x, self.first.weight, kept.root, d_middle, None
-            )
+        into = self.qkv.backward.begin(n)
+        into.entered = d_tokens
+        k.rotary_backward(d_tokens, rotary, into.inside)
+        d_x = torch.empty_like(kept.x) if through else None
+        if d_x is None:
+            with torch.no_grad():
+                normed = self.first(kept.x)
         else:
-            normed, _, _ = self._norm(self.first, kept.x, None)
-        qkv_a = self.qkv.adapter_gradients(d_ranks, normed)
-        pairs = zip(
-            [*qkv_a, *out_a, *gate_up_a, *down_a], [*qkv_b, *out_b, *gate_up_b, *down_b],
-            strict=True,
-        )  # fmt: skip
-        return d_x, [gradient for pair in pairs for gradient in pair]
+            normed = k.norm_backward(
+                into.multiply(keep=False).outside, kept.x, self.first.weight, kept.root, d_middle,
+                d_x, None,
+            )  # fmt: skip
+        d_qkv = self.qkv.gradients(d_tokens, normed, into.middle, ranks[0])
+        return d_x, [*d_qkv, *d_out, *d_inner, *d_down]
+
+
+def _kept(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor
 
 
 class _Pass(torch.autograd.Function):
@@ -267,63 +295,3 @@ class _Pass(torch.autograd.Function):
         kept, ctx.kept = ctx.kept, None
         gradients = ctx.decoder.backward(grads[0].contiguous(), ctx.tokens, kept)
         return (None, None, *gradients)
-
-
-# Llama's layer under other names. Others differ in norms, activations, scores or residuals.
-_ALIKE = frozenset({"llama", "mistral", "qwen2"})
-_FIXED_ROTARY = frozenset({"default", "linear", "llama3", "yarn"})  # no tables that change
-
-
-def why_not(model: Any, lanes: int = 1) -> str | None:
-    """What keeps `model` out of a `PackedDecoder`; None if nothing does."""
-    config, kind = model.config, type(model).__name__
-    if getattr(config, "model_type", "") not in _ALIKE:
-        return f"{kind} is not built like Llama"
-    if next(model.parameters()).device.type != "cpu":
-        return "it is for the CPU"
-    if config.hidden_act not in {"silu", "swish"}:
-        return f"its activation is {config.hidden_act}"
-    rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    if rotary not in _FIXED_ROTARY:
-        return f"its rotary positions are {rotary}"
-    window = getattr(config, "sliding_window", None)
-    if window is not None and getattr(config, "use_sliding_window", True):
-        return f"its attention slides over {window} tokens"
-    if any(n % lanes for n in (config.hidden_size, config.intermediate_size, _head_width(config))):
-        return f"its widths are no multiples of {lanes}"
-    for layer in model.get_decoder().layers:
-        for name in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"):
-            found = getattr(layer.mlp if name in _MLP else layer.self_attn, name)
-            if reason := _odd(found, adds=name in {"o_proj", "down_proj"}):
-                return f"{name} {reason}"
-    return None
-
-
-_MLP = frozenset({"gate_proj", "up_proj", "down_proj"})
-
-
-def _head_width(config: Any) -> int:
-    return int(
-        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    )
-
-
-def _odd(layer: Any, *, adds: bool) -> str | None:
-    """What is unusual about a linear layer; `adds` to the residual stream."""
-    frozen = getattr(layer, "base_layer", layer)
-    if not isinstance(frozen, nn.Linear) or frozen.weight.dtype not in {torch.float32, torch.int8}:
-        return "is no linear layer in float32 or int8"
-    if frozen.weight.requires_grad:
-        return "is trained itself"
-    if adds and frozen.bias is not None:
-        return "has a bias"
-    if frozen is layer:
-        return None
-    if not hasattr(layer, "lora_A") or len(layer.active_adapters) != 1 or layer.merged:
-        return "has something other than one LoRA adapter"
-    (name,) = layer.active_adapters
-    if any(layer.use_dora.values()) or any(layer.lora_bias.values()):
-        return "has an unusual adapter"
-    if not isinstance(layer.lora_dropout[name], nn.Identity):
-        return "has dropout"
-    return None

@@ -1,6 +1,7 @@
 """Rows one after the other through the packed decoder: no padding, the label trie in one pass."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,9 +9,11 @@ import torch
 from torch import Tensor
 
 from llabel.engine.batching import Batch
+from llabel.engine.lower_states import LowerStates
 from llabel.engine.native.kernels import Behind, Kernels
 from llabel.engine.native.library import CannotCompile
-from llabel.engine.packed import PackedDecoder, Tokens, why_not
+from llabel.engine.packable import why_not
+from llabel.engine.packed import PackedDecoder, Tokens
 from llabel.engine.prefix import Prefix
 from llabel.engine.tree import Tree
 from llabel.labels import LabelTrie
@@ -24,6 +27,7 @@ class PackedReader:
 
     def __init__(self, decoder: PackedDecoder, trie: LabelTrie) -> None:
         self.decoder, self.device = decoder, torch.device("cpu")
+        self.lower: LowerStates | None = None
         self.tree = Tree([branching.prefix for branching in trie.branchings], self.device)
 
     @property
@@ -31,14 +35,37 @@ class PackedReader:
         """Tokens of the label trie that ride along with each row."""
         return len(self.tree.tokens)
 
+    def keep_lower(self, wanted: bool) -> None:
+        """Keep what lies below the adapters between passes over the same rows, or no longer."""
+        self.lower = LowerStates() if wanted and self.decoder.lowest_adapter else None
+
     def at_choices(self, batch: Batch) -> Tensor:
         """(m, hidden) at every choice of the batch, differentiable."""
-        starts = batch.lengths.cumsum(0) - batch.lengths
-        read, places = torch.unique(starts[batch.rows] + batch.positions, return_inverse=True)
-        nothing = torch.zeros_like(starts)
-        segments = torch.stack([starts, batch.lengths, nothing, nothing], dim=1)
+        segments = _segments(batch.lengths)
+        at = segments[batch.rows, 0] + batch.positions
+        read, places = torch.unique(at, return_inverse=True)
         ids, positions = _flat(batch)
-        return self.decoder.hidden(Tokens(ids, positions, segments, read))[places]
+        tokens = Tokens(ids, positions, segments, read)
+        if self.lower is not None:
+            tokens = replace(tokens, states=self._lower(tokens, self.lower))
+        return self.decoder.hidden(tokens)[places]
+
+    def _lower(self, tokens: Tokens, known: LowerStates) -> Tensor:
+        """(n, hidden) states below the lowest adapter; rows that are not known are read."""
+        spans = [slice(s, s + n) for s, n in tokens.segments[:, :2].tolist()]
+        rows = [tuple(tokens.ids[span].tolist()) for span in spans]
+        states = [known.get(row) for row in rows]
+        missing = [number for number, found in enumerate(states) if found is None]
+        if missing:
+            lengths = torch.tensor([len(rows[number]) for number in missing])
+            taken = torch.cat([torch.arange(spans[n].start, spans[n].stop) for n in missing])
+            found = self.decoder.lower(
+                Tokens(tokens.ids[taken], tokens.positions[taken], _segments(lengths), taken[:0])
+            )
+            for number, state in zip(missing, found.split(lengths.tolist()), strict=True):
+                known.keep(rows[number], state)
+                states[number] = state
+        return torch.cat([state for state in states if state is not None])
 
     @torch.no_grad()
     def at_branchings(self, batch: Batch, prefix: Prefix | None) -> Tensor:
@@ -106,6 +133,12 @@ def packed_reader(model: "PreTrainedModel", trie: LabelTrie, kernels: Path) -> "
     if reason := why_not(model, library.lanes):
         return reason
     return PackedReader(PackedDecoder(model, library), trie)
+
+
+def _segments(lengths: Tensor) -> Tensor:
+    """(rows, 4) segments of rows that see nothing but themselves."""
+    nothing = torch.zeros_like(lengths)
+    return torch.stack([lengths.cumsum(0) - lengths, lengths, nothing, nothing], dim=1)
 
 
 def _flat(batch: Batch) -> tuple[Tensor, Tensor]:

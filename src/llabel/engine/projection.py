@@ -1,14 +1,14 @@
 """Linear layers that share their input, as one product, with the adapters' on top of it."""
 
+import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from llabel.engine.linear import Int8Linear
-from llabel.engine.native.kernels import Kernels, Quantised, Sums
+from llabel.engine.native.kernels import Kernels, Part, Side, parts_array
 
 
 class Adapter:
@@ -20,11 +20,14 @@ class Adapter:
         a: (r, in) the trained parameter A.
         b: (out, r) the trained parameter B.
         scaling: of their product.
-        wide: (in, r padded) A transposed; a view into its projection's.
-        tall: (r padded, in) A; likewise.
+        wide: (in, r padded) A transposed; columns of its projection's.
+        tall: (r padded, in) A; rows of its projection's.
         up: (r padded, out) B transposed, times `scaling`.
         down: (out, r padded) B times `scaling`.
     """
+
+    wide: Tensor
+    tall: Tensor
 
     def __init__(self, a: nn.Parameter, b: nn.Parameter, scaling: float, lanes: int) -> None:
         self.a, self.b, self.scaling = a, b, scaling
@@ -32,8 +35,6 @@ class Adapter:
         self.padded = -(-self.r // lanes) * lanes
         self.up = torch.zeros(self.padded, len(b))
         self.down = torch.zeros(len(b), self.padded)
-        self.wide: Tensor
-        self.tall: Tensor
         self._seen: tuple[int, int] | None = None
 
     def refresh(self) -> None:
@@ -49,13 +50,115 @@ class Adapter:
         self._seen = versions
 
 
-@dataclass(slots=True)
-class Part:
-    """One of the layers: the columns of the output that are its own, and its adapter if any."""
+class Way:
+    """A projection in one direction: forward, or backward toward the input.
 
-    columns: slice
-    ranks: slice
-    adapter: Adapter | None
+    Args:
+        weight: (out, in) of this direction; int8, or float32.
+        before: (in,) what entering rows are multiplied with before they are rounded; None in
+            float.
+        after: (out,) scales of the integer product; None in float.
+        entering, leaving: the adapters' parts of both sides.
+        ranks: of all adapters together.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        before: Tensor | None,
+        after: Tensor | None,
+        entering: Sequence[Part],
+        leaving: Sequence[Part],
+        ranks: int,
+    ) -> None:
+        self.weight, self.before, self.after, self.ranks = weight, before, after, ranks
+        self.entering, self.leaving = parts_array(entering), parts_array(leaving)
+        self.nothing = torch.zeros(1, len(weight))
+
+    def begin(self, n: int, *, keep: bool = False) -> "Crossing":
+        """n rows are about to enter; `keep` them where the kernel would not."""
+        return Crossing(self, n, keep)
+
+
+class Crossing:
+    """Rows on their way through a frozen product and its adapters.
+
+    Attributes:
+        middle: (n, ranks) the rows in the adapters' ranks.
+        entered: (n, in) the rows; None where only their integers are kept.
+        left: (n, out) what left; None where it is not kept.
+    """
+
+    def __init__(self, way: Way, n: int, keep: bool) -> None:
+        self.way, self.n = way, n
+        self.middle = torch.empty(n, way.ranks)
+        self.entered: Tensor | None = None
+        self.left: Tensor | None = None
+        self._residual: Tensor | None = None
+        self._sums: Tensor | None = None
+        width = way.weight.shape[1]
+        if way.before is not None:
+            self._rounded = torch.empty(n, width, dtype=torch.int8)
+            self._rows = torch.empty(n)
+        if keep or way.before is None:
+            self.entered = torch.empty(n, width)
+
+    @property
+    def inside(self) -> Side:
+        """What enters."""
+        way, integers = self.way, self.way.before is not None
+        return Side(
+            values=_at(self.entered),
+            middle=_at(self.middle),
+            rounded=_at(self._rounded) if integers else None,
+            rows=_at(self._rows) if integers else None,
+            columns=_at(way.before),
+            parts=ctypes.addressof(way.entering),
+            width=way.weight.shape[1],
+            ranks=way.ranks,
+            n_parts=len(way.entering),
+        )
+
+    def enter(self, x: Tensor, kernels: Kernels) -> None:
+        """(n, in) rows enter as they are."""
+        kernels.enter_rows(x, self.inside)
+        self.entered = x
+
+    def multiply(self, residual: Tensor | None = None, *, keep: bool = True) -> "Crossing":
+        """Through the product; `residual` (n, out) will be added, `keep` what leaves.
+
+        In float, what entered has to be in `entered`.
+        """
+        way, self._residual = self.way, residual
+        if way.before is not None:
+            self._sums = torch._int_mm(self._rounded, way.weight.t())
+            self.left = torch.empty(self.n, len(way.weight)) if keep else None
+        else:
+            assert self.entered is not None
+            # oneDNN's product: on AMD twice as fast as MKL's.
+            self.left = torch.ops.mkldnn._linear_pointwise(
+                self.entered, way.weight, None, "none", [], ""
+            )
+        return self
+
+    @property
+    def outside(self) -> Side:
+        """What leaves, after `multiply`."""
+        way, integers = self.way, self.way.before is not None
+        residual = way.nothing.expand(self.n, -1) if self._residual is None else self._residual
+        return Side(
+            values=_at(self.left),
+            middle=_at(self.middle),
+            sums=_at(self._sums),
+            rows=_at(self._rows) if integers else None,
+            columns=_at(way.after),
+            residual=_at(residual),
+            ld_residual=residual.stride(0),
+            parts=ctypes.addressof(way.leaving),
+            width=len(way.weight),
+            ranks=way.ranks,
+            n_parts=len(way.leaving),
+        )
 
 
 class Projection:
@@ -70,136 +173,88 @@ class Projection:
     def __init__(self, layers: Sequence[nn.Module], kernels: Kernels) -> None:
         self.kernels = kernels
         frozen: list[Any] = [getattr(layer, "base_layer", layer) for layer in layers]
-        self.weight = torch.cat([layer.weight.detach() for layer in frozen])  # (out, in)
-        self.columns: Tensor | None = None
-        self.unsmooth: Tensor | None = None
-        if isinstance(frozen[0], Int8Linear):
-            self.columns = torch.cat([layer.scale for layer in frozen])  # (out,)
-            self.unsmooth = frozen[0].unsmooth  # (in,)
-        biases = [layer.bias for layer in frozen]
-        self.bias = (
-            torch.cat([
-                layer.weight.new_zeros(len(layer.weight), dtype=torch.float32)
-                if layer.bias is None
-                else layer.bias.detach()
-                for layer in frozen
-            ])
-            if any(bias is not None for bias in biases)
-            else None
-        )  # fmt: skip
-        self.parts: list[Part] = []
-        at = ranks = 0
+        weight = torch.cat([layer.weight.detach() for layer in frozen])  # (out, in)
+        self.bias = _joint_bias(frozen)
+        self.columns: list[slice] = []
+        self.adapters: list[Adapter | None] = []
+        at = 0
         for layer, base in zip(layers, frozen, strict=True):
-            out = len(base.weight)
-            base.weight.data = self.weight[at : at + out]
-            adapter = _adapter_of(layer, kernels.lanes)
-            more = adapter.padded if adapter else 0
-            self.parts.append(Part(slice(at, at + out), slice(ranks, ranks + more), adapter))
-            at, ranks = at + out, ranks + more
-        self.ranks = ranks
-        self.wide = torch.zeros(self.weight.shape[1], ranks)
-        self.tall = torch.zeros(ranks, self.weight.shape[1])
-        for part in self.parts:
-            if part.adapter:
-                part.adapter.wide = self.wide[:, part.ranks]
-                part.adapter.tall = self.tall[part.ranks]
+            base.weight.data = weight[at : at + len(base.weight)]
+            self.columns.append(slice(at, at + len(base.weight)))
+            self.adapters.append(_adapter_of(layer, kernels.lanes))
+            at += len(base.weight)
+        self.ranks = sum(adapter.padded for adapter in self.trained)
+        self.wide = torch.zeros(weight.shape[1], self.ranks)
+        self.tall = torch.zeros(self.ranks, weight.shape[1])
+        scales: tuple[Tensor | None, Tensor | None] = None, None
+        if isinstance(frozen[0], Int8Linear):
+            scales = frozen[0].unsmooth, torch.cat([layer.scale for layer in frozen])
+        width = weight.shape[1]
+        ups, downs = self._parts()
+        self.forward = Way(
+            weight, *scales, [Part(0, width, 0, self.ranks, _at(self.wide))], ups, self.ranks
+        )
+        self.backward = Way(
+            weight.t(), scales[1], scales[0], downs,
+            [Part(0, width, 0, self.ranks, _at(self.tall))], self.ranks,
+        )  # fmt: skip
+
+    def _parts(self) -> tuple[list[Part], list[Part]]:
+        """Of each layer's columns, forward and backward; ranks are given out in order."""
+        ups, downs, rank = [], [], 0
+        for columns, adapter in zip(self.columns, self.adapters, strict=True):
+            at, width = columns.start, columns.stop - columns.start
+            if adapter is None:
+                ups.append(Part(at, width, 0, 0, None))
+                continue
+            adapter.wide = self.wide[:, rank : rank + adapter.padded]
+            adapter.tall = self.tall[rank : rank + adapter.padded]
+            ups.append(Part(at, width, rank, adapter.padded, _at(adapter.up)))
+            downs.append(Part(at, width, rank, adapter.padded, _at(adapter.down)))
+            rank += adapter.padded
+        return ups, downs
 
     @property
-    def adapters(self) -> list[Adapter]:
-        """Those of its parts, in order."""
-        return [part.adapter for part in self.parts if part.adapter]
+    def trained(self) -> list[Adapter]:
+        """The adapters that there are, in order."""
+        return [adapter for adapter in self.adapters if adapter]
 
-    def quantise(self, x: Tensor) -> Quantised | None:
-        """What `forward` wants beside x; None in float."""
-        return None if self.unsmooth is None else self.kernels.quantise(x, self.unsmooth)
-
-    def forward(
-        self, x: Tensor, quantised: Quantised | None, residual: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """(n, in) → (n, out), plus `residual`; and x A^T (n, ranks)."""
-        for adapter in self.adapters:
+    def begin(self, n: int) -> Crossing:
+        """n rows are about to enter, forward."""
+        for adapter in self.trained:
             adapter.refresh()
-        middle = x.new_empty(len(x), self.ranks)
-        if self.ranks:
-            self.kernels.matmul(x, self.wide, middle)
-        if self.bias is not None:
-            assert residual is None
-            residual = self.bias.expand(len(x), -1)
-        out = x.new_empty(len(x), len(self.weight))
-        if quantised is not None:
-            assert self.columns is not None
-            sums = torch._int_mm(quantised[0], self.weight.t())
-            start = Sums(sums, quantised[1], self.columns, residual)
-        else:
-            start = None
-            _float_product(x, self.weight, residual, out)
-        for part in self.parts:
-            self._add(part, middle, out, start)
-        return out, middle
+        return self.forward.begin(n)
 
-    def _add(self, part: Part, middle: Tensor, out: Tensor, start: Sums | None) -> None:
-        at = part.columns
-        up = part.adapter.up if part.adapter else out.new_empty(0, at.stop - at.start)
-        if start is None:
-            if part.adapter:
-                self.kernels.matmul(middle[:, part.ranks], up, out[:, at], keep=True)
-            return
-        residual = None if start.residual is None else start.residual[:, at]
-        own = Sums(start.sums[:, at], start.rows, start.columns[at], residual)
-        self.kernels.matmul(middle[:, part.ranks], up, out[:, at], own)
-
-    def rank_gradients(self, grad: Tensor, middle: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The gradient (n, out) → that of x A^T (n, ranks), and those of the B's (out, r).
+    def gradients(self, grad: Tensor, x: Tensor, d_middle: Tensor, middle: Tensor) -> list[Tensor]:
+        """A's and B's of each adapter.
 
         Args:
-            grad: of the output.
-            middle: from `forward`.
+            grad: (n, out) of the output.
+            x: (n, in) the input.
+            d_middle: (n, ranks) the gradient, and
+            middle: (n, ranks) the input in the adapters' ranks.
         """
-        d_middle = grad.new_empty(len(grad), self.ranks)
-        d_ups: list[Tensor] = []
-        for part in self.parts:
-            if not part.adapter:
+        found: list[Tensor] = []
+        d_a = self.kernels.transposed_product(d_middle, x) if self.ranks else x  # (ranks, in)
+        rank = 0
+        for columns, adapter in zip(self.columns, self.adapters, strict=True):
+            if adapter is None:
                 continue
-            own = grad[:, part.columns]
-            self.kernels.matmul(own, part.adapter.down, d_middle[:, part.ranks])
-            d_up = grad.new_empty(part.adapter.padded, own.shape[1])
-            self.kernels.matmul(middle[:, part.ranks].t(), own, d_up)
-            d_ups.append((d_up[: part.adapter.r] * part.adapter.scaling).t())
-        return d_middle, d_ups
-
-    def input_gradient(
-        self, grad: Tensor, d_middle: Tensor, quantised: Quantised | None = None
-    ) -> Tensor:
-        """(n, in) gradient of x, from that of the output and that of x A^T.
-
-        `quantised` is the first times `columns`, if it is there already.
-        """
-        d_x = grad.new_empty(len(grad), self.weight.shape[1])
-        if self.columns is None or self.unsmooth is None:
-            _float_product(grad, self.weight.t(), None, d_x)
-            return self.kernels.matmul(d_middle, self.tall, d_x, keep=True)
-        rounded, rows = quantised or self.kernels.quantise(grad, self.columns)
-        sums = torch._int_mm(rounded, self.weight)
-        return self.kernels.matmul(d_middle, self.tall, d_x, Sums(sums, rows, self.unsmooth))
-
-    def adapter_gradients(self, d_middle: Tensor, x: Tensor) -> list[Tensor]:
-        """The gradients of the A's (r, in), from that of x A^T and the input again."""
-        if not self.ranks:
-            return []
-        joint = x.new_empty(self.ranks, x.shape[1])
-        self.kernels.matmul(d_middle.t(), x, joint)
-        return [
-            joint[part.ranks][: part.adapter.r] for part in self.parts if part.adapter is not None
-        ]
+            own = middle[:, rank : rank + adapter.padded]
+            d_up = self.kernels.transposed_product(own, grad[:, columns])[: adapter.r]  # (r, out)
+            found += [d_a[rank : rank + adapter.r], (d_up * adapter.scaling).t()]
+            rank += adapter.padded
+        return found
 
 
-def _float_product(x: Tensor, weight: Tensor, residual: Tensor | None, out: Tensor) -> None:
-    """out = x weight^T + residual. oneDNN's product: on AMD twice as fast as MKL's."""
-    found = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-    if residual is None:
-        out.copy_(found)
-    else:
-        torch.add(found, residual, out=out)
+def _joint_bias(frozen: Sequence[Any]) -> Tensor | None:
+    """(1, out) the layers' biases side by side; None where there are none."""
+    if all(layer.bias is None for layer in frozen):
+        return None
+    zeros = [torch.zeros(len(layer.weight)) for layer in frozen]
+    biases = [zero if layer.bias is None else layer.bias.detach() for layer, zero in
+              zip(frozen, zeros, strict=True)]  # fmt: skip
+    return torch.cat(biases)[None]
 
 
 def _adapter_of(layer: nn.Module, lanes: int) -> Adapter | None:
@@ -210,3 +265,7 @@ def _adapter_of(layer: nn.Module, lanes: int) -> Adapter | None:
     return Adapter(
         module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name], lanes
     )
+
+
+def _at(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

@@ -16,6 +16,7 @@ from llabel.assets import resolve_model
 from llabel.engine.batching import FULL_VOCABULARY, Example
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.engine.model import LoraSettings, add_lora, compile_layers, load_adapter
+from llabel.engine.packed_reader import PackedReader
 from llabel.engine.training import Progress, Trainer, TrainingSettings, seeded
 from llabel.events import Listener, Note, StageStarted, ignore
 from llabel.ladder.contract import FitRecord, Trial
@@ -107,6 +108,7 @@ class LLMRung:
         self.choice_: Progress | None = None
         self.progress_ = Progress()
         self._load_model()
+        self._keep_lower(True)
         start = self._adapter()
         trials, chosen = self._search(train, task.validation, start, checkpoints, notify)
         notify(StageStarted("scoring validation rows", len(task.validation)))
@@ -127,6 +129,7 @@ class LLMRung:
             stage = "refitting on train + validation"
             self.progress_ = self._train(_Job(train + validation, plan, stage), again, notify)
             refit = _trial(rate, self.progress_, validated=False)
+        self._keep_lower(False)
         self.record_ = FitRecord(
             settings=asdict(
                 replace(
@@ -145,6 +148,12 @@ class LLMRung:
             truncated=self.truncated_,
         )
         return self
+
+    def _keep_lower(self, wanted: bool) -> None:
+        settings, reader = self.settings, self.head_.reader
+        passes = settings.epochs * settings.trials + settings.refit
+        if isinstance(reader, PackedReader):
+            reader.keep_lower(wanted and settings.adapt_layers is not None and passes > 1)
 
     def _search(
         self,
@@ -371,6 +380,7 @@ def _lora_settings(settings: LLMSettings) -> LoraSettings:
         lora_dropout=settings.lora_dropout,
         target_modules="all-linear" if modules == ("all-linear",) else modules,
         use_rslora=settings.use_rslora,
+        layers=settings.adapt_layers,
     )
 
 

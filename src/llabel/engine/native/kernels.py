@@ -1,9 +1,11 @@
 """The kernels, with tensors instead of pointers; what they do stands in the C++ files.
 
-All tensors are on the CPU and float32 unless said otherwise; widths are multiples of `lanes`.
+All tensors are on the CPU, contiguous and float32 unless said otherwise; widths are multiples of
+`lanes`.
 """
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,24 +14,52 @@ from torch import Tensor
 
 from llabel.engine.native.library import load_library
 
-Quantised = tuple[Tensor, Tensor]  # (n, width) int8 and (n,) scales
+
+class Part(ctypes.Structure):
+    """Some of a side's columns, and an adapter's matrix between these and some ranks."""
+
+    _fields_ = (
+        ("column", ctypes.c_int64), ("width", ctypes.c_int64), ("rank", ctypes.c_int64),
+        ("ranks", ctypes.c_int64), ("matrix", ctypes.c_void_p),
+    )  # fmt: skip
+
+
+class Side(ctypes.Structure):
+    """What enters a frozen product or leaves it: a view of tensors that are kept elsewhere."""
+
+    _fields_ = (
+        ("values", ctypes.c_void_p), ("middle", ctypes.c_void_p), ("rounded", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p), ("rows", ctypes.c_void_p), ("columns", ctypes.c_void_p),
+        ("residual", ctypes.c_void_p), ("parts", ctypes.c_void_p), ("width", ctypes.c_int64),
+        ("ranks", ctypes.c_int64), ("n_parts", ctypes.c_int64), ("ld_residual", ctypes.c_int64),
+    )  # fmt: skip
+
+
+class _Rotary(ctypes.Structure):
+    _fields_ = (
+        ("cosines", ctypes.c_void_p), ("sines", ctypes.c_void_p), ("positions", ctypes.c_void_p),
+        ("heads", ctypes.c_int64), ("width", ctypes.c_int64),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
-    """An integer product that waits for its scales.
+class Rotary:
+    """How tokens turn.
 
     Attributes:
-        sums: (n, width) int32.
-        rows: (n,) scales.
-        columns: (width,) scales.
-        residual: (n, width) to add; None adds nothing.
+        cosines, sines: (length, width / 2) of every position.
+        positions: (n,) int64, of each token.
+        heads: how many of a token's heads turn, its first ones.
     """
 
-    sums: Tensor
-    rows: Tensor
-    columns: Tensor
-    residual: Tensor | None = None
+    cosines: Tensor
+    sines: Tensor
+    positions: Tensor
+    heads: int
+
+    def _struct(self) -> _Rotary:
+        pointers = (_p(self.cosines), _p(self.sines), _p(self.positions))
+        return _Rotary(*pointers, self.heads, 2 * self.cosines.shape[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +78,7 @@ class Behind:
 
 
 class Kernels:
-    """The compiled library.
+    """The compiled library. `before` is what leaves a product, `following` what enters the next.
 
     Args:
         folder: where it is kept.
@@ -61,100 +91,77 @@ class Kernels:
         self._c = load_library(folder)
         self.lanes = int(self._c.lanes())
 
-    def rms_norm(
-        self, x: Tensor, weight: Tensor, eps: float, unsmooth: Tensor | None
-    ) -> tuple[Tensor, Tensor, Quantised | None]:
-        """(n, width) → normed, (n,) reciprocal roots, and, given `unsmooth`, int8 and scales."""
-        n, width = x.shape
-        out, reciprocal = torch.empty_like(x), x.new_empty(n)
-        quantised = None if unsmooth is None else _quantised(n, width)
-        self._c.rms_norm(
-            _p(x), _p(weight), _p(unsmooth), ctypes.c_float(eps), _i(n), _i(width), _p(out),
-            _p(reciprocal), *map(_p, quantised or (None, None)),
-        )  # fmt: skip
-        return out, reciprocal, quantised
+    def enter_rows(self, x: Tensor, following: Side) -> None:
+        """(n, width) rows enter as they are."""
+        self._c.enter_rows(_p(x), _i(len(x)), _ref(following))
 
-    def rms_norm_backward(
-        self, grad: Tensor, x: Tensor, weight: Tensor, reciprocal: Tensor, residual: Tensor,
-        columns: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Quantised | None]:  # fmt: skip
-        """(n, width) gradient of the norm's output → that of x plus `residual`, and the output.
+    def leave_rows(self, before: Side, n: int) -> None:
+        """n rows leave, into `before.values`."""
+        self._c.leave_rows(_ref(before), _i(n))
 
-        Given `columns` (width,), also the gradient times these in int8, with scales.
-        """
-        n, width = x.shape
-        out, normed = torch.empty_like(x), torch.empty_like(x)
-        quantised = None if columns is None else _quantised(n, width)
-        self._c.rms_norm_backward(
-            _p(grad), _p(x), _p(weight), _p(reciprocal), _p(residual), _p(columns), _i(n),
-            _i(width), _p(out), _p(normed), *map(_p, quantised or (None, None)),
-        )  # fmt: skip
-        return out, normed, quantised
-
-    def quantise(self, x: Tensor, weight: Tensor) -> Quantised:
-        """(n, width) times (width,) → (n, width) int8 and (n,) scales."""
-        n, width = x.shape
-        out, scales = _quantised(n, width)
-        self._c.quantise(_p(x), _i(x.stride(0)), _p(weight), _i(n), _i(width), _p(out), _p(scales))
-        return out, scales
-
-    def matmul(
-        self, a: Tensor, b: Tensor, out: Tensor, start: Sums | None = None, *, keep: bool = False
+    def norm(
+        self, before: Side | None, x: Tensor, weight: Tensor, eps: float, following: Side
     ) -> Tensor:
-        """`out` (m, n) = start + a (m, k) @ b (k, n), and `out` itself is a start with `keep`.
-
-        `a` may have any strides, `b` and `out` any between rows; n is a multiple of `lanes`.
-        """
-        (m, k), n = a.shape, b.shape[1]
-        none = (None, _i(0), None, None, None, _i(0))
-        self._c.matmul(
-            _i(m), _i(n), _i(k), _p(a), _i(a.stride(0)), _i(a.stride(1)), _p(b), _i(b.stride(0)),
-            _p(out), _i(out.stride(0)), ctypes.c_int(keep),
-            *(none if start is None else (
-                _p(start.sums), _i(start.sums.stride(0)), _p(start.rows), _p(start.columns),
-                _p(start.residual), _i(0 if start.residual is None else start.residual.stride(0)),
-            )),
+        """RMSNorm of what leaves `before`, else of x (n, width); returns (n,) reciprocal roots."""
+        roots = x.new_empty(len(x))
+        self._c.norm(
+            _ref(before), _p(x), _p(weight), ctypes.c_float(eps), _i(len(x)), _p(roots),
+            _ref(following),
         )  # fmt: skip
-        return out
+        return roots
 
-    def rotate(
-        self, x: Tensor, tables: tuple[Tensor, Tensor], positions: Tensor, heads: int, sign: int
-    ) -> None:
-        """Rotate the first `heads` heads of (n, any) in place; tables are (length, width / 2)."""
-        cosines, sines = tables
-        self._c.rotate(
-            _p(x), _i(x.stride(0)), _p(cosines), _p(sines), _p(positions), _i(len(x)), _i(heads),
-            _i(2 * cosines.shape[1]), ctypes.c_float(sign),
-        )  # fmt: skip
+    def norm_backward(
+        self, before: Side, x: Tensor, weight: Tensor, roots: Tensor, residual: Tensor,
+        out: Tensor, following: Side | None,
+    ) -> Tensor:  # fmt: skip
+        """The gradient of the norm's output leaves `before`; `out` gets that of x plus `residual`.
 
-    def swiglu(self, x: Tensor, unsmooth: Tensor | None) -> tuple[Tensor, Quantised | None]:
-        """(n, 2 · width) → (n, width), and, given `unsmooth`, int8 and scales."""
-        n, width = len(x), x.shape[1] // 2
-        out = x.new_empty(n, width)
-        quantised = None if unsmooth is None else _quantised(n, width)
-        self._c.swiglu(
-            _p(x), _p(unsmooth), _i(n), _i(width), _p(out), *map(_p, quantised or (None, None))
-        )
-        return out, quantised
-
-    def swiglu_backward(
-        self, grad: Tensor, x: Tensor, columns: Tensor | None
-    ) -> tuple[Tensor, Tensor, Quantised | None]:
-        """(n, width) gradient → (n, 2 · width) gradient, and `swiglu`'s output.
-
-        Given `columns` (2 · width,), also the gradient times these in int8, with scales.
+        Returns:
+            (n, width) the norm's output.
         """
-        out, product = torch.empty_like(x), torch.empty_like(grad)
-        quantised = None if columns is None else _quantised(*x.shape)
+        normed = torch.empty_like(x)
+        self._c.norm_backward(
+            _ref(before), _p(x), _p(weight), _p(roots), _p(residual), _i(len(x)), _p(out),
+            _p(normed), _ref(following),
+        )  # fmt: skip
+        return normed
+
+    def swiglu(self, before: Side, n: int, following: Side) -> None:
+        """silu(gate) · up of n rows."""
+        self._c.swiglu(_ref(before), _i(n), _ref(following))
+
+    def swiglu_backward(self, before: Side, gate_up: Tensor, following: Side) -> Tensor:
+        """The gradient of `swiglu`'s output leaves `before`, that of gate and up enters.
+
+        Returns:
+            (n, width) the output.
+        """
+        inner = gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
         self._c.swiglu_backward(
-            _p(grad), _p(x), _p(columns), *map(_i, grad.shape), _p(out), _p(product),
-            *map(_p, quantised or (None, None)),
-        )  # fmt: skip
-        return out, product, quantised
+            _ref(before), _p(gate_up), _i(len(gate_up)), _p(inner), _ref(following)
+        )
+        return inner
+
+    def rotary(self, before: Side, n: int, how: Rotary) -> None:
+        """n rows leave and turn."""
+        self._c.rotary(_ref(before), _i(n), _ref(how._struct()))
+
+    def rotary_backward(self, grad: Tensor, how: Rotary, following: Side) -> None:
+        """(n, width) gradient of turned rows, in place → that of the rows, which enters."""
+        self._c.rotary_backward(_p(grad), _i(len(grad)), _ref(how._struct()), _ref(following))
+
+    def transposed_product(self, a: Tensor, b: Tensor) -> Tensor:
+        """(k, m) and (k, n), which may be columns of wider ones → a^T b (m, n)."""
+        (k, m), n = a.shape, b.shape[1]
+        out = a.new_empty(m, n)
+        self._c.transposed_product(
+            _i(m), _i(n), _i(k), _p(a), _i(a.stride(0)), _p(b), _i(b.stride(0)), _p(out)
+        )
+        return out
 
     def attention(
         self, tokens: Tensor, heads: tuple[int, int, int], segments: Tensor, scale: float,
-        behind: "Behind | None" = None, past: Tensor | None = None,
+        behind: Behind | None = None, past: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """(n, heads + 2 · kv_heads, width) flat → (n, heads · width) and (n, heads) logarithms.
 
@@ -171,8 +178,9 @@ class Kernels:
         self._c.attention(
             _p(tokens), *map(_i, heads), _p(past), _i(0 if past is None else len(past)),
             _p(segments), _i(len(segments)), _p(behind.ranges if behind else None),
-            _i(behind.first_tree if behind else len(segments)), _p(behind.tree if behind else None),
-            _i(len(behind.tree) if behind else 0), ctypes.c_float(scale), _p(out), _p(logs),
+            _i(behind.first_tree if behind else len(segments)),
+            _p(behind.tree if behind else None), _i(len(behind.tree) if behind else 0),
+            ctypes.c_float(scale), _p(out), _p(logs),
         )  # fmt: skip
         return out, logs
 
@@ -189,8 +197,9 @@ class Kernels:
         return d_tokens
 
 
-def _quantised(n: int, width: int) -> Quantised:
-    return torch.empty(n, width, dtype=torch.int8), torch.empty(n)
+def parts_array(parts: Sequence[Part]) -> ctypes.Array[Part]:
+    """What `Side.parts` points to."""
+    return (Part * len(parts))(*parts)
 
 
 def _p(tensor: Tensor | None) -> ctypes.c_void_p:
@@ -199,3 +208,7 @@ def _p(tensor: Tensor | None) -> ctypes.c_void_p:
 
 def _i(number: int) -> ctypes.c_int64:
     return ctypes.c_int64(number)
+
+
+def _ref(struct: ctypes.Structure | None) -> object:
+    return None if struct is None else ctypes.byref(struct)

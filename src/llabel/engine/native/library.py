@@ -11,7 +11,7 @@ import tempfile
 from importlib.resources import files
 from pathlib import Path
 
-SOURCES = ("kernels.cpp", "attention.cpp")
+SOURCES = ("stages.cpp", "attention.cpp")
 HEADERS = ("simd.h",)
 # Contraction to fused multiply-adds is allowed; reassociation is not: rounding by adding a large
 # number, and results that don't depend on a row's neighbours, rest on the order of operations.

@@ -23,7 +23,6 @@ static inline ivec load_int(const int32_t* p) { ivec v; std::memcpy(&v, p, sizeo
 static inline vec to_float(ivec v) { return __builtin_convertvector(v, vec); }
 static inline vec larger(vec a, vec b) { return a > b ? a : b; }
 static inline vec smaller(vec a, vec b) { return a < b ? a : b; }
-static inline vec magnitude(vec a) { return a < 0.0f ? -a : a; }
 
 static inline float sum(vec v) {
   float total = 0;
@@ -36,6 +35,8 @@ static inline float largest(vec v) {
   for (int i = 1; i < LANES; i++) found = v[i] > found ? v[i] : found;
   return found;
 }
+
+static inline ivec bits_of(vec v) { ivec bits; std::memcpy(&bits, &v, sizeof bits); return bits; }
 
 // e^x to about 2 ulp: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (Cephes, expf).
 static inline vec exponential(vec x) {
@@ -51,9 +52,7 @@ static inline vec exponential(vec x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  ivec bits;
-  std::memcpy(&bits, &shifted, sizeof bits);
-  bits = (bits << 23) + 0x3f800000;  // the low bits of `shifted` are n
+  const ivec bits = (bits_of(shifted) << 23) + 0x3f800000;  // the low bits of `shifted` are n
   vec power;
   std::memcpy(&power, &bits, sizeof power);
   return p * power;

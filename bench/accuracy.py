@@ -1,0 +1,187 @@
+"""accuracy: what int8 costs, trained beside float32 with the same seeds and rows in the same order.
+
+    python bench/accuracy.py boolq|bbc [--seeds 5] [--out runs/accuracy]
+
+Trains SmolLM2-135M once a seed and precision; the split is the same for all. Each training is kept
+in --out (checkpoints and the probabilities of its validation rows), so that the same command goes
+on where it was stopped. Then bench/results/accuracy-TASK.json: the paired difference, int8 less
+float32, in validation log loss (nats) and accuracy, with 95 % intervals over rows (groups of rows
+that share a text) and seeds; and, for the first seed, how far the label probabilities of the two
+are apart: before training, and after it with the same adapter. No times are taken. Hours.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from driver import BENCH
+from record import surroundings
+
+PRECISIONS = ("float32", "int8")
+TASKS: dict[str, dict[str, Any]] = {
+    "boolq": {
+        "data": {"text": ("question", "passage"), "label": "answer", "group": "passage"},
+        "llm": {"max_seq_length": 256, "learning_rate": 8e-4, "epochs": 1},
+        "train_rows": 4000,
+        "validation_size": 0.15,
+    },
+    "bbc": {
+        "data": {"text": ("title", "text"), "label": "topic", "group": "text"},
+        "llm": {"max_seq_length": 128, "learning_rate": 5e-4, "epochs": 2},
+        "train_rows": 300,
+        "validation_size": 0.4,
+    },
+}
+# Of all: no early stop, so that the two precisions train equally long; the best epoch is kept.
+SETTINGS = {"model": "smollm2-135m", "patience": None}
+LIMIT = 0.02  # nats
+RESAMPLES = 10_000
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What is kept of one."""
+
+    loss: Floats  # (n,) nats of each validation row
+    right: Floats  # (n,) 1 where the most probable label is the true one
+
+
+def task_of(name: str) -> Any:
+    """Its rows, split with seed 0 whatever the training's seed."""
+    from llabel.data import load_task
+
+    plan = TASKS[name]
+    sizes = {key: plan[key] for key in ("train_rows", "validation_size")}
+    return load_task(name, **plan["data"], **sizes, seed=0).task
+
+
+def rung_of(name: str, precision: str, seed: int) -> Any:
+    """Not trained yet."""
+    from llabel.ladder.llm import LLMRung
+    from llabel.settings import LLMSettings
+
+    asked = SETTINGS | TASKS[name]["llm"]
+    return LLMRung(LLMSettings(**asked, precision=precision, seed=seed))
+
+
+def train(task: Any, name: str, precision: str, seed: int, out: Path) -> Training:
+    """One cell, or what is left of it to do."""
+    from llabel.engine.checkpoint import CheckpointFolder
+    from llabel.events import StepDone
+
+    folder = out / f"{name}-{precision}-{seed}"
+    done = folder / "validation.json"
+    if not done.exists():
+        rung = rung_of(name, precision, seed)
+
+        def notify(event: Any) -> None:
+            if isinstance(event, StepDone) and event.step % 20 == 0:
+                print(f"{folder.name}: step {event.step} of {event.steps}, {event.loss:.3f}")
+
+        rung.fit(task, checkpoints=CheckpointFolder(folder / "checkpoints"), notify=notify)
+        rung.save(folder)
+        new = done.with_suffix(".new")
+        new.write_text(json.dumps(rung.validation_proba_.tolist()), encoding="utf-8")
+        new.replace(done)
+    proba = np.array(json.loads(done.read_text(encoding="utf-8")))
+    y = task.validation.y
+    own = np.clip(proba[np.arange(len(y)), y], np.finfo(np.float64).eps, 1)
+    return Training(-np.log(own), (proba.argmax(axis=1) == y).astype(np.float64))
+
+
+def difference(of: Callable[[Training], Floats], cells: dict[str, list[Training]], task: Any):
+    """int8 less float32, seed by seed: mean, 95 % interval, and each seed's."""
+    from llabel.statistics.resampling import Part, row_weights, spread, units_of
+
+    pairs = zip(cells["int8"], cells["float32"], strict=True)
+    apart = np.stack([of(fast) - of(exact) for fast, exact in pairs])  # (seeds, n)
+    units = units_of(apart.shape[1], task.validation.groups)
+    rng = np.random.default_rng(0)
+    draws = [
+        apart @ weights.T / weights.sum(axis=1) for weights in row_weights(units, RESAMPLES, rng)
+    ]
+    part = Part(points=apart.mean(axis=1), draws=np.concatenate(draws, axis=1))
+    error = spread([part], units.count, rng)
+    mean = float(apart.mean())
+    low, high = np.quantile(mean + error.deviations, [0.025, 0.975])
+    return {
+        "mean": mean,
+        "ci95": [float(low), float(high)],
+        "each_seed": part.points.tolist(),
+        "float32": [float(of(cell).mean()) for cell in cells["float32"]],
+        "int8": [float(of(cell).mean()) for cell in cells["int8"]],
+    }
+
+
+def probabilities(task: Any, name: str, out: Path) -> dict[str, Any]:
+    """How far int8 moves the probability of the likeliest label, weights being the same."""
+    from llabel.ladder.llm import LLMRung
+
+    texts, told = task.validation.texts, {}
+    for when in ("before", "after"):
+        proba = []
+        for precision in PRECISIONS:
+            if when == "before":
+                rung = rung_of(name, precision, 0).prepare(task.fields, task.classes)
+                rung._load_model()
+            else:
+                rung = LLMRung.load(out / f"{name}-float32-0", precision=precision)
+            proba.append(rung.predict_proba(texts))
+        exact, fast = proba
+        moved = np.abs(fast - exact).max(axis=1)
+        told[f"{when}_training"] = {
+            "mean": float(moved.mean()),
+            "q95": float(np.quantile(moved, 0.95)),
+            "max": float(moved.max()),
+            "other_answers": int((fast.argmax(axis=1) != exact.argmax(axis=1)).sum()),
+            "rows": len(texts),
+        }
+    return told
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=BENCH.parent / "runs" / "accuracy")
+    asked = parser.parse_args()
+    around, name, task = surroundings(), asked.task, task_of(asked.task)
+    cells: dict[str, list[Training]] = {precision: [] for precision in PRECISIONS}
+    for seed in range(asked.seeds):
+        for precision in PRECISIONS:
+            cells[precision].append(train(task, name, precision, seed, asked.out))
+    loss = difference(lambda cell: cell.loss, cells, task)
+    result = {
+        "name": f"accuracy-{name}",
+        "what": "int8 less float32, same seeds, rows and order: validation log loss and accuracy",
+        "rows": {"train": len(task.train), "validation": len(task.validation)},
+        "settings": SETTINGS | TASKS[name],
+        "seeds": asked.seeds,
+        "log_loss": loss,
+        "accuracy": difference(lambda cell: cell.right, cells, task),
+        "probabilities": probabilities(task, name, asked.out),
+        "limit": LIMIT,
+        "reached": max(map(abs, loss["ci95"])) < LIMIT,
+        **around,
+    }
+    path = BENCH / "results" / f"accuracy-{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    new.replace(path)
+    for key in ("log_loss", "accuracy", "probabilities"):
+        print(key, json.dumps(result[key], indent=2))
+
+
+if __name__ == "__main__":
+    main()
