@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from driver import BENCH
-from record import surroundings
+from record import surroundings, write_json
 
 PRECISIONS = ("float32", "int8")
 TASKS: dict[str, dict[str, Any]] = {
@@ -88,9 +88,7 @@ def train(task: Any, name: str, precision: str, seed: int, out: Path) -> Trainin
 
         rung.fit(task, checkpoints=CheckpointFolder(folder / "checkpoints"), notify=notify)
         rung.save(folder)
-        new = done.with_suffix(".new")
-        new.write_text(json.dumps(rung.validation_proba_.tolist()), encoding="utf-8")
-        new.replace(done)
+        write_json(done, rung.validation_proba_.tolist())
     proba = np.array(json.loads(done.read_text(encoding="utf-8")))
     y = task.validation.y
     own = np.clip(proba[np.arange(len(y)), y], np.finfo(np.float64).eps, 1)
@@ -174,11 +172,7 @@ def main() -> None:
         "reached": max(map(abs, loss["ci95"])) < LIMIT,
         **around,
     }
-    path = BENCH / "results" / f"accuracy-{name}.json"
-    path.parent.mkdir(exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    new.replace(path)
+    write_json(BENCH / "results" / f"accuracy-{name}.json", result)
     for key in ("log_loss", "accuracy", "probabilities"):
         print(key, json.dumps(result[key], indent=2))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from driver import BENCH
-from record import surroundings
+from record import surroundings, write_json
 from work import TRAINING
 
 MAX_LENGTH = 512
@@ -96,15 +96,6 @@ def main() -> None:
             raise SystemExit(0)
 
     LLMRung(LLMSettings(**settings)).fit(task_of(rows, rows[:16]), notify=notify)
-
-
-def write_json(path: Path, value: dict) -> None:
-    import json
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".json.new")
-    new.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    new.replace(path)
 
 
 if __name__ == "__main__":

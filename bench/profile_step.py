@@ -8,7 +8,6 @@ bench/results/profile-step.json. A minute.
 """
 
 import argparse
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ import torch
 import yaml
 
 from driver import BENCH
-from record import surroundings
+from record import surroundings, write_json
 from work import BATCH_SIZE, TRAINING, write_rows
 
 PLAIN = {  # kinds of PyTorch's operators, by what their names contain; the first that fits counts
@@ -138,11 +137,7 @@ def main() -> None:
         print(f"\n{name}: {tokens:.0f} tokens a step, {min(warm):.2f} s unwatched")
         for kind, seconds in result[name]["seconds_per_step"].items():
             print(f"  {kind:24} {seconds:6.3f} s  {seconds / sum(spent.values()):5.1%}")
-    path = BENCH / "results" / "profile-step.json"
-    path.parent.mkdir(exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    new.replace(path)
+    write_json(BENCH / "results" / "profile-step.json", result)
 
 
 if __name__ == "__main__":

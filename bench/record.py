@@ -154,14 +154,18 @@ def reached(result: Mapping[str, Any]) -> bool:
 
 
 def write(folder: Path, result: Mapping[str, Any], around: Mapping[str, Any]) -> Path:
-    """Write `<folder>/<name>.json`, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write `<folder>/<name>.json`."""
     path = folder / f"{result['name']}.json"
-    new = path.with_suffix(".json.new")
-    whole = {**result, "reached": reached(result), **around}
-    new.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    new.replace(path)
+    write_json(path, {**result, "reached": reached(result), **around})
     return path
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".json.new")
+    new.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    new.replace(path)
 
 
 def table(folder: Path) -> str:

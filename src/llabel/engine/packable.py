@@ -23,7 +23,7 @@ def why_not_config(config: Any, lanes: int = 1) -> str | None:
     window = getattr(config, "sliding_window", None)
     if window is not None and getattr(config, "use_sliding_window", True):
         return f"its attention slides over {window} tokens"
-    if any(n % lanes for n in (config.hidden_size, config.intermediate_size, _head_width(config))):
+    if any(n % lanes for n in (config.hidden_size, config.intermediate_size, head_width(config))):
         return f"its widths are no multiples of {lanes}"
     return None
 
@@ -46,7 +46,8 @@ def why_not(model: Any, lanes: int = 1) -> str | None:
 _LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def _head_width(config: Any) -> int:
+def head_width(config: Any) -> int:
+    """Numbers of one attention head."""
     width = getattr(config, "head_dim", None)
     return int(width or config.hidden_size // config.num_attention_heads)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from llabel.engine.native.kernels import Behind, Kernels, Rotary
+from llabel.engine.packable import head_width
 from llabel.engine.projection import Projection
 
 
@@ -67,10 +68,7 @@ class PackedDecoder:
     def __init__(self, model: Any, kernels: Kernels) -> None:
         self.kernels, self.decoder = kernels, model.get_decoder()
         config = model.config
-        width = (
-            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        )
-        self.heads = (config.num_attention_heads, config.num_key_value_heads, width)
+        self.heads = (config.num_attention_heads, config.num_key_value_heads, head_width(config))
         self.layers = [_Layer(layer, self.heads, kernels) for layer in self.decoder.layers]
         self.tables = self._tables(0)
 
@@ -192,7 +190,7 @@ class _Layer:
         k, first, second = self.kernels, self.first, self.second
         into = self.qkv.begin(len(x))
         root = k.norm(None, x, first.weight, first.variance_epsilon, into.inside)
-        k.rotary(into.multiply(self._expanded(self.qkv, len(x))).outside, len(x), rotary)
+        k.rotary(into.multiply().outside, len(x), rotary)
         qkv = _kept(into.left)
         if keys_and_values is not None:
             keys_and_values.append(qkv[:, self.heads[0] * self.heads[2] :].clone())
@@ -209,7 +207,7 @@ class _Layer:
         middle_root = k.norm(
             back.outside, middle, second.weight, second.variance_epsilon, inner.inside
         )
-        inner.multiply(self._expanded(self.gate_up, n), keep=kept is not None)
+        inner.multiply(keep=kept is not None)
         down = self.down.begin(n)
         k.swiglu(inner.outside, n, down.inside)
         k.leave_rows(down.multiply(middle).outside, n)
@@ -221,9 +219,6 @@ class _Layer:
                 )
             )  # fmt: skip
         return _kept(down.left)
-
-    def _expanded(self, projection: Projection, n: int) -> Tensor | None:
-        return None if projection.bias is None else projection.bias.expand(n, -1)
 
     def backward(
         self,

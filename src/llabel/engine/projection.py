@@ -53,6 +53,9 @@ class Adapter:
 class Way:
     """A projection in one direction: forward, or backward toward the input.
 
+    Attributes:
+        bias: (1, out) added where there is no residual; zeros unless it is written to.
+
     Args:
         weight: (out, in) of this direction; int8, or float32.
         before: (in,) what entering rows are multiplied with before they are rounded; None in
@@ -73,7 +76,7 @@ class Way:
     ) -> None:
         self.weight, self.before, self.after, self.ranks = weight, before, after, ranks
         self.entering, self.leaving = parts_array(entering), parts_array(leaving)
-        self.nothing = torch.zeros(1, len(weight))
+        self.bias = torch.zeros(1, len(weight))
 
     def begin(self, n: int, *, keep: bool = False) -> "Crossing":
         """n rows are about to enter; `keep` them where the kernel would not."""
@@ -125,7 +128,7 @@ class Crossing:
         self.entered = x
 
     def multiply(self, residual: Tensor | None = None, *, keep: bool = True) -> "Crossing":
-        """Through the product; `residual` (n, out) will be added, `keep` what leaves.
+        """Through the product; `residual` (n, out), else the bias, is added; `keep` what leaves.
 
         In float, what entered has to be in `entered`.
         """
@@ -145,7 +148,7 @@ class Crossing:
     def outside(self) -> Side:
         """What leaves, after `multiply`."""
         way, integers = self.way, self.way.before is not None
-        residual = way.nothing.expand(self.n, -1) if self._residual is None else self._residual
+        residual = way.bias.expand(self.n, -1) if self._residual is None else self._residual
         return Side(
             values=_at(self.left),
             middle=_at(self.middle),
@@ -174,13 +177,13 @@ class Projection:
         self.kernels = kernels
         frozen: list[Any] = [getattr(layer, "base_layer", layer) for layer in layers]
         weight = torch.cat([layer.weight.detach() for layer in frozen])  # (out, in)
-        self.bias = _joint_bias(frozen)
         self.columns: list[slice] = []
         self.adapters: list[Adapter | None] = []
         at = 0
         for layer, base in zip(layers, frozen, strict=True):
-            base.weight.data = weight[at : at + len(base.weight)]
-            self.columns.append(slice(at, at + len(base.weight)))
+            columns = slice(at, at + len(base.weight))
+            base.weight.data = weight[columns]
+            self.columns.append(columns)
             self.adapters.append(_adapter_of(layer, kernels.lanes))
             at += len(base.weight)
         self.ranks = sum(adapter.padded for adapter in self.trained)
@@ -198,6 +201,10 @@ class Projection:
             weight.t(), scales[1], scales[0], downs,
             [Part(0, width, 0, self.ranks, _at(self.tall))], self.ranks,
         )  # fmt: skip
+
+        for columns, base in zip(self.columns, frozen, strict=True):
+            if base.bias is not None:
+                self.forward.bias[0, columns] = base.bias.detach()
 
     def _parts(self) -> tuple[list[Part], list[Part]]:
         """Of each layer's columns, forward and backward; ranks are given out in order."""
@@ -245,16 +252,6 @@ class Projection:
             found += [d_a[rank : rank + adapter.r], (d_up * adapter.scaling).t()]
             rank += adapter.padded
         return found
-
-
-def _joint_bias(frozen: Sequence[Any]) -> Tensor | None:
-    """(1, out) the layers' biases side by side; None where there are none."""
-    if all(layer.bias is None for layer in frozen):
-        return None
-    zeros = [torch.zeros(len(layer.weight)) for layer in frozen]
-    biases = [zero if layer.bias is None else layer.bias.detach() for layer, zero in
-              zip(frozen, zeros, strict=True)]  # fmt: skip
-    return torch.cat(biases)[None]
 
 
 def _adapter_of(layer: nn.Module, lanes: int) -> Adapter | None:
