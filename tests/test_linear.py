@@ -5,7 +5,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from llabel.engine.linear import Int8Linear, quantise_frozen
+from llabel.engine.linear import (
+    Int8Linear,
+    int_product,
+    int_product_in_float,
+    quantise_frozen,
+)
 
 
 @pytest.fixture
@@ -128,3 +133,12 @@ def test_peft_adapts_int8_layers(layer, x):
     assert [name.split(".")[-3] for name in gradients] == ["lora_A", "lora_B"]
     assert all(p.dtype == torch.float32 for p in adapted.parameters() if p.requires_grad)
     assert gradients["base_model.model.0.lora_B.default.weight"].abs().sum() > 0
+
+
+@pytest.mark.parametrize("product", [int_product, int_product_in_float])
+@pytest.mark.parametrize("columns", [8, 1040, 1041, 4096])
+def test_integer_products_are_exact_however_large_their_sums(product, columns):
+    a, b = torch.full((3, columns), 127, dtype=torch.int8), torch.full((columns, 8), -127)
+    a[1, ::2], a[2, -1] = -127, 1
+    expected = a.int() @ b.int()
+    assert torch.equal(product(a, b.to(torch.int8)), expected)

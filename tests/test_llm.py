@@ -73,12 +73,21 @@ def test_a_refit_trains_on_all_rows_for_the_chosen_epochs(llm_settings):
     assert [(stage.name, stage.total) for stage in stages] == [
         ("training", 4 * 8),
         *[("validating", 6)] * 4,
-        ("scoring validation rows", 6),
         ("refitting on train + validation", best * (8 + 6)),
     ]
     assert sum(isinstance(event, EpochDone) for event in events) == 4  # none in the refit
     assert [step.steps for step in steps(events)] == [8] * 8 + [best * 4] * (best * 4)
     assert rung.progress_.rows == best * 14
+
+
+@pytest.mark.parametrize("lora_dropout", [0.0, 0.5])
+def test_the_answers_of_the_best_epoch_are_kept(llm_settings, lora_dropout):
+    """The last epoch is not the best: what was read then is what the rung says now."""
+    task = make_task(train=8, validation=6, misleading=True)
+    chosen = llm_settings(epochs=4, patience=None, lora_dropout=lora_dropout)
+    rung = LLMRung(chosen).fit(task)
+    assert rung.progress_.best_epoch < 4
+    assert np.array_equal(rung.validation_proba_, rung.predict_proba(task.validation.texts))
 
 
 def test_one_fit_loads_the_base_model_once(llm_settings, monkeypatch):

@@ -64,7 +64,6 @@ def test_a_refit_takes_the_chosen_rate_and_epochs(llm_settings):
     assert stages == [
         "training, trial 1 of 2",
         "training, trial 2 of 2",
-        "scoring validation rows",
         "refitting on train + validation",
     ]
 

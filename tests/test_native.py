@@ -44,6 +44,26 @@ def test_rows_are_rounded_as_int8_linear_rounds_them(kernels, rows):
     torch.testing.assert_close(made.left, made.layer(x), rtol=1e-5, atol=1e-2)
 
 
+@given(
+    m=st.integers(1, 130),
+    k=st.integers(1, 24).map(lambda eighths: 8 * eighths),
+    n=st.integers(1, 12).map(lambda eighths: 8 * eighths),
+    transposed=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=40, deadline=None)
+def test_integer_products_are_exact(m, k, n, transposed, seed):
+    library = Kernels(cache_folder() / "kernels")
+    if not library.multiplies_integers:
+        pytest.skip("this processor has no AVX2")
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randint(-128, 128, (m, k), dtype=torch.int8, generator=generator)
+    b = torch.randint(-128, 128, (k, n), dtype=torch.int8, generator=generator)
+    laid_out = b.t().contiguous().t() if transposed else b
+    found = library.int_product(a, library.pack(laid_out), n)
+    assert torch.equal(found, (a.double() @ b.double()).to(torch.int32))
+
+
 ODD = st.sampled_from([float("inf"), float("-inf"), float("nan")])
 
 

@@ -1,5 +1,6 @@
 """Frozen linear layers: the same numbers as `nn.Linear`, cheaper to multiply with."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +14,8 @@ class Int8Linear(nn.Linear):
 
     Activations are rounded to int8 row by row (absolute maximum / 127) on the way forward, and
     gradients likewise on the way back, so that both products run in integers: many times as fast
-    as float32 on CPUs with VNNI. It stays an `nn.Linear`, hence PEFT can wrap it.
+    as float32 on CPUs with VNNI. It stays an `nn.Linear`, hence PEFT can wrap it. The result is the
+    same to the bit on every processor, as integer sums are exact.
 
     Args:
         linear: whose weights it takes; their rounding is the only thing that is lost.
@@ -57,13 +59,32 @@ class _Int8Product(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, unsmooth: Tensor) -> Tensor:
         ctx.save_for_backward(weight, scale, unsmooth)
         quantised, rows = _quantise_rows(x * unsmooth)
-        return torch._int_mm(quantised, weight.t()) * rows * scale
+        return int_product(quantised, weight.t()) * rows * scale
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         weight, scale, unsmooth = ctx.saved_tensors
         quantised, rows = _quantise_rows(grads[0] * scale)
-        return torch._int_mm(quantised, weight) * rows * unsmooth, None, None, None
+        return int_product(quantised, weight) * rows * unsmooth, None, None, None
+
+
+@functools.cache
+def int_mm_is_fast() -> bool:
+    """Whether `torch._int_mm` is more than a plain loop, fifty times as slow as float32, here."""
+    return torch.backends.cpu.get_cpu_capability().startswith(("AVX512", "AMX"))
+
+
+def int_product(a: Tensor, b: Tensor) -> Tensor:
+    """(m, k) and (k, n) int8 in -127 ... 127 → (m, n) int32, exact."""
+    return torch._int_mm(a, b) if int_mm_is_fast() else int_product_in_float(a, b)
+
+
+def int_product_in_float(a: Tensor, b: Tensor) -> Tensor:
+    """The same by float32 products, in parts whose sums float32 holds exactly (below 2^24)."""
+    exact = 2**24 // 127**2  # columns
+    parts = zip(a.split(exact, dim=1), b.split(exact), strict=True)
+    products = [(left.float() @ right.float()).to(torch.int32) for left, right in parts]
+    return products[0] if len(products) == 1 else torch.stack(products).sum(0, dtype=torch.int32)
 
 
 def _quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llabel.engine.linear import Int8Linear
+from llabel.engine.linear import Int8Linear, int_mm_is_fast, int_product
 from llabel.engine.native.kernels import Kernels, Part, Side, parts_array
 
 
@@ -63,6 +63,7 @@ class Way:
         after: (out,) scales of the integer product; None in float.
         entering, leaving: the adapters' parts of both sides.
         ranks: of all adapters together.
+        kernels: the library.
     """
 
     def __init__(
@@ -73,14 +74,25 @@ class Way:
         entering: Sequence[Part],
         leaving: Sequence[Part],
         ranks: int,
+        kernels: Kernels,
     ) -> None:
         self.weight, self.before, self.after, self.ranks = weight, before, after, ranks
+        self.kernels = kernels
+        self._packed: Tensor | None = None
         self.entering, self.leaving = parts_array(entering), parts_array(leaving)
         self.bias = torch.zeros(1, len(weight))
 
     def begin(self, n: int, *, keep: bool = False) -> "Crossing":
         """n rows are about to enter; `keep` them where the kernel would not."""
         return Crossing(self, n, keep)
+
+    def int_product(self, rows: Tensor) -> Tensor:
+        """(n, in) int8 → (n, out) int32."""
+        if int_mm_is_fast() or not self.kernels.multiplies_integers:
+            return int_product(rows, self.weight.t())
+        if self._packed is None:  # of the way back not before there is one
+            self._packed = self.kernels.pack(self.weight.t())
+        return self.kernels.int_product(rows, self._packed, len(self.weight))
 
 
 class Crossing:
@@ -134,7 +146,7 @@ class Crossing:
         """
         way, self._residual = self.way, residual
         if way.before is not None:
-            self._sums = torch._int_mm(self._rounded, way.weight.t())
+            self._sums = way.int_product(self._rounded)
             self.left = torch.empty(self.n, len(way.weight)) if keep else None
         else:
             assert self.entered is not None
@@ -195,11 +207,12 @@ class Projection:
         width = weight.shape[1]
         ups, downs = self._parts()
         self.forward = Way(
-            weight, *scales, [Part(0, width, 0, self.ranks, _at(self.wide))], ups, self.ranks
-        )
+            weight, *scales, [Part(0, width, 0, self.ranks, _at(self.wide))], ups, self.ranks,
+            kernels,
+        )  # fmt: skip
         self.backward = Way(
             weight.t(), scales[1], scales[0], downs,
-            [Part(0, width, 0, self.ranks, _at(self.tall))], self.ranks,
+            [Part(0, width, 0, self.ranks, _at(self.tall))], self.ranks, kernels,
         )  # fmt: skip
 
         for columns, base in zip(self.columns, frozen, strict=True):

@@ -111,8 +111,10 @@ class LLMRung:
         self._keep_lower(True)
         start = self._adapter()
         trials, chosen = self._search(train, task.validation, start, checkpoints, notify)
-        notify(StageStarted("scoring validation rows", len(task.validation)))
-        self.validation_proba_ = self.predict_proba(task.validation.texts, notify)
+        if self._validated is None:  # its best epoch was before the last interruption
+            notify(StageStarted("scoring validation rows", len(task.validation)))
+            self._validated = self.predict_proba(task.validation.texts, notify)
+        self.validation_proba_ = self._validated
         rate = trials[chosen].settings["learning_rate"]
         refit: Trial | None = None
         if self.settings.refit:
@@ -166,6 +168,7 @@ class LLMRung:
         """One training a learning rate; leaves the best adapter in the model."""
         rates = around(self.settings.learning_rate, self.settings.trials)
         best: dict[str, Tensor] = {}
+        self._validated: Probabilities | None = None  # of the best trial's best epoch
 
         def train_once(number: int, rate: float, seconds: float | None) -> Trial:
             plan = replace(
@@ -184,6 +187,8 @@ class LLMRung:
         def keep(number: int) -> None:
             self.progress_ = self._last
             best.update(self._adapter())
+            loss, proba = self._last_validated
+            self._validated = proba if loss == self._last.best_loss else None
 
         found = best_of(rates, train_once, keep, budget=self.settings.budget)
         self._set_adapter(best)
@@ -235,10 +240,16 @@ class LLMRung:
     def _train(
         self, job: "_Job", checkpoints: CheckpointFolder | None, notify: Listener
     ) -> Progress:
+        self._last_validated: tuple[float, Probabilities | None] = (math.inf, None)
+
         def validation_loss() -> float:
             assert job.validation is not None
             notify(StageStarted("validating", len(job.validation)))
-            return log_loss(job.validation.y, self.predict_proba(job.validation.texts, notify))
+            proba = self.predict_proba(job.validation.texts, notify)
+            loss = log_loss(job.validation.y, proba)
+            if loss < self._last_validated[0]:
+                self._last_validated = loss, proba
+            return loss
 
         trainer = Trainer(
             module=self.model_,

@@ -55,7 +55,7 @@ void softmax(float* scores, int64_t ld, int64_t queries, int64_t seen, const Mas
     const float most = largest(top) * scale;
     vec total = splat(0.0f);
     for (int64_t j = 0; j < width; j += LANES) {
-      const vec e = exponential(load(row + j) * scale - most);
+      const vec e = exponential(fused(load(row + j), splat(scale), splat(-most)));
       store(row + j, e);
       total += e;
     }
@@ -179,11 +179,12 @@ API void attention_backward(const float* grad, const float* tokens, const float*
           float *p = weights.data() + q * ld, *d = d_scores.data() + q * ld;
           const float log = logs[(first + i + q) * heads + h];
           vec dots = splat(0.0f);
-          for (int64_t j = 0; j < width; j += LANES) dots += load(g + q * row + j) * load(o + q * row + j);
+          for (int64_t j = 0; j < width; j += LANES)
+            dots = fused(load(g + q * row + j), load(o + q * row + j), dots);
           const float delta = sum(dots);
           const int64_t visible = i + q + 1;
           for (int64_t j = 0; j < padded(visible); j += LANES) {
-            const vec weight = exponential(load(p + j) * scale - log);
+            const vec weight = exponential(fused(load(p + j), splat(scale), splat(-log)));
             store(p + j, weight);
             store(d + j, weight * (load(d + j) - delta) * scale);
           }

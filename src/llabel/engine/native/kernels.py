@@ -80,6 +80,10 @@ class Behind:
 class Kernels:
     """The compiled library. `before` is what leaves a product, `following` what enters the next.
 
+    Attributes:
+        lanes: floats of a register.
+        multiplies_integers: whether `pack` and `int_product` exist on this processor.
+
     Args:
         folder: where it is kept.
 
@@ -90,6 +94,7 @@ class Kernels:
     def __init__(self, folder: Path) -> None:
         self._c = load_library(folder)
         self.lanes = int(self._c.lanes())
+        self.multiplies_integers = hasattr(self._c, "int_product")
 
     def enter_rows(self, x: Tensor, following: Side) -> None:
         """(n, width) rows enter as they are."""
@@ -157,6 +162,22 @@ class Kernels:
         self._c.transposed_product(
             _i(m), _i(n), _i(k), _p(a), _i(a.stride(0)), _p(b), _i(b.stride(0)), _p(out)
         )
+        return out
+
+    def pack(self, b: Tensor) -> Tensor:
+        """(k, n) int8, in any layout → the same for `int_product`; k and n multiples of 8."""
+        k, n = b.shape
+        packed = b.new_empty(-(-n // 16) * 16 * k)
+        self._c.pack(
+            _p(b), _i(k), _i(n), _i(b.stride(0)), _i(b.stride(1)), _p(packed)
+        )  # fmt: skip
+        return packed
+
+    def int_product(self, a: Tensor, packed: Tensor, n: int) -> Tensor:
+        """(m, k) int8 times a packed (k, n) → (m, n) int32."""
+        m, k = a.shape
+        out = a.new_empty(m, n, dtype=torch.int32)
+        self._c.int_product(_p(a), _i(m), _i(k), _p(packed), _i(n), _p(out))
         return out
 
     def attention(

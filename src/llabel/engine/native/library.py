@@ -11,13 +11,13 @@ import tempfile
 from importlib.resources import files
 from pathlib import Path
 
-SOURCES = ("stages.cpp", "attention.cpp")
+SOURCES = ("stages.cpp", "attention.cpp", "integers.cpp")
 HEADERS = ("simd.h",)
-# Contraction to fused multiply-adds is allowed; reassociation is not: rounding by adding a large
-# number, and results that don't depend on a row's neighbours, rest on the order of operations.
+# Neither reassociation nor contraction to fused multiply-adds: rounding by adding a large number,
+# and results that don't depend on a row's neighbours, rest on operations as they are written.
 FLAGS = (
     *("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-fvisibility=hidden"),
-    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
+    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
 )
 
 

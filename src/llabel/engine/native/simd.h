@@ -3,6 +3,12 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
 #if defined(__AVX512F__)
 constexpr int LANES = 16, PANEL = 4;  // floats of a register, registers of a tile's row
 #elif defined(__AVX__)
@@ -21,6 +27,21 @@ static inline void store(float* p, vec v) { std::memcpy(p, &v, sizeof v); }
 static inline vec splat(float x) { return x - vec{}; }
 static inline ivec load_int(const int32_t* p) { ivec v; std::memcpy(&v, p, sizeof v); return v; }
 static inline vec to_float(ivec v) { return __builtin_convertvector(v, vec); }
+
+// a · b + c, rounded once where the processor can. Compilers may not fuse on their own here: they
+// would in one tile and not in another, and a row's result would depend on the rows beside it.
+static inline vec fused(vec a, vec b, vec c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__FMA__) && defined(__AVX__)
+  return _mm256_fmadd_ps(a, b, c);
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+  return vfmaq_f32(c, a, b);
+#else
+  return a * b + c;
+#endif
+}
+
 static inline vec larger(vec a, vec b) { return a > b ? a : b; }
 static inline vec smaller(vec a, vec b) { return a < b ? a : b; }
 
@@ -42,16 +63,16 @@ static inline ivec bits_of(vec v) { ivec bits; std::memcpy(&bits, &v, sizeof bit
 static inline vec exponential(vec x) {
   x = smaller(larger(x, splat(-87.0f)), splat(88.0f));
   const vec magic = splat(12582912.0f);  // 1.5 · 2^23: adding it rounds to a whole number
-  vec shifted = x * 1.44269504088896341f + magic;
-  vec n = shifted - magic;
-  vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  const vec shifted = fused(x, splat(1.44269504088896341f), magic);
+  const vec n = shifted - magic;
+  const vec r = fused(n, splat(2.12194440e-4f), fused(n, splat(-0.693359375f), x));
   vec p = splat(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
+  p = fused(p, r, splat(1.3981999507e-3f));
+  p = fused(p, r, splat(8.3334519073e-3f));
+  p = fused(p, r, splat(4.1665795894e-2f));
+  p = fused(p, r, splat(1.6666665459e-1f));
+  p = fused(p, r, splat(5.0000001201e-1f));
+  p = fused(p * r, r, r) + 1.0f;
   const ivec bits = (bits_of(shifted) << 23) + 0x3f800000;  // the low bits of `shifted` are n
   vec power;
   std::memcpy(&power, &bits, sizeof power);
@@ -81,8 +102,8 @@ static inline void tile(const float* a, int64_t row_stride, int64_t k_stride, co
     vec row[VECS];
     for (int v = 0; v < VECS; v++) row[v] = load(b + p * ldb + v * LANES);
     for (int r = 0; r < ROWS; r++) {
-      const float x = a[r * row_stride + p * k_stride];
-      for (int v = 0; v < VECS; v++) acc[r][v] += x * row[v];
+      const vec x = splat(a[r * row_stride + p * k_stride]);
+      for (int v = 0; v < VECS; v++) acc[r][v] = fused(x, row[v], acc[r][v]);
     }
   }
   for (int r = 0; r < ROWS; r++)

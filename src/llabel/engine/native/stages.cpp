@@ -50,22 +50,21 @@ float quantise_row(const float* x, const float* columns, int64_t width, int8_t* 
   const float inverse = 127.0f / most;
   const vec magic = splat(12582912.0f);  // rounds to the nearest, halves to even
   for (int64_t j = 0; j < width; j += LANES) {
-    const ivec bits = bits_of(load(x + j) * load(columns + j) * inverse + magic);
+    const ivec bits = bits_of(fused(load(x + j) * load(columns + j), splat(inverse), magic));
     const auto bytes = __builtin_convertvector(bits, bvec);
     std::memcpy(out + j, &bytes, sizeof bytes);
   }
   return most / 127.0f;
 }
 
-// What the adapters' product is added to. No branches: all tiles must fuse the same operations, or
-// they would round differently.
+// What the adapters' product is added to.
 struct Dequantised {
   const int32_t* sums;
   const float *rows, *columns, *residual;
   int64_t ld, ld_residual;
   vec operator()(int64_t i, int64_t j) const {
-    return to_float(load_int(sums + i * ld + j)) * rows[i] * load(columns + j) +
-           load(residual + i * ld_residual + j);
+    return fused(to_float(load_int(sums + i * ld + j)) * rows[i], load(columns + j),
+                 load(residual + i * ld_residual + j));
   }
 };
 struct Product {
@@ -174,7 +173,8 @@ API void norm(const Side* before, const float* x, const float* weight, float eps
     for (int64_t i = 0; i < last - first; i++) {
       const float* row = rows + i * width;
       vec squares = splat(0.0f);
-      for (int64_t j = 0; j < width; j += LANES) squares += load(row + j) * load(row + j);
+      for (int64_t j = 0; j < width; j += LANES)
+        squares = fused(load(row + j), load(row + j), squares);
       const float r = 1.0f / std::sqrt(sum(squares) / width + eps);
       roots[first + i] = r;
       for (int64_t j = 0; j < width; j += LANES)
@@ -198,12 +198,13 @@ API void norm_backward(const Side* before, const float* x, const float* weight, 
       const float r = roots[first + i];
       vec dots = splat(0.0f);
       for (int64_t j = 0; j < width; j += LANES)
-        dots += load(g + j) * load(weight + j) * load(row + j);
+        dots = fused(load(g + j) * load(weight + j), load(row + j), dots);
       const float pull = sum(dots) * r * r * r / width;
       for (int64_t j = 0; j < width; j += LANES) {
         const vec w = load(weight + j), v = load(row + j);
         const int64_t at = (first + i) * width + j;
-        store(out + at, load(g + j) * w * r - v * pull + load(residual + at));
+        const vec through = fused(v, splat(-pull), load(residual + at));
+        store(out + at, fused(load(g + j) * w, splat(r), through));
         store(normed + at, v * r * w);
       }
     }
