@@ -2,12 +2,14 @@
 
     python bench/accuracy.py boolq|bbc [--seeds 5] [--out runs/accuracy]
 
-Trains SmolLM2-135M once a seed and precision; the split is the same for all. Each training is kept
-in --out (checkpoints and the probabilities of its validation rows), so that the same command goes
-on where it was stopped. Then bench/results/accuracy-TASK.json: the paired difference, int8 less
-float32, in validation log loss (nats) and accuracy, with 95 % intervals over rows (groups of rows
-that share a text) and seeds; and, for the first seed, how far the label probabilities of the two
-are apart: before training, and after it with the same adapter. No times are taken. Hours.
+Trains SmolLM2-135M once a seed and precision; the split is the same for all. What is measured of
+each training lies in bench/results/accuracy/ (a line of JSON: loss and answer of each validation
+row), checkpoints and adapters in --out, so that the same command goes on where it was stopped, on
+another machine too. After each seed it writes bench/results/accuracy-TASK.json: the paired
+difference, int8 less float32, in validation log loss (nats) and accuracy, with 95 % intervals over
+rows (groups of rows that share a text) and seeds; and, for the first seed, how far the label
+probabilities of the two are apart: before training, and after it with the same adapter. No times
+are taken. Hours.
 """
 
 import argparse
@@ -72,27 +74,46 @@ def rung_of(name: str, precision: str, seed: int) -> Any:
     return LLMRung(LLMSettings(**asked, precision=precision, seed=seed))
 
 
+def kept(name: str) -> Path:
+    """Where what was measured lies."""
+    return BENCH / "results" / "accuracy" / f"{name}.json"
+
+
 def train(task: Any, name: str, precision: str, seed: int, out: Path) -> Training:
     """One cell, or what is left of it to do."""
     from llabel.engine.checkpoint import CheckpointFolder
     from llabel.events import StepDone
 
-    folder = out / f"{name}-{precision}-{seed}"
-    done = folder / "validation.json"
-    if not done.exists():
-        rung = rung_of(name, precision, seed)
+    cell = f"{name}-{precision}-{seed}"
+    if not kept(cell).exists():
+        rung, folder, around = rung_of(name, precision, seed), out / cell, surroundings()
 
         def notify(event: Any) -> None:
             if isinstance(event, StepDone) and event.step % 20 == 0:
-                print(f"{folder.name}: step {event.step} of {event.steps}, {event.loss:.3f}")
+                print(f"{cell}: step {event.step} of {event.steps}, {event.loss:.3f}", flush=True)
 
         rung.fit(task, checkpoints=CheckpointFolder(folder / "checkpoints"), notify=notify)
         rung.save(folder)
-        write_json(done, rung.validation_proba_.tolist())
-    proba = np.array(json.loads(done.read_text(encoding="utf-8")))
-    y = task.validation.y
-    own = np.clip(proba[np.arange(len(y)), y], np.finfo(np.float64).eps, 1)
-    return Training(-np.log(own), (proba.argmax(axis=1) == y).astype(np.float64))
+        proba, y = rung.validation_proba_, task.validation.y
+        own = np.clip(proba[np.arange(len(y)), y], np.finfo(np.float64).eps, 1)
+        measured = {
+            "fingerprint": task.fingerprint,
+            "loss": [round(value, 7) for value in (-np.log(own)).tolist()],
+            "right": (proba.argmax(axis=1) == y).astype(int).tolist(),
+        }
+        keep_line(kept(cell), measured | around)
+    told = json.loads(kept(cell).read_text(encoding="utf-8"))
+    if told["fingerprint"] != task.fingerprint:
+        raise SystemExit(f"{kept(cell)} is of other rows: remove it, and train that cell again.")
+    return Training(np.array(told["loss"]), np.array(told["right"], dtype=np.float64))
+
+
+def keep_line(path: Path, values: dict[str, Any]) -> None:
+    """Write all of one line or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}")
+    partial.write_text(json.dumps(values) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def difference(of: Callable[[Training], Floats], cells: dict[str, list[Training]], task: Any):
@@ -119,10 +140,18 @@ def difference(of: Callable[[Training], Floats], cells: dict[str, list[Training]
     }
 
 
-def probabilities(task: Any, name: str, out: Path) -> dict[str, Any]:
-    """How far int8 moves the probability of the likeliest label, weights being the same."""
+def probabilities(task: Any, name: str, out: Path) -> dict[str, Any] | None:
+    """How far int8 moves the probability of the likeliest label, weights being the same.
+
+    None where the first float32 cell was trained elsewhere, and its adapter is not here.
+    """
     from llabel.ladder.llm import LLMRung
 
+    path = kept(f"{name}-probabilities")
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    if not (out / f"{name}-float32-0" / "rung.json").exists():
+        return None
     texts, told = task.validation.texts, {}
     for when in ("before", "after"):
         proba = []
@@ -142,6 +171,7 @@ def probabilities(task: Any, name: str, out: Path) -> dict[str, Any]:
             "other_answers": int((fast.argmax(axis=1) != exact.argmax(axis=1)).sum()),
             "rows": len(texts),
         }
+    keep_line(path, told)
     return told
 
 
@@ -158,18 +188,26 @@ def main() -> None:
     for seed in range(asked.seeds):
         for precision in PRECISIONS:
             cells[precision].append(train(task, name, precision, seed, asked.out))
+        summarise(task, name, cells, asked.out, around)
+
+
+def summarise(
+    task: Any, name: str, cells: dict[str, list[Training]], out: Path, around: dict[str, Any]
+) -> None:
+    """Of the seeds that there are: write and print the result."""
     loss = difference(lambda cell: cell.loss, cells, task)
+    seeds = len(cells["int8"])
     result = {
         "name": f"accuracy-{name}",
         "what": "int8 less float32, same seeds, rows and order: validation log loss and accuracy",
         "rows": {"train": len(task.train), "validation": len(task.validation)},
         "settings": SETTINGS | TASKS[name],
-        "seeds": asked.seeds,
+        "seeds": seeds,
         "log_loss": loss,
         "accuracy": difference(lambda cell: cell.right, cells, task),
-        "probabilities": probabilities(task, name, asked.out),
+        "probabilities": probabilities(task, name, out),
         "limit": LIMIT,
-        "reached": max(map(abs, loss["ci95"])) < LIMIT,
+        "reached": seeds > 1 and max(map(abs, loss["ci95"])) < LIMIT,
         **around,
     }
     write_json(BENCH / "results" / f"accuracy-{name}.json", result)

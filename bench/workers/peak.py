@@ -2,7 +2,8 @@
 
 A lap runs `torch._int_mm` and float32 `torch.mm` in each of several shapes, `calls` times or more,
 and tells for each the median operations a second (2·m·n·k a product). The shapes are those of
-SmolLM2-135M's layers at 2,048 tokens, both ways round, and squares.
+SmolLM2-135M's layers at 2,048 tokens, both ways round, and squares. Where PyTorch has no fast
+integer product, llabel's own is measured too, since a plain loop is no peak.
 """
 
 import statistics
@@ -12,6 +13,10 @@ from functools import partial
 
 import torch
 
+from llabel.assets import cache_folder
+from llabel.engine.linear import int_mm_is_fast
+from llabel.engine.native.kernels import Kernels
+from llabel.engine.native.library import CannotCompile
 from protocol import Link, job, serve
 
 SHAPES = (  # m, n, k
@@ -36,9 +41,20 @@ def operations_per_second(product: Callable[[], object], operations: int, second
     return operations / statistics.median(took)
 
 
+def own_kernels() -> Kernels | None:
+    """With an integer product, where PyTorch has no fast one."""
+    if int_mm_is_fast():
+        return None
+    try:
+        kernels = Kernels(cache_folder() / "kernels")
+    except CannotCompile:
+        return None
+    return kernels if kernels.multiplies_integers else None
+
+
 def main() -> None:
     link, asked = Link(), job()
-    seconds = float(asked["seconds"])
+    seconds, kernels = float(asked["seconds"]), own_kernels()
 
     def lap() -> dict:
         told: dict = {"int8": {}, "float32": {}}
@@ -50,9 +66,12 @@ def main() -> None:
                 f"{name} (n, k)": int8[1].t(),  # weights as nn.Linear keeps them: forward
                 f"{name} (k, n)": int8[1].t().contiguous(),  # toward the input
             }
-            for way, weight in ways.items():
+            for way, weight in ways.items() if int_mm_is_fast() else ():
                 product = partial(torch._int_mm, int8[0], weight)
                 told["int8"][way] = operations_per_second(product, work, seconds)
+            if kernels:
+                product = partial(kernels.int_product, int8[0], kernels.pack(int8[1].t()), n)
+                told["int8"][f"{name} (own)"] = operations_per_second(product, work, seconds)
             product = partial(torch.mm, a.float(), b.float().t())
             told["float32"][name] = operations_per_second(product, work, seconds)
         return told | {f"best_{kind}": max(told[kind].values()) for kind in ("int8", "float32")}
