@@ -172,6 +172,13 @@ class LLMSettings:
     compile: Annotated[
         bool, Help("Fuse the layers of transformers with torch.compile: fast after a minute.")
     ] = False
+    gradient_checkpointing: Annotated[
+        bool,
+        Help(
+            "Compute each layer again in the backward pass instead of keeping what it made: far "
+            "less memory for long rows, a third more work, the same result."
+        ),
+    ] = False
     device: Annotated[str, Help("auto, cpu, cuda or cuda:N.")] = "auto"
     seed: Annotated[
         int, Interval(ge=0, lt=2**31), Help("Splits, row order, adapter initialisation, dropout.")

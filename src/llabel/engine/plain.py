@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from llabel.engine.batching import Batch, Example, collate
 from llabel.engine.prefix import Prefix, hidden_behind, read_prefix, whole_rows
 from llabel.engine.tree import Tree
+from llabel.errors import InputError
 from llabel.labels import LabelTrie
 
 if TYPE_CHECKING:
@@ -41,6 +42,26 @@ class PlainReader:
     def tree_tokens(self) -> int:
         """Tokens of the label trie that ride along with each row behind a prefix."""
         return len(self._packed.tokens) if self._packed else 0
+
+    def checkpoint_layers(self) -> None:
+        """Keep each layer's input alone for the backward pass.
+
+        Raises:
+            InputError: the architecture cannot do it.
+        """
+        model: Any = self.model
+        enable = getattr(model, "activation_checkpointing_enable", None)
+        try:  # older versions of transformers know the other name only
+            (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+        except ValueError as error:
+            raise InputError(
+                f"--gradient-checkpointing does not know {type(model).__name__}. Leave it out, and "
+                "lower --token-budget."
+            ) from error
+        # It also makes the embeddings require gradients, which only reentrant checkpoints need: the
+        # backward pass would go on below the lowest adapter.
+        if hasattr(model, "_require_grads_hook"):
+            model.disable_input_require_grads()
 
     def at_choices(self, batch: Batch) -> Tensor:
         """(m, hidden) at every choice of the batch, differentiable."""
