@@ -32,4 +32,4 @@ def test_collate_pads_on_the_right_and_keeps_choices_with_their_rows():
     assert batch.input_ids.tolist() == [[7, 8, 9], [5, 1, 1], [4, 3, 1]]
     assert batch.lengths.tolist() == [3, 1, 2]
     choices = [batch.rows, batch.positions, batch.branchings, batch.targets]
-    assert torch.stack(choices, dim=1).tolist() == [[0, 2, 0, 1], [2, 0, -1, 3], [2, 1, 2, 0]]
+    assert torch.stack(choices, dim=1).tolist() == [[2, 0, -1, 3], [0, 2, 0, 1], [2, 1, 2, 0]]

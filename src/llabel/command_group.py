@@ -14,8 +14,9 @@ _RESUMABLE = ("fit", "predict", "compare")
 _INTERRUPTED = 130  # what shells expect of a process that Ctrl-C ended
 _FILES = {"ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "ENAMETOOLONG"}
 _OUT_OF_MEMORY = (
-    "Out of memory. Try a smaller --token-budget or --max-seq-length, --precision bfloat16 (GPU) "
-    "or int8 (CPU), or a smaller model; with the same --out, add --overwrite."
+    "Out of memory. Try a smaller --token-budget or --max-seq-length, --gradient-checkpointing, "
+    "--precision bfloat16 (GPU) or int8 (CPU), or a smaller model; with the same --out, add "
+    "--overwrite."
 )
 
 

@@ -46,6 +46,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         precision: `auto`, `float32`, `bfloat16` or `int8`.
         engine: `auto`, or `plain` for the layers of transformers.
         compile: fuse those with torch.compile.
+        gradient_checkpointing: compute layers again in the backward pass, for less memory.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         random_state: validation rows, row order, adapter initialisation, dropout.
 
@@ -86,6 +87,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
         engine: Literal["auto", "plain"] = "auto",
         compile: bool = False,
+        gradient_checkpointing: bool = False,
         device: str = "auto",
         random_state: int = 0,
     ) -> None:
@@ -117,6 +119,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         self.precision = precision
         self.engine = engine
         self.compile = compile
+        self.gradient_checkpointing = gradient_checkpointing
         self.device = device
         self.random_state = random_state
 

@@ -37,7 +37,9 @@ PANELS: dict[str, tuple[str, ...]] = {
         *("loss", "learning_rate", "schedule", "warmup_ratio", "epochs", "patience"),
         *("batch_size", "weight_decay", "max_grad_norm", "trials", "budget", "refit", "seed"),
     ),
-    "Machine": ("precision", "engine", "compile", "device", "token_budget"),
+    "Machine": (
+        *("precision", "engine", "compile", "device", "token_budget", "gradient_checkpointing"),
+    ),
 }
 ONE_RUN = tuple(name for panel, names in PANELS.items() if panel != "Comparison" for name in names)
 COMPARISON = tuple(

@@ -18,7 +18,7 @@ from llabel.options import PANELS, settings_options
 
 COSTLY = (
     *("loss", "epochs", "refit"),
-    *("token_budget", "precision", "engine", "compile", "device", "seed"),
+    *("token_budget", "gradient_checkpointing", "precision", "engine", "compile", "device", "seed"),
 )
 ROW = "Which row, counted from 1; as validation:3 where DATA has several parts."
 

@@ -41,13 +41,17 @@ class AnswerHead:
         self._refuse_unknown_heads()
 
     def logits(self, hidden: Tensor, branching: int) -> Tensor:
-        """(m, hidden) → (m, n_children) float32 logits; all tokens for `FULL_VOCABULARY`."""
+        """(m, hidden) → (m, n_children) float32 logits; all tokens for `FULL_VOCABULARY`.
+
+        Those of a branching are computed in float32 whatever the model's precision: bfloat16 would
+        round logits around 16 to eighths.
+        """
         head = self.model.get_output_embeddings()
         weight, bias = head.weight, head.bias
         if branching != FULL_VOCABULARY:
             chosen = self._children[branching]
-            weight = weight[chosen]
-            bias = None if bias is None else bias[chosen]
+            weight = weight[chosen].float()
+            bias = None if bias is None else bias[chosen].float()
         raw = F.linear(hidden.to(weight.dtype), weight, bias).float()
         return _scaled(raw, self.model.config)
 
@@ -55,10 +59,14 @@ class AnswerHead:
         """Sum of the cross-entropies (nats) of every choice in the batch, a scalar."""
         hidden = self.reader.at_choices(batch)  # (m, hidden)
         total = hidden.new_zeros((), dtype=torch.float32)
-        for branching in batch.branchings.unique().tolist():
-            here = batch.branchings == branching
-            logits = self.logits(hidden[here], branching)
-            total = total + F.cross_entropy(logits, batch.targets[here], reduction="sum")
+        branchings, counts = batch.branchings.unique_consecutive(return_counts=True)
+        sizes: list[int] = counts.tolist()
+        parts = zip(
+            branchings.tolist(), hidden.split(sizes), batch.targets.split(sizes), strict=True
+        )
+        for branching, here, targets in parts:
+            logits = self.logits(here, branching)
+            total = total + F.cross_entropy(logits, targets, reduction="sum")
         return total
 
     def read_prefix(self, tokens: Sequence[int]) -> Prefix | None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -106,6 +106,8 @@ def load_model(
     if device.type == "cpu":
         keep_freed_memory()
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    # Straight to the GPU, whose memory may be larger than the machine's.
+    place: dict[str, Any] = {"device_map": device} if device.type == "cuda" else {}
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -113,6 +115,7 @@ def load_model(
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
+            **place,
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
@@ -128,7 +131,6 @@ def load_model(
                 f"--precision int8: {type(model).__name__} has no linear layers that it knows. "
                 "Use --precision float32."
             )
-    model.to(device)  # type: ignore[arg-type]  # transformers' stub wants no device
     return model.eval()
 
 
@@ -136,15 +138,18 @@ def compile_layers(model: "PreTrainedModel") -> None:
     """Let torch.compile fuse each decoder layer; one graph serves all layers and lengths.
 
     Raises:
-        InputError: there is no C++ compiler for it here, or the layers are not where most models
-            have them.
+        InputError: there is no C++ compiler for it here (CPU) or no Triton (GPU), or the layers
+            are not where most models have them.
     """
     import os
     import shutil
+    from importlib.util import find_spec
 
     on_cpu = next(model.parameters()).device.type == "cpu"
     if on_cpu and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
         raise InputError("--compile needs a C++ compiler (g++ or clang++). Leave it out.")
+    if not on_cpu and not find_spec("triton"):
+        raise InputError("--compile needs Triton on a GPU (pip install triton). Leave it out.")
     layers = getattr(model.get_decoder(), "layers", None)
     if layers is None:
         raise InputError(f"--compile does not know {type(model).__name__}. Leave it out.")
@@ -188,7 +193,9 @@ def load_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
 
     if not (folder / "adapter_model.safetensors").is_file():
         raise InputError(f"{folder} holds no adapter_model.safetensors.")
-    return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+    # Else PEFT reads it through the GPU wherever there is one.
+    place: dict[str, Any] = {"torch_device": str(model.device)}
+    return PeftModel.from_pretrained(model, str(folder), is_trainable=False, **place)
 
 
 def _targets(model: "PreTrainedModel", settings: LoraSettings) -> str | list[str]:

@@ -63,10 +63,15 @@ class PackedDecoder:
     Args:
         model: the causal language model; its linear layers' weights become views of joint ones.
         kernels: the library.
+
+    Attributes:
+        recompute: keep each layer's input alone for the backward pass, and run the layer again
+            there (Chen et al. 2016, arXiv 1604.06174).
     """
 
     def __init__(self, model: Any, kernels: Kernels) -> None:
         self.kernels, self.decoder = kernels, model.get_decoder()
+        self.recompute = False
         config = model.config
         self.heads = (config.num_attention_heads, config.num_key_value_heads, head_width(config))
         self.layers = [_Layer(layer, self.heads, kernels) for layer in self.decoder.layers]
@@ -117,7 +122,7 @@ class PackedDecoder:
     def forward(
         self,
         tokens: Tokens,
-        kept: list[_Kept] | None = None,
+        kept: list[_Kept | Tensor] | None = None,
         keys_and_values: list[Tensor] | None = None,
     ) -> Tensor:
         """(m, hidden) states before the last norm; fills the lists that are given."""
@@ -128,6 +133,9 @@ class PackedDecoder:
             read = tokens.read if number == len(self.layers) - 1 else None
             past = None if tokens.past is None else tokens.past[number]
             saved = kept if kept is not None and number >= lowest else None
+            if saved is not None and self.recompute:
+                saved.append(x)
+                saved = None
             x = layer.forward(x, tokens, rotary, read, past, saved, keys_and_values)
         return x
 
@@ -143,15 +151,19 @@ class PackedDecoder:
         adapted = (n for n, layer in enumerate(self.layers) if layer.adapted)
         return next(adapted, len(self.layers))
 
-    def backward(self, grad: Tensor, tokens: Tokens, kept: list[_Kept]) -> list[Tensor]:
+    def backward(self, grad: Tensor, tokens: Tokens, kept: list[_Kept | Tensor]) -> list[Tensor]:
         """(m, hidden) gradient of `forward` → those of `parameters`."""
         gradients: list[list[Tensor]] = []
         rotary, lowest = self._rotary(tokens), self.lowest_adapter
         for number in reversed(range(lowest, len(self.layers))):
             read = tokens.read if number == len(self.layers) - 1 else None
-            d_x, own = self.layers[number].backward(
-                grad, tokens, kept.pop(), rotary, read, through=number > lowest
-            )
+            layer, last = self.layers[number], kept.pop()
+            if isinstance(last, Tensor):
+                again: list[_Kept | Tensor] = []
+                layer.forward(last, tokens, rotary, read, None, again, None)
+                last = again.pop()
+            assert isinstance(last, _Kept)
+            d_x, own = layer.backward(grad, tokens, last, rotary, read, through=number > lowest)
             gradients.append(own)
             if d_x is not None:
                 grad = d_x
@@ -183,7 +195,7 @@ class _Layer:
         rotary: Rotary,
         read: Tensor | None,
         past: Tensor | None,
-        kept: list[_Kept] | None,
+        kept: list[_Kept | Tensor] | None,
         keys_and_values: list[Tensor] | None,
     ) -> Tensor:
         """(n, hidden) → the same, or (m, hidden) of those to `read`."""

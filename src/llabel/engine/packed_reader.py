@@ -39,6 +39,10 @@ class PackedReader:
         """Keep what lies below the adapters between passes over the same rows, or no longer."""
         self.lower = LowerStates() if wanted and self.decoder.lowest_adapter else None
 
+    def checkpoint_layers(self) -> None:
+        """Keep each layer's input alone for the backward pass."""
+        self.decoder.recompute = True
+
     def at_choices(self, batch: Batch) -> Tensor:
         """(m, hidden) at every choice of the batch, differentiable."""
         segments = _segments(batch.lengths)

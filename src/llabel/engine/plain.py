@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from llabel.engine.batching import Batch, Example, collate
 from llabel.engine.prefix import Prefix, hidden_behind, read_prefix, whole_rows
 from llabel.engine.tree import Tree
+from llabel.errors import InputError
 from llabel.labels import LabelTrie
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ class PlainReader:
 
     def __init__(self, model: "PreTrainedModel", trie: LabelTrie) -> None:
         self.model, self.trie = model, trie
-        self.backbone: nn.Module = model.get_decoder()
-        self.device: torch.device = next(self.backbone.parameters()).device
+        self.decoder: nn.Module = model.get_decoder()
+        self.device: torch.device = next(self.decoder.parameters()).device
         prefixes = [branching.prefix for branching in trie.branchings]
         tree = Tree(prefixes, self.device)
         # Some architectures derive their positions from the mask (ALiBi) or keep no keys and
@@ -41,6 +42,26 @@ class PlainReader:
     def tree_tokens(self) -> int:
         """Tokens of the label trie that ride along with each row behind a prefix."""
         return len(self._packed.tokens) if self._packed else 0
+
+    def checkpoint_layers(self) -> None:
+        """Keep each layer's input alone for the backward pass.
+
+        Raises:
+            InputError: the architecture cannot do it.
+        """
+        model: Any = self.model
+        enable = getattr(model, "activation_checkpointing_enable", None)
+        try:  # older versions of transformers know the other name only
+            (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+        except ValueError as error:
+            raise InputError(
+                f"--gradient-checkpointing does not know {type(model).__name__}. Leave it out, and "
+                "lower --token-budget."
+            ) from error
+        # It also makes the embeddings require gradients, which only reentrant checkpoints need: the
+        # backward pass would go on below the lowest adapter.
+        if hasattr(model, "_require_grads_hook"):
+            model.disable_input_require_grads()
 
     def at_choices(self, batch: Batch) -> Tensor:
         """(m, hidden) at every choice of the batch, differentiable."""
@@ -62,11 +83,17 @@ class PlainReader:
         """Keys and values of what many rows begin with; None where they cannot be reused."""
         if self._packed is None or not self._within_window(len(tokens)):
             return None
-        return read_prefix(self.backbone, tokens, self.device)
+        return read_prefix(self._run, tokens, self.device)
+
+    def _run(self, **inputs: Any) -> Any:
+        """The decoder's output. Adapters are kept in float32, and multiplied as the model is."""
+        dtype = self.model.dtype
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            return self.decoder(**inputs)
 
     def _hidden(self, input_ids: Tensor) -> Tensor:
         """(batch, seq) → (batch, seq, hidden), causal, padding on the right and never read."""
-        output: Tensor = self.backbone(input_ids=input_ids, use_cache=False).last_hidden_state
+        output: Tensor = self._run(input_ids=input_ids, use_cache=False).last_hidden_state
         return output
 
     def _hidden_after(self, batch: Batch, prefix: Sequence[int]) -> Tensor:
@@ -91,7 +118,7 @@ class PlainReader:
         The second pass reads the prompts from the cache. Each trie token sees the prompt and its
         own ancestors (see `Tree`).
         """
-        prompts = self.backbone(input_ids=batch.input_ids, use_cache=True)
+        prompts = self._run(input_ids=batch.input_ids, use_cache=True)
         rows, width = batch.input_ids.shape
         size = len(tree.tokens)
         inside = torch.arange(width, device=self.device) < batch.lengths[:, None]  # (batch, seq)
@@ -99,10 +126,10 @@ class PlainReader:
             [inside[:, None].expand(rows, size, width), tree.ancestors.expand(rows, size, size)],
             dim=-1,
         )
-        dtype = prompts.last_hidden_state.dtype
+        dtype = self.model.dtype
         mask = torch.zeros(seen.shape, dtype=dtype, device=self.device)
         mask.masked_fill_(~seen, torch.finfo(dtype).min)
-        answers = self.backbone(
+        answers = self._run(
             input_ids=tree.tokens.expand(rows, size),
             attention_mask=mask[:, None],  # (batch, 1, tree, seq + tree)
             position_ids=batch.lengths[:, None] + tree.depths,
@@ -118,10 +145,10 @@ class PlainReader:
     def _packed_hidden(self, batch: Batch, tree: Tree, prefix: Prefix | None = None) -> Tensor:
         """(batch, n_branchings, hidden); without a prefix, the first token of all rows is one."""
         if prefix is None:
-            prefix = read_prefix(self.backbone, batch.input_ids[0, :1].tolist(), self.device)
+            prefix = read_prefix(self._run, batch.input_ids[0, :1].tolist(), self.device)
             rest = replace(batch, input_ids=batch.input_ids[:, 1:], lengths=batch.lengths - 1)
             return self._packed_hidden(rest, tree, prefix)
-        return hidden_behind(self.backbone, prefix, batch, tree)
+        return hidden_behind(self._run, prefix, batch, tree)
 
     @torch.no_grad()
     def _equals_plain(self, read: Callable[[Batch, Tree], Tensor], tree: Tree) -> bool:

@@ -5,12 +5,12 @@ seeing the prefix and itself. So the prefix's keys and values are never copied r
 no padding, and the label trie's tokens ride along in the same pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llabel.engine.batching import Batch
 
@@ -56,10 +56,10 @@ def pays(tokens: Sequence[int], rows: int) -> bool:
 
 
 @torch.no_grad()
-def read_prefix(backbone: nn.Module, tokens: Sequence[int], device: torch.device) -> Prefix:
+def read_prefix(run: Callable[..., Any], tokens: Sequence[int], device: torch.device) -> Prefix:
     """One pass over the shared tokens alone."""
     ids = torch.tensor([list(tokens)], device=device)
-    return Prefix(tuple(tokens), backbone(input_ids=ids, use_cache=True).past_key_values)
+    return Prefix(tuple(tokens), run(input_ids=ids, use_cache=True).past_key_values)
 
 
 def whole_rows(prefix: Prefix, batch: Batch) -> Batch:
@@ -77,11 +77,11 @@ def whole_rows(prefix: Prefix, batch: Batch) -> Batch:
 
 
 @torch.no_grad()
-def hidden_behind(backbone: nn.Module, prefix: Prefix, batch: Batch, tree: "Tree") -> Tensor:
+def hidden_behind(run: Callable[..., Any], prefix: Prefix, batch: Batch, tree: "Tree") -> Tensor:
     """(batch, n_branchings, hidden) of rows that go on after the prefix, all in one pass.
 
     Args:
-        backbone: the model without its head.
+        run: runs the model without its head.
         prefix: what the rows begin with.
         batch: the rest of each row, at least one token.
         tree: the label trie's inner tokens, which are read behind each row.
@@ -101,7 +101,7 @@ def hidden_behind(backbone: nn.Module, prefix: Prefix, batch: Batch, tree: "Tree
     dtype = prefix.cache.layers[0].keys.dtype
     mask = torch.zeros(len(flat), len(prefix) + len(flat), dtype=dtype, device=device)
     mask[:, len(prefix) :].masked_fill_(~seen, torch.finfo(dtype).min)
-    hidden = backbone(
+    hidden = run(
         input_ids=ids.flatten()[flat][None],
         attention_mask=mask[None, None],  # (1, 1, packed, prefix + packed)
         position_ids=position.flatten()[flat][None],

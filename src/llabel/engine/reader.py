@@ -23,6 +23,16 @@ class Reader(Protocol):
     def tree_tokens(self) -> int:
         """Tokens of the label trie that ride along with each row behind a prefix."""
 
+    def checkpoint_layers(self) -> None:
+        """From now on keep each layer's input alone for the backward pass, and run it again there.
+
+        Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): less memory, a third more work,
+        the same gradients.
+
+        Raises:
+            InputError: the model cannot do it.
+        """
+
     def at_choices(self, batch: Batch) -> Tensor:
         """(m, hidden) at every choice of the batch, differentiable."""
 

@@ -82,6 +82,9 @@ class Progress:
 class Trainer:
     """Trains the parameters of `module` that require gradients.
 
+    On CUDA, going on is as exact as PyTorch's kernels are: flash attention's backward pass adds up
+    long rows in whatever order they come.
+
     Args:
         module: put into training mode by `run`.
         loss: batch → sum of the losses of its choices.

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
 # Rows are sorted by length within such windows when predicting, so that a stream stays a stream.
 PREDICT_WINDOW = 512
-# Rows packed behind a prefix see each other's places, if only to mask them: on the CPU, where the
-# products are the bottleneck, more in one pass costs more than it spares.
-_PACKED_ON_CPU = 384
+# Rows packed behind a prefix see each other's places, if only to mask them. On the CPU, where the
+# products are the bottleneck, more in one pass costs more than it spares; on a GPU the mask of so
+# many tokens takes 32 MiB, and four times that of twice as many.
+_PACKED = {"cpu": 384, "cuda": 4096}
 
 
 @dataclass(slots=True)
@@ -113,8 +114,8 @@ class LabelModel:
     def _budget(self, prefix: Prefix | None) -> int:
         """Tokens of a micro-batch without gradients."""
         budget = 4 * self.token_budget
-        masked = self.head.device.type == "cpu" and isinstance(self.head.reader, PlainReader)
-        return min(budget, _PACKED_ON_CPU) if prefix and masked else budget
+        masked = prefix and isinstance(self.head.reader, PlainReader)
+        return min(budget, _PACKED[self.head.device.type]) if masked else budget
 
     def _prefix_of_shots(self) -> Prefix | None:
         """Read once for all calls."""
@@ -166,8 +167,12 @@ def precision_of(settings: LLMSettings) -> str:
     """The precision in use, `auto` resolved for the device."""
     if settings.precision != "auto":
         return settings.precision
-    cuda = device_of(settings).type == "cuda"
-    return "bfloat16" if cuda and torch.cuda.is_bf16_supported() else "float32"
+    device = device_of(settings)
+    if device.type != "cuda":
+        return "float32"
+    with torch.cuda.device(device):  # older ones only imitate it, slower than float32
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if native else "float32"
 
 
 def to_predict(saved: LLMSettings, changes: dict[str, Any]) -> LLMSettings:

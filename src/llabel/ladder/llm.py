@@ -204,6 +204,8 @@ class LLMRung:
         base = load_base(self.prompting_, self.settings)
         with seeded(self.settings.seed, self.device_):
             self._ready(add_lora(base, _lora_settings(self.settings)))
+        if self.settings.gradient_checkpointing:
+            self.head_.reader.checkpoint_layers()
 
     def _ready(self, model: "PeftModel") -> None:
         base = cast("PreTrainedModel", model.get_base_model())
