@@ -4,7 +4,7 @@ Keys are added, never renamed; `schema` counts changes that readers must know of
 accuracies and shares are 0..1; losses are nats; intervals are [lower, upper] at 95 %.
 """
 
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
 from llabel.comparison import ComparedScores
 from llabel.metrics import Scores
@@ -244,8 +244,12 @@ class SweepRecord(TypedDict):
         search: None for a full grid.
         cells: in the order of the axes; of a search in the order of its trials.
         chosen: None where no cell is done.
-        effects: what `llabel.statistics.effects` finds in the cells.
+        effects: `llabel.statistics.effects.Effects` as a dict (`dataclasses.asdict`), of the
+            validation log loss: `analyse([cell settings], [log loss, or None where not done],
+            scaling_lr=[cell scaling_lr], control=[cell control])`.
         test: None where no cell is done.
+        prior_log_loss: validation log loss of answering every row with the training rows' class
+            shares: what is reached without reading the text.
     """
 
     schema: int
@@ -260,3 +264,4 @@ class SweepRecord(TypedDict):
     chosen: Chosen | None
     effects: Any
     test: Test | None
+    prior_log_loss: NotRequired[float]
