@@ -11,6 +11,7 @@ from llabel.metrics import Scores
 from llabel.record import Data
 
 SCHEMA = 1
+PERPLEXITY_ROWS = 256  # validation rows whose prompts are read as plain text
 
 Status: TypeAlias = Literal["done", "pruned", "failed"]
 AXES = ("r", "lora_alpha", "lr", "epochs", "seed")
