@@ -253,7 +253,7 @@ def test_a_search_is_told_by_curves() -> None:
 def test_one_wild_cell_is_told() -> None:
     cells = grid(GRID)
     found = analyse(cells, [0.5 + 0.001 * place for place in range(11)] + [9.0])
-    assert any("One cell (log loss 9.0000)" in note for note in found.notes)
+    assert any("One cell of 12 (log loss 9.0000) makes up" in note for note in found.notes)
 
 
 VALUES = st.one_of(st.integers(1, 3), st.booleans(), st.none(), st.sampled_from(["a", "b"]))

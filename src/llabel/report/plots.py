@@ -186,7 +186,7 @@ def learning_curve(lines: Sequence[Line], *, key: str, label: str, size: Range) 
         sizes = sorted({x for line in lines for x in line.x})
         room = (sizes[-1] / sizes[0]) ** 0.06 if len(sizes) > 1 else 3
         axes.set_xlim(sizes[0] / room, sizes[-1] * room)
-        styles = {line.name: _line_style(place) for place, line in enumerate(lines)}
+        styles = {line.name: line_style(place) for place, line in enumerate(lines)}
         for line in lines:
             weight = 2.4 if line.strong else 1.4
             axes.plot(line.x, line.y, linewidth=weight, markersize=4, **styles[line.name])
@@ -195,7 +195,7 @@ def learning_curve(lines: Sequence[Line], *, key: str, label: str, size: Range) 
         _row_ticks(axes, sizes)
         _score_ticks(axes)
         figure.draw_without_rendering()
-        _name_ends(axes, lines, {name: style["color"] for name, style in styles.items()})
+        name_ends(axes, lines, {name: style["color"] for name, style in styles.items()})
         return inline_svg(figure, key=key, label=label)
 
 
@@ -256,7 +256,7 @@ def _occupied(axes: "Axes", points: Sequence[Point]) -> list[tuple[float, float,
     return boxes
 
 
-def _line_style(place: int) -> dict[str, Any]:
+def line_style(place: int) -> dict[str, Any]:
     """Hue, dashes and marker together: no two of 24 lines look alike, in grey neither."""
     return {
         "color": SERIES[place % len(SERIES)],
@@ -265,7 +265,7 @@ def _line_style(place: int) -> dict[str, Any]:
     }
 
 
-def _name_ends(axes: "Axes", lines: Sequence[Line], colours: dict[str, object]) -> None:
+def name_ends(axes: "Axes", lines: Sequence[Line], colours: dict[str, object]) -> None:
     """Names to the right of the axes, moved apart, each tied to its line's end."""
     ends = [axes.transData.transform((line.x[-1], line.y[-1]))[1] for line in lines]
     box = axes.get_window_extent()

@@ -261,8 +261,12 @@ def _left_out(cells: int, control: int, kept: int) -> tuple[str, ...]:
         notes.append(
             f"{lost} of {cells - control} cells {'has' if lost == 1 else 'have'} no finite loss to "
             "compare (failed, pruned or diverged) and "
-            f"{'is' if lost == 1 else 'are'} left out: the shares are those of the others, and "
-            "settings that fail may look harmless."
+            f"{'is' if lost == 1 else 'are'} left out"
+            + (
+                ": the shares are those of the others, and settings that fail may look harmless."
+                if kept
+                else "."
+            )
         )
     return tuple(notes)
 
@@ -301,10 +305,21 @@ def _doubts(model: Model, factors: Sequence[Axis], seed: Axis | None) -> Iterato
             "Combinations are missing, so that effects overlap: each share is what a term adds to "
             "the others, and they do not add up to 1."
         )
-    apart = np.square(model.y - model.y.mean()) / model.total.ss
-    if len(model.y) >= 8 and apart.max() > 0.4:
-        worst = float(model.y[apart.argmax()])
-        yield (
-            f"One cell (log loss {worst:.4f}) makes up {apart.max():.0%} of the variance: the "
-            "shares tell mostly of it."
-        )
+    yield from _wild(model.y)
+
+
+def _wild(y: Floats) -> Iterator[str]:
+    """Tell if few cells make up most of the variance: at most one in twenty, half of it."""
+    far = np.square(y - y.mean())
+    order = np.argsort(far)[::-1]
+    most = far[order].cumsum() / far.sum()
+    count = int(np.searchsorted(most, 0.5)) + 1
+    if len(y) < 8 or count > max(1, len(y) // 20):
+        return
+    cells = "One cell" if count == 1 else f"{count} cells"
+    losses = " and ".join(f"{y[place]:.4f}" for place in order[:count])
+    yield (
+        f"{cells} of {len(y)} (log loss {losses}) make{'s' if count == 1 else ''} up "
+        f"{most[count - 1]:.0%} of the variance: the shares tell mostly of "
+        f"{'it' if count == 1 else 'them'}."
+    )
