@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from llabel.compare.processes import end, how_it_died
 from llabel.events import CellSays, Event, Listener
@@ -52,26 +52,6 @@ class Plan(Protocol):
         ...
 
 
-def carry_out(plan: Plan, hire: Callable[[], Worker], jobs: int, notify: Listener) -> None:
-    """Have all of a plan done.
-
-    Args:
-        plan: what to do.
-        hire: makes a worker.
-        jobs: how many of them work at a time.
-        notify: told what the cells say, by several threads (see `one_at_a_time`).
-    """
-    workers = _Workers(hire)
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            threads = [pool.submit(_work, plan, workers, notify) for _ in range(jobs)]
-            done, _ = wait(threads, return_when=FIRST_EXCEPTION)
-            for thread in done:
-                thread.result()
-        finally:
-            workers.stop()
-
-
 def one_at_a_time(notify: Listener) -> Listener:
     """A listener that several threads may tell."""
     lock = threading.Lock()
@@ -83,49 +63,77 @@ def one_at_a_time(notify: Listener) -> Listener:
     return tell
 
 
-class _Workers:
-    """Those that are at work; none is hired once they are stopped."""
+class Crew:
+    """Some workers, hired when there is work, and stopped when the `with` block is left.
 
-    def __init__(self, make: Callable[[], Worker]) -> None:
-        self._make, self._lock = make, threading.Lock()
-        self._at_work: list[Worker] = []
+    Args:
+        hire: makes a worker.
+        jobs: how many of them work at a time.
+    """
+
+    def __init__(self, hire: Callable[[], Worker], jobs: int) -> None:
+        self.jobs, self._hire, self._lock = jobs, hire, threading.Lock()
+        self._hired: list[Worker] = []
+        self._idle: list[Worker] = []
         self.stopped = False
 
-    def hire(self) -> Worker | None:
-        with self._lock:
-            if self.stopped:
-                return None
-            worker = self._make()
-            self._at_work.append(worker)
-            return worker
+    def __enter__(self) -> Self:
+        return self
 
-    def stop(self) -> None:
+    def __exit__(self, *error: object) -> None:
         with self._lock:
             self.stopped = True
-        for worker in self._at_work:
+        for worker in self._hired:
             worker.stop()
 
+    def carry_out(self, plan: Plan, notify: Listener) -> None:
+        """Have all of a plan done.
 
-def _work(plan: Plan, workers: _Workers, notify: Listener) -> None:
-    """One thread: a worker, and another one when it dies."""
-    worker: Worker | None = None
-    while not workers.stopped and (order := plan.next()) is not None:
-        worker = worker or workers.hire()
-        if worker is None:
-            return
-        cell = order.name
+        Args:
+            plan: what to do.
+            notify: told what the cells say, by several threads (see `one_at_a_time`).
+        """
+        with ThreadPoolExecutor(self.jobs) as pool:
+            threads = [pool.submit(self._work, plan, notify) for _ in range(self.jobs)]
+            try:
+                done, _ = wait(threads, return_when=FIRST_EXCEPTION)
+                for thread in done:
+                    thread.result()
+            except BaseException:
+                self.__exit__()  # else the pool would wait for the others
+                raise
 
-        def tell(event: Event, cell: str = cell) -> None:
-            notify(CellSays(cell, event))
+    def do(self, order: Order, notify: Listener) -> str:
+        """One order alone (see `Runner.carry_out`); `order.name` is what speaks.
 
-        result = died = ""
-        try:
-            result = worker.carry_out(order, tell)
-        except WorkerDiedError as error:
-            if workers.stopped:
-                return
-            died, worker = str(error), None
-        plan.ended(order, result, died)
+        Raises:
+            WorkerDiedError: it came to no end.
+        """
+        worker = self._taken()
+        result = worker.carry_out(order, lambda event: notify(CellSays(order.name, event)))
+        self._idle.append(worker)
+        return result
+
+    def _work(self, plan: Plan, notify: Listener) -> None:
+        while not self.stopped and (order := plan.next()) is not None:
+            result = died = ""
+            try:
+                result = self.do(order, notify)
+            except WorkerDiedError as error:
+                if self.stopped:
+                    return
+                died = str(error)
+            plan.ended(order, result, died)
+
+    def _taken(self) -> Worker:
+        with self._lock:
+            if self.stopped:
+                raise WorkerDiedError("the sweep was stopped")
+            if self._idle:
+                return self._idle.pop()
+            worker = self._hire()
+            self._hired.append(worker)
+            return worker
 
 
 class ProcessWorker:

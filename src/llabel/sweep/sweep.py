@@ -2,16 +2,15 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llabel.config import RunConfig, short
 from llabel.data import LoadedTask
-from llabel.errors import FetchError
+from llabel.errors import FetchError, InputError
 from llabel.events import Listener, Note, SweepStarted, ignore
 from llabel.folder import write_json, write_text
 from llabel.ladder import registry
@@ -20,7 +19,7 @@ from llabel.settings import SweepSettings
 from llabel.sweep.axes import Axes, read_axes
 from llabel.sweep.cells import PlannedCell, distinct, grid, planned
 from llabel.sweep.choose import choose
-from llabel.sweep.crew import ProcessWorker, Worker, carry_out, one_at_a_time, threads_each
+from llabel.sweep.crew import Crew, ProcessWorker, WorkerDiedError, one_at_a_time, threads_each
 from llabel.sweep.folder import (
     CELLS,
     RECORD,
@@ -71,9 +70,9 @@ def sweep(
         require_ray()
     axes = read_axes(values, searching=asked.search is not None, seeds=asked.seeds)
     job = _prepared(axes, asked, SweepFolder(out), one_at_a_time(notify))
-    with job.crew() as (hire, jobs):
-        job.train(hire, jobs)
-        return job.close(hire, command)
+    with job.crew() as crew:
+        job.train(crew)
+        return job.close(crew, command)
 
 
 def _prepared(axes: Axes, asked: SweepSettings, folder: SweepFolder, notify: Listener) -> "_Sweep":
@@ -135,16 +134,21 @@ class _Sweep:
         return {rows: loaded.task.fingerprint for rows, loaded in self.loaded.items()}
 
     @contextmanager
-    def crew(self) -> Iterator[tuple[Callable[[], Worker], int]]:
-        """Who does the work: a way to hire a worker, and how many of them."""
-        if self.asked.ray:
-            with cluster(self.asked.ray, self.folder.out, self.loaded, self.asked.jobs) as machines:
-                yield machines.hire, machines.jobs
-        else:
-            jobs = self.asked.jobs or 1
-            yield partial(ProcessWorker, self.folder.out, threads_each(jobs)), jobs
+    def crew(self) -> Iterator[Crew]:
+        """Who does the work."""
+        asked, out = self.asked, self.folder.out
+        if asked.ray:
+            with (
+                cluster(asked.ray, out, self.loaded, asked.jobs) as machines,
+                Crew(machines.hire, machines.jobs) as crew,
+            ):
+                yield crew
+            return
+        jobs = asked.jobs or 1
+        with Crew(lambda: ProcessWorker(out, threads_each(jobs)), jobs) as crew:
+            yield crew
 
-    def train(self, hire: Callable[[], Worker], jobs: int) -> None:
+    def train(self, crew: Crew) -> None:
         """All cells, or all trials."""
         asked = self.asked
         plan: GridPlan
@@ -166,11 +170,11 @@ class _Sweep:
             plan = GridPlan(self.folder, left, self.order, self.rows, self.notify)
             done = len(self.cells) - len(left)
             self.notify(SweepStarted(len(self.cells), done, sum(map(self.rows, left))))
-        carry_out(plan, hire, jobs, self.notify)
+        crew.carry_out(plan, self.notify)
         if asked.search:
             self.cells = distinct(search.tried())
 
-    def close(self, hire: Callable[[], Worker], command: str) -> SweepRecord:
+    def close(self, crew: Crew, command: str) -> SweepRecord:
         """Choose, read the test part once, write it all up."""
         loaded = self.loaded[rows_key(self.cells[0].config)]
         done = done_cells(self.folder, self.cells)
@@ -178,7 +182,7 @@ class _Sweep:
         test: Test | None = None
         if chosen:
             best = next(one.cell for one in done if one.name == chosen["cell"])
-            test = self._tested(best, hire)
+            test = self._tested(best, crew)
         search = self._search() if self.asked.search else None
         record = assemble(self.axes, search, loaded, self.cells, self.folder, chosen, test, command)
         with self.folder.lock("record"):
@@ -214,16 +218,18 @@ class _Sweep:
     def _seed(self) -> int:
         return int(self.axes.shared.get("seed", 0))
 
-    def _tested(self, cell: PlannedCell, hire: Callable[[], Worker]) -> Test:
+    def _tested(self, cell: PlannedCell, crew: Crew) -> Test:
         order = self.order(cell, None)
         known = read_test(self.folder.out)
         if known is None or known["cell"] != order.name:
-            worker = hire()
             try:
-                while worker.carry_out(replace(order, test=True), self.notify) == BUSY:
+                while crew.do(replace(order, test=True), self.notify) == BUSY:
                     time.sleep(1)
-            finally:
-                worker.stop()
+            except WorkerDiedError as error:
+                raise InputError(
+                    f"All cells are done, but testing the chosen one, {order.name}, failed: "
+                    f"{error}. The same command tries it again."
+                ) from error
             known = read_test(self.folder.out)
         assert known
         return Test(cell=known["cell"], metrics=known["metrics"], earlier=known["earlier"])
