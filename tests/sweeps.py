@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from llabel.metrics import Scores
+from llabel.report.sweep_cells import brief
 from llabel.statistics.effects import analyse
 from llabel.sweep_record import SCHEMA, Cell, Chosen, NotWorse, SweepRecord
 
@@ -122,7 +123,7 @@ def _cell(rng: Any, place: int, settings: dict[str, Any], rslora: bool, noise: f
     ends = [] if control else ends
     final = min(ends, default=final)
     norm = 0.0 if control else 0.03 * 10 ** (0.45 * (x + 3.5)) * r**0.1
-    name = "-".join(f"{key}={value:.4g}" for key, value in settings.items() if value is not None)
+    name = "-".join(f"{key}={brief(value)}" for key, value in settings.items())
     steps = np.linspace(0.02, epochs, 150)
     start, drop = UNTOUCHED + 0.05, max(0.0, UNTOUCHED - final + 0.05)
     curve = start - drop * (1 - np.exp(-steps * (1.5 + 2 * learned)))

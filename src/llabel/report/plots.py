@@ -272,7 +272,7 @@ def name_ends(axes: "Axes", lines: Sequence[Line], colours: dict[str, object]) -
     places = spread(ends, FONT_SIZE * 1.35, box.y0 + 4, box.y1 - 4)
     for line, place in zip(lines, places, strict=True):
         axes.annotate(
-            _short(line.name),
+            short(line.name),
             (line.x[-1], line.y[-1]),
             xytext=(1.04, (place - box.y0) / box.height),
             textcoords="axes fraction",
@@ -326,9 +326,10 @@ def _score_ticks(axes: "Axes", least: float = 0.0) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _short(name: str) -> str:
+def short(name: str, most: int = _LABEL) -> str:
+    """The beginning of a label that would leave no room for the drawing."""
     name = drawable(name)
-    return name if len(name) <= _LABEL else f"{name[: _LABEL - 1]}…"
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _wrapped(name: str) -> str:

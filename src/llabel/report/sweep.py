@@ -135,7 +135,10 @@ def _heat_rows(view: SweepView, heat: Heat) -> list[tuple[Any, list[HeatCell]]]:
         shade = 0.0
         if setting.loss is not None and worst > best:
             shade = min(1.0, max(0.0, (worst - setting.loss) / (worst - best)))
-        words = [tag for tag in setting.tags if setting.loss is None or tag != "failed"]
+        short = {"recommended": "use"}
+        words = [
+            short.get(tag, tag) for tag in setting.tags if setting.loss is None or tag != "failed"
+        ]
         strong = bool({"best", "recommended"} & set(setting.tags))
         return HeatCell(setting, shade, ", ".join(words), strong)
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from llabel.report import numbers
 from llabel.report.placing import place_labels, spread
-from llabel.report.plots import PANEL, Line, Range, line_style, name_ends
+from llabel.report.plots import PANEL, Line, Range, line_style, name_ends, short
 from llabel.report.svg import (
     ACCENT,
     FONT_SIZE,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MARKERS = "osD^vP"
 SIGNS = "●■◆▲▼✚"  # the same for a key in the text
+_TICK = 12  # characters of a tick's label
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -157,19 +158,7 @@ def scatter(
             style = "-" if name.startswith("untouched") else (0, (4, 3))
             if height <= high:
                 axes.axhline(height, color=MUTED, linewidth=1.2, linestyle=style)
-        for dot in sorted(dots, key=lambda dot: bool(dot.name)):
-            above = dot.y > high
-            colour = RAMP[dot.group] if dot.ramp else SERIES[dot.group % len(SERIES)]
-            axes.plot(
-                [dot.x],
-                [edge if above else dot.y],
-                marker="^" if above else "o" if dot.ramp else MARKERS[dot.group % len(MARKERS)],
-                color=PAPER if above else colour,
-                markeredgecolor=INK if dot.name else colour if above else PAPER,
-                markeredgewidth=1.8 if dot.name else 0.8,
-                markersize=9 if dot.name else 7,
-                zorder=5 if dot.name else 3,
-            )
+        _draw_dots(axes, dots, high, edge)
         axes.set(xlabel=titles[0], ylabel=titles[1])
         if log:
             _log_ticks(axes, "x")
@@ -194,7 +183,7 @@ def estimates(rows: Sequence[Estimate], *, title: str, key: str, label: str, siz
             if row.low is not None and row.high is not None:
                 axes.plot([row.low, row.high], [place, place], color=MUTED, linewidth=2.4)
             axes.plot([max(0.0, row.value)], [place], "o", color=ACCENT, markersize=7)
-        axes.set_yticks(range(len(rows)), [drawable(row.name) for row in rows])
+        axes.set_yticks(range(len(rows)), [short(row.name) for row in rows])
         axes.tick_params(axis="y", labelcolor=INK, labelsize=FONT_SIZE)
         axes.set(xlim=(-0.02, 1.02), ylim=(len(rows) - 0.5, -0.5), xlabel=title)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
@@ -223,7 +212,7 @@ def levels(rows: Sequence[Estimate], *, title: str, limits: Range, key: str, lab
             if row.low is not None and row.high is not None:
                 axes.plot([place, place], [row.low, row.high], color=ACCENT, linewidth=2)
         axes.plot(places, [row.value for row in rows], "o", color=ACCENT, markersize=6)
-        axes.set_xticks(places, [drawable(row.name) for row in rows])
+        axes.set_xticks(places, [short(row.name, _TICK) for row in rows])
         axes.set(xlim=(-0.4, len(rows) - 0.6), ylim=limits, xlabel=title, ylabel="log loss")
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
         return inline_svg(figure, key=key, label=label)
@@ -248,12 +237,33 @@ def interaction(
         styles = {line.name: line_style(place) for place, line in enumerate(lines)}
         for line in lines:
             axes.plot(line.x, line.y, linewidth=1.6, markersize=5, **styles[line.name])
-        axes.set_xticks(range(len(ticks)), [drawable(tick) for tick in ticks])
+        axes.set_xticks(range(len(ticks)), [short(tick, _TICK) for tick in ticks])
         axes.set(xlim=(-0.2, len(ticks) - 0.8), xlabel=title, ylabel="validation log loss")
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
         figure.draw_without_rendering()
         name_ends(axes, lines, {name: style["color"] for name, style in styles.items()})
         return inline_svg(figure, key=key, label=label)
+
+
+def _draw_dots(axes: "Axes", dots: Sequence[Dot], high: float, edge: float) -> None:
+    """All of a kind at once: hundreds of artists take seconds."""
+    kinds: dict[tuple[int, bool, bool], list[Dot]] = {}
+    for dot in sorted(dots, key=lambda dot: (bool(dot.name), dot.group)):
+        kinds.setdefault((dot.group, dot.y > high, bool(dot.name)), []).append(dot)
+    for (group, above, named), same in kinds.items():
+        ramp = same[0].ramp
+        colour = RAMP[group] if ramp else SERIES[group]
+        axes.plot(
+            [dot.x for dot in same],
+            [edge if above else dot.y for dot in same],
+            linestyle="none",
+            marker="^" if above else "o" if ramp else MARKERS[group],
+            color=PAPER if above else colour,
+            markeredgecolor=INK if named else colour if above else PAPER,
+            markeredgewidth=1.8 if named else 0.8,
+            markersize=9 if named else 7,
+            zorder=5 if named else 3,
+        )
 
 
 def _name_references(axes: "Axes", references: Sequence[tuple[str, float]]) -> None:
