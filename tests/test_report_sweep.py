@@ -39,6 +39,22 @@ CASES: dict[str, Callable[[], SweepRecord]] = {
 }
 
 
+def of_rungs() -> SweepRecord:
+    """Not every system has an r, an update or steps."""
+    found = sweep({"rung": ["llm-lora", "encoder", "majority"], "train_rows": [300, 1000]})
+    for cell in found["cells"]:
+        cell["rung"] = cell["settings"]["rung"]
+        if cell["rung"] != "llm-lora":
+            cell["settings"] |= dict.fromkeys(("r", "lora_alpha"))
+            cell |= {"scaling": None, "scaling_lr": None, "weights": None, "perplexity": None}
+        if cell["rung"] == "majority":
+            cell["settings"] |= dict.fromkeys(("lr", "epochs"))
+            cell |= {"curve": [], "epoch_losses": []}
+            assert cell["cost"] is not None
+            cell["cost"]["train_rows_per_second"] = None
+    return found
+
+
 @pytest.fixture(scope="module")
 def record() -> SweepRecord:
     return sweep(SMALL | {"lr": [1e-4, 1e-3], "seed": [0, 1]}, failed=[23])
@@ -47,6 +63,9 @@ def record() -> SweepRecord:
 @pytest.fixture(scope="module")
 def html(record: SweepRecord) -> str:
     return render_sweep(record)
+
+
+CASES["rungs"] = of_rungs
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -77,11 +77,6 @@ def caveats(view: SweepView) -> Iterator[str]:
         )
     if not best.row["control"] and (edges := list(_edges(view, best))):
         yield f"The best has {' and '.join(edges)} of those tried: beyond may be better still."
-    if len(view.ranked) > 2:
-        yield (
-            f"It is the best of {len(view.ranked)} on the same validation rows, so its loss there "
-            "flatters it a little; the test rows do not."
-        )
     if len(view.values(SEED)) < 2 and view.trained:
         yield (
             "Each setting was trained once: intervals cover the choice of rows, not how trainings "
@@ -134,10 +129,17 @@ def scaling_answer(found: Mapping[str, Any]) -> str:
     if curve >= (factors or 0.0) - MATTERS and len(bounded) == len(found["beyond"]):
         return (
             f"{said}None of {axes} adds {MATTERS:.0%} of the variance to it: here they matter "
-            "through scaling × lr, the step that the update takes. Alpha is the learning rate in "
-            "disguise, and r divides it.".replace("%", " %")
+            "through scaling × lr, the step that the update takes."
+            f"{_disguised(models[-1]['predictors'])}".replace("%", " %")
         )
     return f"{said}Whether {axes} matter beyond scaling × lr can't be told from these cells."
+
+
+def _disguised(axes: Sequence[str]) -> str:
+    if "lora_alpha" not in axes:
+        return " A larger r divides the learning rate."
+    divides = ", and r divides it" if "r" in axes else ""
+    return f" Alpha is the learning rate in disguise{divides}."
 
 
 def _r2(value: float) -> str:
