@@ -6,13 +6,19 @@ from typing import Any
 
 import pytest
 
-from browser import running_browser
+from browser import (
+    DESKTOP,
+    PHONE,
+    check_labels_apart,
+    contrasts_of,
+    opener,
+    running_browser,
+    written_once,
+)
 from comparisons import ARABIC, LONG_WORD, SCRIPT, SYSTEMS, comparison
 from llabel.comparison import CompareRecord
-from llabel.folder import write_text
 from llabel.report import render_comparison
 
-PHONE, DESKTOP = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
 LONG_NAMES = [f"class {place} {'named at length ' * (place % 4)}" for place in range(41)]
 CASES: dict[str, Callable[[], CompareRecord]] = {
     "nine rungs": comparison,
@@ -34,39 +40,15 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def pages(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Write each case's page once."""
+def path_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     folder = tmp_path_factory.mktemp("pages")
-
-    def make(case: str) -> Path:
-        path = folder / f"{case}.html"
-        if not path.exists():
-            write_text(path, render_comparison(CASES[case]()))
-        return path
-
-    return make
+    return written_once(folder, lambda case: render_comparison(CASES[case]()))
 
 
 @pytest.fixture
-def show(browser: Any, pages: Callable[[str], Path]) -> Iterator[Callable[..., Any]]:
-    """Open a case's page; whatever it asks for or complains of stands in its `events`."""
-    contexts = []
-
-    def open_page(case: str = "nine rungs", **settings: Any) -> Any:
-        context = browser.new_context(**({"viewport": DESKTOP} | settings))
-        contexts.append(context)
-        page, path = context.new_page(), pages(case)
-        page.events = []
-        page.on("console", lambda message: page.events.append(message.text))
-        page.on("pageerror", lambda error: page.events.append(str(error)))
-        page.on("request", lambda request: page.events.append(request.url))
-        page.goto(path.as_uri())
-        page.events.remove(path.as_uri())
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
+def show(browser: Any, path_of: Callable[[str], Path]) -> Iterator[Callable[..., Any]]:
+    with opener(browser, path_of, "nine rungs") as found:
+        yield found
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -147,19 +129,9 @@ def test_each_plot_is_drawn_once_and_legible(
 
 def test_labels_of_a_plot_do_not_overlap(show: Callable[..., Any]) -> None:
     page = show()
-    boxes = page.evaluate(
-        """[...document.querySelectorAll('.wide svg')].map(svg =>
-          [...svg.querySelectorAll('text')].map(text => {
-            const box = text.getBoundingClientRect()
-            return [text.textContent, box.left, box.top + 2, box.right, box.bottom - 2]
-          }))"""
-    )
-    assert len(boxes) == 3
-    for texts in boxes:
-        for place, (name, left, top, right, bottom) in enumerate(texts):
-            for other, x0, y0, x1, y1 in texts[place + 1 :]:
-                apart = right <= x0 or x1 <= left or bottom <= y0 or y1 <= top
-                assert apart, f"{name} covers {other}"
+    drawings = page.locator(".wide svg")
+    assert drawings.count() == 3
+    check_labels_apart(page)
 
 
 def test_dark_light_and_paper(show: Callable[..., Any]) -> None:
@@ -176,31 +148,7 @@ def test_dark_light_and_paper(show: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_its_background(scheme: str, show: Callable[..., Any]) -> None:
     page = show(color_scheme=scheme)
-    contrasts = page.evaluate(
-        """() => {
-          const canvas = Object.assign(document.createElement('canvas'), {width: 1, height: 1})
-          const context = canvas.getContext('2d', {willReadFrequently: true})
-          const rgb = colours => {
-            colours.forEach(c => { context.fillStyle = c; context.fillRect(0, 0, 1, 1) })
-            return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3)
-          }
-          const linear = v => v <= 10.31475 ? v / 3294.6 : ((v / 255 + .055) / 1.055) ** 2.4
-          const light = c => c.map(linear).reduce((s, v, i) => s + v * [.2126, .7152, .0722][i], 0)
-          const behind = element => element
-            ? [...behind(element.parentElement), getComputedStyle(element).backgroundColor] : []
-          const worst = {}
-          for (const element of document.querySelectorAll('body *')) {
-            const own = [...element.childNodes].some(n => n.nodeType == 3 && n.data.trim())
-            if (!own || !element.checkVisibility()) continue
-            const style = getComputedStyle(element), back = behind(element)
-            const ink = element.closest('svg') ? style.fill : style.color
-            const [a, b] = [light(rgb(back)), light(rgb([...back, ink]))].sort((x, y) => y - x)
-            const name = `${element.tagName} ${element.getAttribute('class')} ${ink} on ${back}`
-            worst[name] = (a + .05) / (b + .05)
-          }
-          return worst
-        }"""
-    )
+    contrasts = contrasts_of(page)
     assert len(contrasts) > 20
     assert [name for name, contrast in contrasts.items() if contrast < 4.5] == []
 

@@ -235,7 +235,7 @@ def _cost(rung: Rung, out: Path, rows_per_second: float, single: float) -> Cost:
 # What a run folder holds beside the files that predicting needs.
 _NOT_THE_RUNG = {
     *("README.md", "checkpoints", "predictions.jsonl", "run.json", "started.json"),
-    "train.log.jsonl",
+    *("train.log.jsonl", "tensorboard", "mlflow", "wandb"),
 }
 
 
@@ -243,9 +243,7 @@ def _size_mb(place: Path) -> float:
     if place.is_file():
         return place.stat().st_size / 2**20
     files = [path for path in place.rglob("*") if path.is_file()]
-    needed = [
-        f for f in files if f.relative_to(place).parts[0] not in {*_NOT_THE_RUNG, "checkpoints"}
-    ]
+    needed = [f for f in files if f.relative_to(place).parts[0] not in _NOT_THE_RUNG]
     return sum(path.stat().st_size for path in needed) / 2**20
 
 

@@ -10,7 +10,7 @@ from click.exceptions import Exit
 from llabel.errors import InputError
 
 COMMAND_LINE = "llabel.command_line"  # where click's context keeps what the user typed
-_RESUMABLE = ("fit", "predict", "compare")
+_RESUMABLE = ("fit", "predict", "compare", "sweep")
 _INTERRUPTED = 130  # what shells expect of a process that Ctrl-C ended
 _FILES = {"ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "ENAMETOOLONG"}
 _OUT_OF_MEMORY = (

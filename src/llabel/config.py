@@ -18,15 +18,26 @@ from llabel.settings import (
     LLMSettings,
     RunSettings,
     SimplerSettings,
+    SweepSettings,
 )
 
-_Room = TypeVar("_Room", DataSettings, RunSettings, LLMSettings, SimplerSettings, CompareSettings)
+_Room = TypeVar(
+    "_Room",
+    DataSettings,
+    RunSettings,
+    LLMSettings,
+    SimplerSettings,
+    CompareSettings,
+    SweepSettings,
+)
 _ROOMS = (RunSettings, DataSettings, LLMSettings, SimplerSettings)
 _ONLY_COMPARE = frozenset(setting.name for setting in fields(CompareSettings))
+_SWEEP = frozenset(setting.name for setting in fields(SweepSettings))
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _SOURCE = Annotated[str, Help("File, folder, built-in name or Hub id.")]
 _OUT = Annotated[str, Help("Folder of the run.")]
 _NAMES = """A,B, and a name that holds a comma in double quotes: '"A, or B",C'"""
+_SHORT = {"learning_rate": "lr"}
 # What other tools call our settings.
 _ELSEWHERE = {
     "lr": "learning_rate",
@@ -76,6 +87,9 @@ class RunConfig:
         if foreign := sorted(_ONLY_COMPARE.intersection(values)):
             names = ", ".join(map(option, foreign))
             raise InputError(f"{names}: known to `llabel compare` only.")
+        if foreign := sorted(_SWEEP.intersection(values) - _hints().keys()):
+            names = ", ".join(map(option, foreign))
+            raise InputError(f"{names}: known to `llabel sweep` only.")
         known = checked(values)
         return cls(
             source=known["data"],
@@ -100,6 +114,21 @@ def compare_settings(values: Mapping[str, Any]) -> tuple[CompareSettings, dict[s
     return _room(CompareSettings, own), rest
 
 
+def sweep_settings(values: Mapping[str, Any]) -> tuple[SweepSettings, dict[str, Any]]:
+    """Take what concerns the sweep out of `values`: also `trials`, which a cell has one of.
+
+    Returns:
+        That, and the settings of its cells.
+
+    Raises:
+        InputError: wrong type or out of range.
+    """
+    hints = get_type_hints(SweepSettings, include_extras=True)
+    own = _checked({name: value for name, value in values.items() if name in _SWEEP}, hints)
+    rest = {name: value for name, value in values.items() if name not in _SWEEP}
+    return _room(SweepSettings, own), rest
+
+
 def checked(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """Values in their proper types; all that is wrong is said at once.
 
@@ -112,7 +141,12 @@ def checked(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     Raises:
         InputError: unknown name, wrong type or out of range.
     """
-    hints = _hints()
+    return _checked(values, _hints(), where)
+
+
+def _checked(
+    values: Mapping[str, Any], hints: Mapping[str, Any], where: str = ""
+) -> dict[str, Any]:
     problems, good = [], {}
     for name, value in values.items():
         if name not in hints:
@@ -132,6 +166,11 @@ def required() -> list[str]:
     """Names of the settings that have no default, `data` first."""
     settings = [setting for room in _ROOMS for setting in fields(room)]
     return ["data", *(setting.name for setting in settings if setting.default is MISSING)]
+
+
+def defaults() -> dict[str, Any]:
+    """The default of every setting of a run, by name; MISSING where it has none."""
+    return {setting.name: setting.default for room in _ROOMS for setting in fields(room)}
 
 
 def refuse_missing(values: Mapping[str, Any], names: Iterable[str]) -> None:
@@ -155,8 +194,16 @@ def load_yaml(path: Path) -> dict[str, Any]:
     Besides the settings, `data` names the data and `out` the run folder.
 
     Raises:
-        InputError: no such file, no YAML, no mapping, a name that occurs twice, or a value that
-            cannot be used.
+        InputError: as `read_yaml`, or a value that cannot be used.
+    """
+    return checked(read_yaml(path), str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The same, not checked.
+
+    Raises:
+        InputError: no such file, no YAML, no mapping, or a name that occurs twice.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -164,7 +211,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"--config {path}: there is no such file.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path}: cannot be read as UTF-8 text ({error}).") from error
-    return checked(_mapping(text, path), str(path))
+    return _mapping(text, path)
 
 
 def option(name: str) -> str:
@@ -279,6 +326,30 @@ def _names(text: str) -> list[str]:
     except (csv.Error, ValueError) as error:
         raise ValueError(f"no list of names ({error}); write {_NAMES}") from error
     return [name.strip() for name in names]
+
+
+def kind_of(name: str) -> Any:
+    """The type of a setting, None taken off.
+
+    Raises:
+        InputError: there is no such setting.
+    """
+    hints = _hints()
+    if name not in hints:
+        raise InputError(_unknown(name, hints))
+    kind = get_args(hints[name])[0]
+    parts = [part for part in get_args(kind) if part is not NoneType]
+    return parts[0] if NoneType in get_args(kind) else kind
+
+
+def short(name: str) -> str:
+    """What a setting is called where there is little room: `lr` for `learning_rate`."""
+    return _SHORT.get(name, name)
+
+
+def full(name: str) -> str:
+    """The reverse of `short`."""
+    return next((long for long, brief in _SHORT.items() if brief == name), name)
 
 
 def _unknown(name: str, hints: Iterable[str]) -> str:

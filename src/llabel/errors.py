@@ -11,3 +11,7 @@ class InputError(ValueError):
 
 class FetchError(InputError):
     """Something could not be fetched just now; what the user gave may be right."""
+
+
+class DivergedError(InputError):
+    """A training came to no finite loss; the same settings would do so again."""

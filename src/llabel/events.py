@@ -128,6 +128,60 @@ class RungFailed:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class SweepStarted:
+    """A sweep begins, or goes on.
+
+    Attributes:
+        cells: in all; of a search, those it may try.
+        done: of them, finished before.
+        rows: that the others will train on, all epochs together, at most.
+    """
+
+    cells: int
+    done: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class CellStarted:
+    """A cell of a sweep begins.
+
+    Attributes:
+        cell: its name.
+        rows: that it will train on, all epochs together, at most.
+    """
+
+    cell: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class CellSays:
+    """What a cell that runs says of itself; several may run at once."""
+
+    cell: str
+    event: "Event"
+
+
+@dataclass(frozen=True, slots=True)
+class CellDone:
+    """A cell has ended.
+
+    Attributes:
+        cell: its name.
+        status: `done`, `pruned` or `failed`.
+        reason: why, where it is not done.
+        log_loss, accuracy: on the validation rows, where it is.
+    """
+
+    cell: str
+    status: str
+    reason: str
+    log_loss: float | None
+    accuracy: float | None
+
+
 Event: TypeAlias = (
     Note
     | Fetching
@@ -138,6 +192,10 @@ Event: TypeAlias = (
     | RungStarted
     | RungDone
     | RungFailed
+    | SweepStarted
+    | CellStarted
+    | CellSays
+    | CellDone
 )
 Listener: TypeAlias = Callable[[Event], None]
 

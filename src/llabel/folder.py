@@ -21,7 +21,12 @@ _OURS = (
     *("README.md", "adapter", "checkpoints", "predictions.jsonl", "run.json", "rung.json"),
     *(_STARTED, "train.log.jsonl", ".new-adapter", ".old-adapter"),
     *("arrays.safetensors", "words.json", "encoder"),
+    *("tensorboard", "mlflow", "wandb"),
 )
+
+
+class InUseError(InputError):
+    """Another llabel process is at work there."""
 
 
 @contextmanager
@@ -45,13 +50,13 @@ def alone_with(path: Path, otherwise: str) -> Iterator[None]:
     """Keep other llabel processes away from `path`.
 
     Raises:
-        InputError: one is there already; the message is `otherwise`.
+        InUseError: one is there already; the message is `otherwise`.
     """
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise InputError(otherwise) from error
+        raise InUseError(otherwise) from error
     try:
         yield
     finally:
@@ -137,7 +142,7 @@ def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     changed = [
         f"{option(name)} was {then['config'].get(name)!r}, is {value!r}"
         for name, value in now["config"].items()
-        if then["config"].get(name) != value and not name.startswith("checkpoint_")
+        if then["config"].get(name) != value and not name.startswith(("checkpoint_", "track"))
     ]
     if not changed and then["fingerprint"] != now["fingerprint"]:
         changed = ["the rows of the data have changed"]

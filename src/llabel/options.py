@@ -1,6 +1,6 @@
 """Command-line options made from the settings: one place says name, type, range and help."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
@@ -9,8 +9,9 @@ import rich_click as click
 from annotated_types import Ge, Gt, Interval
 from click.core import ParameterSource
 
-from llabel.config import is_none, option
+from llabel.config import is_none, option, short
 from llabel.settings import (
+    VARIED,
     CompareSettings,
     DataSettings,
     Duration,
@@ -18,6 +19,7 @@ from llabel.settings import (
     LLMSettings,
     RunSettings,
     SimplerSettings,
+    SweepSettings,
 )
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -48,7 +50,8 @@ COMPARISON = tuple(
     for name in names
     if name not in {"rung", "decode", "untested"}
 )
-_SHORT = {"learning_rate": "--lr"}
+_ADDRESS: dict[str, Any] = {"is_flag": False, "flag_value": "default", "metavar": "[ADDRESS]"}
+SWEPT = tuple(name for name in ONE_RUN if name not in {"decode", "untested", "trials"})
 
 
 class _IntOrNone(click.IntRange):
@@ -77,9 +80,22 @@ def settings_options(*names: str, **defaults: Any) -> Callable[[_Command], _Comm
     return decorate
 
 
+def sweep_options(command: _Command) -> _Command:
+    """Decorate a command with the options of a sweep: most settings may have several values."""
+    for name, add in reversed(list(_all_options({}, several=VARIED))):
+        if name in SWEPT:
+            command = add(command)
+    hints = get_type_hints(SweepSettings, include_extras=True)
+    for field in reversed(fields(SweepSettings)):
+        more = _ADDRESS if field.name == "ray" else {}
+        command = _option(field, hints[field.name], "Sweep", field.default, **more)(command)
+    return command
+
+
 def given(context: click.Context) -> dict[str, Any]:
     """The settings that stand on the command line, and nothing else."""
     known = {name for panel in PANELS.values() for name in panel}
+    known |= {setting.name for setting in fields(SweepSettings)}
     values = {
         name: value
         for name, value in context.params.items()
@@ -91,7 +107,7 @@ def given(context: click.Context) -> dict[str, Any]:
 
 
 def _all_options(
-    defaults: Mapping[str, Any],
+    defaults: Mapping[str, Any], several: Collection[str] = ()
 ) -> Iterable[tuple[str, Callable[[_Command], _Command]]]:
     rooms = (DataSettings, CompareSettings, RunSettings, LLMSettings, SimplerSettings)
     settings = {field.name: field for room in rooms for field in fields(room)}
@@ -101,18 +117,42 @@ def _all_options(
     for panel, names in PANELS.items():
         for name in names:
             default = defaults.get(name, settings[name].default)
-            yield name, _option(settings[name], hints[name], panel, default)
+            make = _values_option if name in several else _option
+            yield name, make(settings[name], hints[name], panel, default)
+
+
+def _values_option(
+    field: Field[Any], hint: Any, panel: str, default: Any
+) -> Callable[[_Command], _Command]:
+    """Texts that are cut into values and checked with all the others."""
+    kind, *extras = get_args(hint)
+    text = next(extra.text for extra in extras if isinstance(extra, Help))
+    keywords: dict[str, Any] = {"help": text, "panel": panel, "multiple": True}
+    keywords["metavar"] = "VALUES"
+    if default is MISSING:
+        keywords["help"] += " Required, here or in --config."
+    elif default not in (None, ()) and kind is not bool:
+        shown = ",".join(default) if isinstance(default, tuple) else default
+        keywords |= {"help": f"{text} [default: {shown}]"}
+    if kind is bool:
+        keywords |= {"is_flag": False, "flag_value": "true"}
+    return click.option(*_flags(field.name), field.name, **keywords)
+
+
+def _flags(name: str) -> list[str]:
+    flag = option(name)
+    return [flag, *([f"--{short(name)}"] if short(name) != name else [])]
 
 
 def _option(
-    field: Field[Any], hint: Any, panel: str, default: Any
+    field: Field[Any], hint: Any, panel: str, default: Any, **more: Any
 ) -> Callable[[_Command], _Command]:
     full, extras = get_args(hint)[0], get_args(hint)[1:]
     kind = _without_none(full)
     text = next(extra.text for extra in extras if isinstance(extra, Help))
-    flag = option(field.name)
-    names = [flag, *([_SHORT[field.name]] if field.name in _SHORT else [])]
-    keywords: dict[str, Any] = {"help": text, "panel": panel}
+    names = _flags(field.name)
+    flag = names[0]
+    keywords: dict[str, Any] = {"help": text, "panel": panel, **more}
     if default is MISSING:
         keywords["help"] += " Required, here or in --config."
     elif default not in (None, ()):

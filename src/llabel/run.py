@@ -17,6 +17,7 @@ from llabel.ladder.contract import Rung
 from llabel.metrics import report, score
 from llabel.predictions import refuse_silent
 from llabel.record import RunRecord
+from llabel.tracking import refuse_missing_tracker, tracked
 
 if TYPE_CHECKING:
     from llabel.ladder.prompted import PromptedRung
@@ -45,6 +46,7 @@ def fit(
     Raises:
         InputError: the data or settings cannot be used, or `out` holds something else.
     """
+    refuse_missing_tracker(config)
     loaded = load(config)
     for text in loaded.notes:
         notify(Note(text))
@@ -56,23 +58,30 @@ def fit(
         if finished is not None:
             notify(Note(f"{out} holds this run already; nothing is left to do."))
             return finished
-        with TrainingLog(out / "train.log.jsonl", notify) as log:
-            checkpoints = CheckpointFolder(
-                out / "checkpoints" / "training",
-                every_steps=config.run.checkpoint_steps,
-                every_seconds=60 * config.run.checkpoint_minutes,
-            )
-            rung.fit(loaded.task, checkpoints=checkpoints, notify=log)
-        _save(rung, out, with_texts=not config.run.no_texts)
-        record = assess(rung, config, loaded, out, command, notify)
+        checkpoints = CheckpointFolder(
+            out / "checkpoints" / "training",
+            every_steps=config.run.checkpoint_steps,
+            every_seconds=60 * config.run.checkpoint_minutes,
+        )
+        with tracked(config, out, out.name, notify) as tracking:
+            with TrainingLog(out / "train.log.jsonl", tracking) as log:
+                rung.fit(loaded.task, checkpoints=checkpoints, notify=log)
+            save(rung, out, with_texts=not config.run.no_texts)
+            record = assess(rung, config, loaded, out, command, notify)
+            tracking.tell(record["metrics"]["validation"], "validation")
+            if test := record["metrics"]["test"]:
+                tracking.tell(test, "test")
         write_text(out / "README.md", render_card(record))
         write_json(out / "run.json", record)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         return record
 
 
-def _save(rung: Rung, out: Path, *, with_texts: bool) -> None:
-    """Examples in a prompt are rows, too: a few-shot rung without them is a record only."""
+def save(rung: Rung, out: Path, *, with_texts: bool) -> None:
+    """Write the rung into `out`.
+
+    Examples in a prompt are rows, too: without texts, a few-shot rung is a record only.
+    """
     if not with_texts and "few-shot" in rung.name:
         cast("PromptedRung", rung).save(out, with_texts=False)
     else:

@@ -28,6 +28,10 @@ RungName: TypeAlias = Literal[
 """The systems of the ladder, from cheap to dear."""
 
 
+TrackerName: TypeAlias = Literal["tensorboard", "mlflow", "wandb", "trackio"]
+"""Who may keep the course of trainings, too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Help:
     """What `--help` says of a setting."""
@@ -213,6 +217,14 @@ class RunSettings:
         float, Gt(0), Help("Save the training so often; the same command goes on from there.")
     ] = 1.0
     checkpoint_steps: Annotated[int | None, Ge(1), Help("Save it after so many steps, too.")] = None
+    track: Annotated[
+        TrackerName | None,
+        Help(
+            "Log losses and scores to this tracker, too. Nothing leaves this machine: wandb is "
+            "offline unless you are logged in, mlflow and trackio go where their own environment "
+            "variables say, else to local files."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +262,41 @@ class CompareSettings:
     ] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepSettings:
+    """What a sweep asks beyond the settings that it varies."""
+
+    search: Annotated[
+        Literal["tpe", "random"] | None,
+        Help(
+            "Try --trials combinations in place of all: settings may then be ranges, as 1..256. "
+            "tpe learns from what it saw, random does not."
+        ),
+    ] = None
+    trials: Annotated[int, Ge(1), Help("Combinations that a search tries.")] = 20
+    seeds: Annotated[
+        int,
+        Ge(1),
+        Help("Train every combination with so many seeds; the choice and its tests carry them."),
+    ] = 1
+    jobs: Annotated[
+        int | None,
+        Ge(1),
+        Help("Cells at a time, the cores shared among them. Default: 1; with --ray, one a node."),
+    ] = None
+    ray: Annotated[
+        str | None,
+        Help(
+            "Run the cells on Ray: on a running cluster, else on one that is started here; or at "
+            "an address. All nodes must see --out."
+        ),
+    ] = None
+    keep_adapters: Annotated[
+        bool,
+        Help("Keep what every cell learned; else only the chosen and the recommended one's."),
+    ] = False
+
+
 _SPLITS = frozenset({"seed", "refit"})  # every rung is fitted on the same rows
 _TRAINED = _SPLITS | {"trials", "budget"}
 _NEURAL = _TRAINED | {"device", "max_seq_length"}
@@ -279,3 +326,9 @@ SEEDED: tuple[RungName, ...] = (
     *("llm-few-shot", "llm-few-shot-calibrated", "llm-lora"),
 )
 """Rungs that come out otherwise with another seed."""
+
+VARIED = (
+    frozenset({"text", "train_rows", "rung"})
+    | frozenset(field.name for room in (LLMSettings, SimplerSettings) for field in fields(room))
+) - {"label_words"}
+"""Settings that a sweep may vary. The others decide on which rows cells are judged, or nothing."""

@@ -6,6 +6,7 @@ from llabel import __version__
 from llabel.cli.compare_command import compare
 from llabel.cli.data_commands import assets, check, prompt
 from llabel.cli.run_commands import evaluate, fit, predict
+from llabel.cli.sweep_command import sweep
 from llabel.command_group import Commands
 
 _HELP = {
@@ -37,5 +38,5 @@ def main() -> None:
     """
 
 
-for command in (check, prompt, fit, evaluate, predict, compare, assets):
+for command in (check, prompt, fit, evaluate, predict, compare, sweep, assets):
     main.add_command(command)

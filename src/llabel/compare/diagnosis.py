@@ -94,6 +94,18 @@ def reliability(
 
 
 def loss_curve(log: Path, stages: Sequence[str]) -> LossCurve | None:
+    """Read how the training loss went: `loss_points` without their steps.
+
+    Returns:
+        The curve; None where there is no log, or no step of these stages in it.
+    """
+    points = loss_points(log, stages)
+    if not points:
+        return None
+    return LossCurve(epoch=[epoch for _, epoch, _ in points], loss=[loss for *_, loss in points])
+
+
+def loss_points(log: Path, stages: Sequence[str]) -> list[tuple[int, float, float]]:
     """Read how the training loss went, smoothed and thinned to at most 200 points.
 
     A point is the mean epoch and the mean loss over the rows of neighbouring steps, 1/50 of all
@@ -106,20 +118,25 @@ def loss_curve(log: Path, stages: Sequence[str]) -> LossCurve | None:
             the refit first, then the training that was chosen.
 
     Returns:
-        The curve; None where there is no log, or no step of these stages in it.
+        (step in the middle, epoch, loss) of each point; none where there is no log, or no step of
+        these stages in it.
     """
     taken = _steps(log, stages) if log.is_file() else {}
     steps = next((taken[stage] for stage in stages if stage in taken), None)
     if steps is None:
-        return None
+        return []
     n, reach = len(steps), len(steps) // SMOOTHING
     centre = np.linspace(0, n - 1, min(n, CURVE_POINTS)).round().astype(np.int64)
     first, end = np.maximum(centre - reach, 0), np.minimum(centre + reach + 1, n)
     rows, epochs, losses = np.array([(s["rows"], s["epoch"], s["loss"]) for s in steps], float).T
     weight = _window_sums(rows, first, end)
-    return LossCurve(
-        epoch=_rounded(_window_sums(rows * epochs, first, end) / weight),
-        loss=_rounded(_window_sums(rows * losses, first, end) / weight),
+    return list(
+        zip(
+            [steps[at]["step"] for at in centre.tolist()],
+            _rounded(_window_sums(rows * epochs, first, end) / weight),
+            _rounded(_window_sums(rows * losses, first, end) / weight),
+            strict=True,
+        )
     )
 
 

@@ -2,20 +2,12 @@
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from llabel.config import RunConfig, option
-from llabel.settings import (
-    SEEDED,
-    CompareSettings,
-    DataSettings,
-    LLMSettings,
-    RungName,
-    RunSettings,
-    SimplerSettings,
-)
+from llabel.config import RunConfig, defaults, option
+from llabel.settings import SEEDED, CompareSettings, RungName
 
 RUNGS, CURVE = "rungs", "curve"  # subfolders of DIR
 
@@ -91,11 +83,10 @@ def _told(config: RunConfig, rung: RungName, seed: int) -> RunConfig:
 
 def command_line(config: RunConfig, out: Path) -> str:
     """`llabel fit` with every setting that is not a default, such that a shell takes it."""
-    rooms = (RunSettings, DataSettings, LLMSettings, SimplerSettings)
-    defaults = {setting.name: setting.default for room in rooms for setting in fields(room)}
+    usual = defaults()
     words = ["llabel", "fit", config.source]
     for name, value in config.flat().items():
-        if name != "data" and value != defaults[name]:
+        if name != "data" and value != usual[name]:
             words += _words(name, value)
     return shlex.join([*words, "--out", out.as_posix()])
 

@@ -38,7 +38,7 @@ def fit_apart(
         log.unlink(missing_ok=True)
         raise
     if last.get("event") != ENDED:
-        reason = last.get("reason") or _how_it_died(code)
+        reason = last.get("reason") or how_it_died(code)
         if last.get("expected"):
             log.unlink()
             raise RunFailedError(reason)
@@ -59,7 +59,7 @@ def _carry_out(job: dict[str, Any], log: Path, notify: Listener) -> tuple[dict[s
         try:
             return _listen(process, job, notify), process.returncode
         except BaseException:
-            _end(process)
+            end(process)
             raise
 
 
@@ -86,7 +86,7 @@ def _listen(
     return last
 
 
-def _end(process: "subprocess.Popen[str]") -> None:
+def end(process: "subprocess.Popen[str]") -> None:
     """A run that nobody waits for any longer must not go on beside the next one."""
     process.send_signal(signal.SIGINT)
     try:
@@ -96,7 +96,8 @@ def _end(process: "subprocess.Popen[str]") -> None:
         process.wait()
 
 
-def _how_it_died(code: int) -> str:
+def how_it_died(code: int) -> str:
+    """What an exit code says to people."""
     if code == -signal.SIGKILL:
         return (
             "its process was killed, probably for want of memory: try a smaller --token-budget or "

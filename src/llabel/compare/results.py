@@ -13,7 +13,6 @@ from llabel.assessment import baselines, data_record
 from llabel.compare.answers import FinishedRung, Outcome, read_answers
 from llabel.compare.diagnosis import RungAnswers, analyse_errors
 from llabel.compare.rows import CONTROLS, failed_row, rung_row
-from llabel.compare.scores import resampled
 from llabel.comparison import (
     SCHEMA,
     ComparedData,
@@ -28,6 +27,7 @@ from llabel.data import LoadedTask, unseen_rows
 from llabel.record import environment
 from llabel.settings import CompareSettings
 from llabel.statistics.paired import Pair, compare_pair, holm
+from llabel.statistics.resampling import resampled
 from llabel.task import Split, Task
 from llabel.verdict import Candidate, decide
 

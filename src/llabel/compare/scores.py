@@ -9,6 +9,7 @@ from llabel.compare.answers import PartAnswers
 from llabel.comparison import ComparedMetrics, ComparedScores
 from llabel.metrics import score
 from llabel.statistics.intervals import bootstrap_scores
+from llabel.statistics.resampling import resampled
 from llabel.task import ClassIndices, Task
 
 
@@ -49,11 +50,6 @@ def _scores(part: PartAnswers, y: ClassIndices, groups: Sequence[str] | None) ->
         ece=_mean(scores["ece"] for scores in each),
         **intervals,
     )
-
-
-def resampled(groups: Sequence[str] | None) -> Sequence[str] | None:
-    """The groups, if they can be resampled: where all rows are of one, only rows can."""
-    return None if groups is None or len(set(groups)) < 2 else groups
 
 
 def _mean(values: Iterable[float]) -> float:

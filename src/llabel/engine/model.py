@@ -187,6 +187,18 @@ def add_lora(model: "PreTrainedModel", settings: LoraSettings) -> "PeftModel":
     return get_peft_model(model, config)
 
 
+def remove_lora(model: "PreTrainedModel") -> "PreTrainedModel":
+    """The frozen model that was loaded, with whatever adapters are around its layers taken off."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, BaseTunerLayer):
+                setattr(parent, name, child.get_base_layer())
+    vars(model).pop("peft_config", None)  # else PEFT takes the next adapters for a second set
+    return model.eval()
+
+
 def load_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     """Wrap `model` with the adapter saved at `folder` (PEFT's own format, safetensors)."""
     from peft import PeftModel

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +78,12 @@ class Progress:
     reason: str = "epochs"
 
 
+Watch: TypeAlias = Callable[[int, int, Callable[[], float]], None]
+"""(step, all steps, a way to ask for the validation loss now) → nothing, or an exception that ends
+the training. Once a step's loss was asked for, the next step has its weights and random numbers as
+if it had not been."""
+
+
 @dataclass(slots=True)
 class Trainer:
     """Trains the parameters of `module` that require gradients.
@@ -94,6 +100,7 @@ class Trainer:
         checkpoints: where to keep snapshots; None keeps none.
         notify: told of the start, each step and each validation.
         stage: what the training is called there.
+        watch: called after each step; what it asks decides nothing here.
     """
 
     module: nn.Module
@@ -104,6 +111,7 @@ class Trainer:
     notify: Listener = ignore
     stage: str = "training"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    watch: Watch | None = None
 
     def run(self, examples: Sequence[Example]) -> Progress:
         """Train, or go on from the newest checkpoint, and leave the best weights in the module."""
@@ -150,8 +158,10 @@ class Trainer:
                 )
             )  # fmt: skip
             out_of_time = self._out_of_time(progress) and progress.step < steps
-            if out_of_time or progress.step == steps or progress.step % steps_per_epoch == 0:
+            ended = out_of_time or progress.step == steps or progress.step % steps_per_epoch == 0
+            if ended:
                 progress, best = self._end_of_epoch(progress, epoch + 1, parameters, best)
+            self._look(progress, steps, ended=ended)
             if out_of_time:
                 progress = replace(progress, stopped=True, reason="budget")
             done = progress.step == steps or progress.stopped
@@ -204,6 +214,20 @@ class Trainer:
         )
         self.notify(EpochDone(self.stage, epoch, loss, better))
         return progress, best
+
+    def _look(self, progress: Progress, steps: int, *, ended: bool) -> None:
+        """Let `watch` see where the training stands."""
+        if self.watch is None or self.validate is None:
+            return
+        validate = self.validate
+
+        def loss() -> float:
+            if ended:  # it was validated just now
+                return progress.epoch_losses[-1]
+            self.module.eval()
+            return validate()
+
+        self.watch(progress.step, steps, loss)
 
     def _out_of_time(self, progress: Progress) -> bool:
         limit = self.settings.time_limit

@@ -15,10 +15,11 @@ from torch import Tensor
 from llabel.assets import resolve_model
 from llabel.engine.batching import FULL_VOCABULARY, Example
 from llabel.engine.checkpoint import CheckpointFolder
-from llabel.engine.model import LoraSettings, add_lora, compile_layers, load_adapter
+from llabel.engine.model import add_lora, compile_layers, load_adapter
 from llabel.engine.packed_reader import PackedReader
-from llabel.engine.training import Progress, Trainer, TrainingSettings, seeded
+from llabel.engine.training import Progress, Trainer, TrainingSettings, Watch, seeded
 from llabel.events import Listener, Note, StageStarted, ignore
+from llabel.ladder.base_models import BaseModels
 from llabel.ladder.contract import FitRecord, Trial
 from llabel.ladder.label_model import (
     LabelModel,
@@ -29,7 +30,8 @@ from llabel.ladder.label_model import (
     to_predict,
 )
 from llabel.ladder.llm_folder import ADAPTER, RungRecord, read_rung, save_rung
-from llabel.ladder.prompting import Prompting, build_prompting, lasting_name, prepare_prompting
+from llabel.ladder.lora import lora_settings, training_settings, trial_of
+from llabel.ladder.prompting import Prompting, build_prompting, lasting_name
 from llabel.ladder.trials import around, best_of
 from llabel.metrics import log_loss
 from llabel.settings import LLMSettings
@@ -47,12 +49,19 @@ class LLMRung:
     `progress_` (what the last training did: the refit, if there was one), `choice_` (the training
     that chose the epochs of a refit) and `truncated_` (rows of train and validation that were cut
     to fit).
+
+    Args:
+        settings: of the model, its prompt and its training.
+        models: where the frozen model comes from.
+        watch: sees every training while it goes on (see `llabel.engine.training.Watch`).
     """
 
     name = "llm-lora"
 
-    def __init__(self, settings: LLMSettings) -> None:
-        self.settings = settings
+    def __init__(
+        self, settings: LLMSettings, models: BaseModels | None = None, watch: Watch | None = None
+    ) -> None:
+        self.settings, self.models, self.watch = settings, models or BaseModels(), watch
 
     def prepare(
         self, fields: Sequence[str], classes: Sequence[Label], notify: Listener = ignore
@@ -65,7 +74,7 @@ class LLMRung:
             InputError: the model, template, label words or lengths do not fit together.
         """
         self.fields_, self.classes_ = tuple(fields), tuple(classes)
-        self._ask(prepare_prompting(self.settings, self.fields_, self.classes_, notify=notify))
+        self._ask(self.models.prompting(self.settings, self.fields_, self.classes_, notify))
         return self
 
     def _ask(self, prompting: Prompting) -> None:
@@ -91,7 +100,8 @@ class LLMRung:
             notify: told of progress.
 
         Raises:
-            InputError: every trial diverged, or as `prepare`.
+            DivergedError: every trial diverged.
+            InputError: as `prepare`.
         """
         if (task.fields, task.classes) != (vars(self).get("fields_"), vars(self).get("classes_")):
             self.prepare(task.fields, task.classes, notify)
@@ -121,7 +131,7 @@ class LLMRung:
             self.choice_ = self.progress_
             per_epoch = math.ceil(len(train) / self.settings.batch_size)
             plan = replace(
-                _training_settings(self.settings),
+                training_settings(self.settings),
                 learning_rate=rate,
                 epochs=self.choice_.best_step / per_epoch,  # of more rows, as many passes
                 patience=None,
@@ -130,7 +140,7 @@ class LLMRung:
             self._set_adapter(start)
             stage = "refitting on train + validation"
             self.progress_ = self._train(_Job(train + validation, plan, stage), again, notify)
-            refit = _trial(rate, self.progress_, validated=False)
+            refit = trial_of(rate, self.progress_, validated=False)
         self._keep_lower(False)
         self.record_ = FitRecord(
             settings=asdict(
@@ -149,6 +159,14 @@ class LLMRung:
             parameters=sum(p.numel() for p in self.model_.parameters()),
             truncated=self.truncated_,
         )
+        return self
+
+    def untrained(self, task: Task, notify: Listener = ignore) -> Self:
+        """Instead of `fit`: the model as it is, with adapters that change nothing."""
+        if (task.fields, task.classes) != (vars(self).get("fields_"), vars(self).get("classes_")):
+            self.prepare(task.fields, task.classes, notify)
+        self._load_model()
+        self.model_.eval()
         return self
 
     def _keep_lower(self, wanted: bool) -> None:
@@ -171,9 +189,7 @@ class LLMRung:
         self._validated: Probabilities | None = None  # of the best trial's best epoch
 
         def train_once(number: int, rate: float, seconds: float | None) -> Trial:
-            plan = replace(
-                _training_settings(self.settings), learning_rate=rate, time_limit=seconds
-            )
+            plan = replace(training_settings(self.settings), learning_rate=rate, time_limit=seconds)
             self._set_adapter(start)
             stage = "training"
             if len(rates) > 1:
@@ -182,7 +198,7 @@ class LLMRung:
             if checkpoints and number:
                 folder = checkpoints.beside(f"trial-{number}")
             self._last = self._train(_Job(train, plan, stage, validation), folder, notify)
-            return _trial(rate, self._last)
+            return trial_of(rate, self._last)
 
         def keep(number: int) -> None:
             self.progress_ = self._last
@@ -201,9 +217,9 @@ class LLMRung:
             vars(self).pop(last, None)
         gc.collect()
         self.device_ = self.device
-        base = load_base(self.prompting_, self.settings)
+        base = self.models.frozen(self.prompting_, self.settings)
         with seeded(self.settings.seed, self.device_):
-            self._ready(add_lora(base, _lora_settings(self.settings)))
+            self._ready(add_lora(base, lora_settings(self.settings)))
         if self.settings.gradient_checkpointing:
             self.head_.reader.checkpoint_layers()
 
@@ -262,6 +278,7 @@ class LLMRung:
             notify=notify,
             stage=job.stage,
             device=self.device_,
+            watch=self.watch,
         )
         with seeded(job.settings.seed, self.device_):
             return trainer.run(job.examples)
@@ -369,44 +386,3 @@ class _Job:
     settings: TrainingSettings
     stage: str
     validation: Split | None = None
-
-
-def _trial(rate: float, progress: Progress, *, validated: bool = True) -> Trial:
-    return Trial(
-        settings={"learning_rate": rate},
-        validation_loss=progress.best_loss if validated else None,
-        epochs=progress.best_epoch,
-        epoch_losses=progress.epoch_losses,
-        steps=progress.step,
-        rows=progress.rows,
-        tokens=progress.tokens,
-        seconds=progress.seconds,
-        stopped=progress.reason,
-    )
-
-
-def _lora_settings(settings: LLMSettings) -> LoraSettings:
-    modules = settings.target_modules
-    return LoraSettings(
-        r=settings.r,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        target_modules="all-linear" if modules == ("all-linear",) else modules,
-        use_rslora=settings.use_rslora,
-        layers=settings.adapt_layers,
-    )
-
-
-def _training_settings(settings: LLMSettings) -> TrainingSettings:
-    return TrainingSettings(
-        learning_rate=settings.learning_rate,
-        schedule=settings.schedule,
-        warmup_ratio=settings.warmup_ratio,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        token_budget=settings.token_budget,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        patience=settings.patience,
-        seed=settings.seed,
-    )

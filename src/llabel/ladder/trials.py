@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from llabel.errors import InputError
+from llabel.errors import DivergedError
 from llabel.ladder.contract import Trial
 
 REFIT = "refitting on train + validation"  # the stage after the trials
@@ -49,7 +49,7 @@ def best_of(
         The trials, in order, and the index of the best.
 
     Raises:
-        InputError: every trial diverged.
+        DivergedError: every trial diverged.
     """
     values = tuple(values)
     trials: list[Trial] = []
@@ -78,7 +78,7 @@ def best_of(
             best, lowest = len(trials) - 1, loss
             keep(number)
     if best is None:
-        raise InputError(
+        raise DivergedError(
             f"Every trial diverged ({problem}). For an LLM, give a lower --learning-rate."
         )
     return tuple(trials), best

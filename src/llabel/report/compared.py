@@ -5,23 +5,12 @@ from dataclasses import dataclass
 from math import log
 from typing import Literal
 
-from markupsafe import Markup
-
 from llabel.comparison import ComparedRung, ComparedScores, CompareRecord
 from llabel.report import numbers, plots, wording
-from llabel.report.page import render
+from llabel.report.page import Figure, render
 
 _WIDE, _NARROW = (480, 350), (340, 360)
 _UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A drawing; `narrow` is for phones, where it differs."""
-
-    name: str
-    wide: Markup
-    narrow: Markup | None = None
 
 
 @dataclass(frozen=True, slots=True)

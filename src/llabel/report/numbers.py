@@ -45,6 +45,18 @@ def percent(share: float | None) -> str:
     return "< 1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")
 
 
+def share(value: float | None) -> str:
+    """A share of the variance, which an estimate may put below 0 or above 1: 12.3 %, −0.4 %."""
+    if value is None:
+        return NONE
+    return f"{value:.1%}".replace("-", MINUS).replace("%", " %")
+
+
+def correlation(value: float) -> str:
+    """Two decimals and a sign: −0.47."""
+    return f"{value:+.2f}".replace("-", MINUS)
+
+
 def count(number: float | None) -> str:
     """A number of rows: 9,427."""
     return NONE if number is None else f"{number:,.0f}"

@@ -1,7 +1,10 @@
 """Pages from templates: one HTML file that needs nothing beside it."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
 
 from llabel.report import numbers
 
@@ -10,9 +13,18 @@ if TYPE_CHECKING:
 
 SHOWN_TEXT = 300  # characters of a text; the rest is folded away
 _FILTERS = (
-    "score interval signed signed_interval p_value percent count quantity duration milliseconds "
-    "size plain"
+    "score interval signed signed_interval p_value percent share count quantity duration "
+    "milliseconds size two_digits plain"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A drawing; `narrow` is for phones, where it differs."""
+
+    name: str
+    wide: Markup
+    narrow: Markup | None = None
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:

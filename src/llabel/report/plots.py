@@ -186,7 +186,7 @@ def learning_curve(lines: Sequence[Line], *, key: str, label: str, size: Range) 
         sizes = sorted({x for line in lines for x in line.x})
         room = (sizes[-1] / sizes[0]) ** 0.06 if len(sizes) > 1 else 3
         axes.set_xlim(sizes[0] / room, sizes[-1] * room)
-        styles = {line.name: _line_style(place) for place, line in enumerate(lines)}
+        styles = {line.name: line_style(place) for place, line in enumerate(lines)}
         for line in lines:
             weight = 2.4 if line.strong else 1.4
             axes.plot(line.x, line.y, linewidth=weight, markersize=4, **styles[line.name])
@@ -195,7 +195,7 @@ def learning_curve(lines: Sequence[Line], *, key: str, label: str, size: Range) 
         _row_ticks(axes, sizes)
         _score_ticks(axes)
         figure.draw_without_rendering()
-        _name_ends(axes, lines, {name: style["color"] for name, style in styles.items()})
+        name_ends(axes, lines, {name: style["color"] for name, style in styles.items()})
         return inline_svg(figure, key=key, label=label)
 
 
@@ -256,7 +256,7 @@ def _occupied(axes: "Axes", points: Sequence[Point]) -> list[tuple[float, float,
     return boxes
 
 
-def _line_style(place: int) -> dict[str, Any]:
+def line_style(place: int) -> dict[str, Any]:
     """Hue, dashes and marker together: no two of 24 lines look alike, in grey neither."""
     return {
         "color": SERIES[place % len(SERIES)],
@@ -265,14 +265,14 @@ def _line_style(place: int) -> dict[str, Any]:
     }
 
 
-def _name_ends(axes: "Axes", lines: Sequence[Line], colours: dict[str, object]) -> None:
+def name_ends(axes: "Axes", lines: Sequence[Line], colours: dict[str, object]) -> None:
     """Names to the right of the axes, moved apart, each tied to its line's end."""
     ends = [axes.transData.transform((line.x[-1], line.y[-1]))[1] for line in lines]
     box = axes.get_window_extent()
     places = spread(ends, FONT_SIZE * 1.35, box.y0 + 4, box.y1 - 4)
     for line, place in zip(lines, places, strict=True):
         axes.annotate(
-            _short(line.name),
+            short(line.name),
             (line.x[-1], line.y[-1]),
             xytext=(1.04, (place - box.y0) / box.height),
             textcoords="axes fraction",
@@ -326,9 +326,10 @@ def _score_ticks(axes: "Axes", least: float = 0.0) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _short(name: str) -> str:
+def short(name: str, most: int = _LABEL) -> str:
+    """The beginning of a label that would leave no room for the drawing."""
     name = drawable(name)
-    return name if len(name) <= _LABEL else f"{name[: _LABEL - 1]}…"
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _wrapped(name: str) -> str:

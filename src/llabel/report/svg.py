@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
 INK, MUTED, RULE, PAPER, ACCENT = (f"#01010{place}" for place in range(1, 6))
 SERIES = tuple(f"#01020{place}" for place in range(1, 7))
+RAMP = tuple(f"#01030{place}" for place in range(1, 8))  # from little to much
 _VARIABLES = dict(
     zip((INK, MUTED, RULE, PAPER, ACCENT), ("ink", "muted", "rule", "paper", "accent"), strict=True)
-) | {colour: f"series-{place}" for place, colour in enumerate(SERIES, 1)}
+)
+_VARIABLES |= {colour: f"series-{place}" for place, colour in enumerate(SERIES, 1)}
+_VARIABLES |= {colour: f"ramp-{place}" for place, colour in enumerate(RAMP, 1)}
 
 FONT_SIZE = 11  # units of the drawing; one unit is about a pixel
 _UNITS_PER_INCH = 72

@@ -165,3 +165,8 @@ def _seed_variance(part: Part, unbias: float) -> tuple[float, float]:
     apart = part.draws - part.draws.mean(axis=0)
     from_rows = float(apart.var(axis=1).sum()) * unbias / (seeds - 1) / seeds
     return max(0.0, observed - from_rows), observed
+
+
+def resampled(groups: Sequence[str] | None) -> Sequence[str] | None:
+    """The groups, if they can be resampled: where all rows are of one, only rows can."""
+    return None if groups is None or len(set(groups)) < 2 else groups

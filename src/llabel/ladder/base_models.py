@@ -1,0 +1,89 @@
+"""Where a rung gets its prompts and its frozen model from: anew each time, or kept between runs."""
+
+import gc
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from llabel.engine.model import remove_lora
+from llabel.events import Listener, ignore
+from llabel.ladder.label_model import device_of, load_base, precision_of
+from llabel.ladder.prompting import Prompting, prepare_prompting
+from llabel.prompt import Prompt, PromptEncoder
+from llabel.settings import LLMSettings
+from llabel.task import Label, Text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_PROMPT = ("model", "template", "instruction", "label_words", "max_seq_length")
+
+
+class BaseModels:
+    """Everything fresh."""
+
+    def prompting(
+        self,
+        settings: LLMSettings,
+        fields: Sequence[str],
+        classes: Sequence[Label],
+        notify: Listener = ignore,
+    ) -> Prompting:
+        """See `prepare_prompting`."""
+        return prepare_prompting(settings, fields, classes, notify=notify)
+
+    def frozen(self, prompting: Prompting, settings: LLMSettings) -> "PreTrainedModel":
+        """The model without adapters (see `load_base`)."""
+        return load_base(prompting, settings)
+
+
+class KeptBaseModels(BaseModels):
+    """Prompts are tokenised once, the last model is kept: for trainings one after the other.
+
+    Whoever trains next must be done with what the last one trained: its adapters are taken off.
+    """
+
+    def __init__(self) -> None:
+        self._prompting: dict[str, Prompting] = {}
+        self._model: PreTrainedModel | None = None
+        self._known: tuple[Any, ...] | None = None
+
+    def prompting(
+        self,
+        settings: LLMSettings,
+        fields: Sequence[str],
+        classes: Sequence[Label],
+        notify: Listener = ignore,
+    ) -> Prompting:
+        """The same for the same question; rows that were tokenised before are not again."""
+        values = asdict(settings)
+        key = json.dumps([*(values[name] for name in _PROMPT), list(fields), list(classes)])
+        if key not in self._prompting:
+            fresh = super().prompting(settings, fields, classes, notify)
+            self._prompting[key] = replace(fresh, encoder=_Remembering(fresh.encoder))
+        return self._prompting[key]
+
+    def frozen(self, prompting: Prompting, settings: LLMSettings) -> "PreTrainedModel":
+        """The last one where it is the same."""
+        engine = (settings.engine, settings.compile, settings.gradient_checkpointing)
+        asked = (prompting.folder, str(device_of(settings)), precision_of(settings), *engine)
+        if self._model is None or asked != self._known:
+            self._model = None  # two of them might not fit into memory
+            gc.collect()
+            self._model, self._known = super().frozen(prompting, settings), asked
+        return remove_lora(self._model)
+
+
+class _Remembering(PromptEncoder):
+    """Keeps the prompts of all rows that it saw."""
+
+    def __init__(self, encoder: PromptEncoder) -> None:
+        vars(self).update(vars(encoder))
+        self._seen: dict[Text, Prompt] = {}
+
+    def encode(self, texts: Sequence[Text]) -> list[Prompt]:
+        """(n,) prompts."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._seen]
+        self._seen.update(zip(new, super().encode(new), strict=True))
+        return [self._seen[text] for text in texts]

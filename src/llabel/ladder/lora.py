@@ -1,0 +1,50 @@
+"""Between a rung's settings and the engine's: adapters, their training, and what came of it."""
+
+from llabel.engine.model import LoraSettings
+from llabel.engine.training import Progress, TrainingSettings
+from llabel.ladder.contract import Trial
+from llabel.settings import LLMSettings
+
+
+def trial_of(rate: float, progress: Progress, *, validated: bool = True) -> Trial:
+    """What is recorded of a training with a learning rate; `validated` if rows were kept aside."""
+    return Trial(
+        settings={"learning_rate": rate},
+        validation_loss=progress.best_loss if validated else None,
+        epochs=progress.best_epoch,
+        epoch_losses=progress.epoch_losses,
+        steps=progress.step,
+        rows=progress.rows,
+        tokens=progress.tokens,
+        seconds=progress.seconds,
+        stopped=progress.reason,
+    )
+
+
+def lora_settings(settings: LLMSettings) -> LoraSettings:
+    """The adapters that are asked for."""
+    modules = settings.target_modules
+    return LoraSettings(
+        r=settings.r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules="all-linear" if modules == ("all-linear",) else modules,
+        use_rslora=settings.use_rslora,
+        layers=settings.adapt_layers,
+    )
+
+
+def training_settings(settings: LLMSettings) -> TrainingSettings:
+    """How they are trained."""
+    return TrainingSettings(
+        learning_rate=settings.learning_rate,
+        schedule=settings.schedule,
+        warmup_ratio=settings.warmup_ratio,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        token_budget=settings.token_budget,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        patience=settings.patience,
+        seed=settings.seed,
+    )

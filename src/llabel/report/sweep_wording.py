@@ -1,0 +1,186 @@
+"""What the page of a sweep says in words: the verdict, its caveats, the answers to questions."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from llabel.report import numbers
+from llabel.report.sweep_cells import SEED, CellView, SweepView, shown
+from llabel.statistics.correlation import Correlation
+
+MATTERS = 0.05  # a share of the variance that is worth a word
+_EDGES = ("r", "lora_alpha", "lr", "epochs")
+
+
+def headline(view: SweepView) -> str:
+    """What to use, in a few words."""
+    chosen = view.record["chosen"]
+    if chosen is None:
+        return "No cell is done"
+    best, recommended = view.cell(chosen["cell"]), view.cell(chosen["recommended"])
+    if best.row["control"]:
+        return "No training beats the untouched model"
+    if recommended.row["control"]:
+        return "No training is measurably better than the untouched model"
+    return f"Use {setting(view, recommended)}"
+
+
+def setting(view: SweepView, cell: CellView) -> str:
+    """A cell's settings but the seed."""
+    if cell.row["control"]:
+        return "the untouched model"
+    return view.label(cell.row["settings"], [name for name in view.varied if name != SEED])
+
+
+def reason(view: SweepView) -> str:
+    """The verdict in a few sentences."""
+    chosen = view.record["chosen"]
+    if chosen is None:
+        return "All cells failed or were pruned: their reasons stand in the table of cells."
+    scores = chosen["metrics"]["validation"]
+    seeds = len(chosen["cells"])
+    best, recommended = view.cell(chosen["cell"]), view.cell(chosen["recommended"])
+    mean = f", mean of {seeds} seeds" if seeds > 1 and not best.row["control"] else ""
+    told = (
+        f"Best of {len(view.ranked)} settings on the {numbers.count(scores['rows'])} validation "
+        f"rows: {setting(view, best)}, log loss {numbers.score(scores['log_loss'])} (95 % interval "
+        f"{numbers.interval(scores['log_loss_ci95'])}), accuracy "
+        f"{numbers.score(scores['accuracy'])}{mean}."
+    )
+    near = chosen["not_worse"]
+    if not near:
+        return told if len(view.ranked) == 1 else f"{told} All others are measurably worse."
+    others = f"{len(near)} other setting{'s are' if len(near) > 1 else ' is'} not measurably worse"
+    own = next((entry for entry in near if recommended.row["name"] in entry["cells"]), None)
+    if own is None:
+        return f"{told} {others}, but none of them is cheaper."
+    return (
+        f"{told} {others}; the cheapest is {setting(view, recommended)} (difference "
+        f"{numbers.signed(own['difference'])}, 95 % interval "
+        f"{numbers.signed_interval(own['ci95'])})."
+    )
+
+
+def caveats(view: SweepView) -> Iterator[str]:
+    """What keeps the verdict from being more than it is."""
+    record, chosen = view.record, view.record["chosen"]
+    lost = [cell for cell in view.cells if cell.row["status"] != "done"]
+    if lost and chosen:
+        yield f"{_counted(lost)} of {len(view.cells)} cells: nothing is known of them."
+    if chosen is None:
+        return
+    best = view.cell(chosen["cell"])
+    prior = record.get("prior_log_loss")
+    if prior is not None and chosen["metrics"]["validation"]["log_loss_ci95"][1] >= prior:
+        yield (
+            f"Answering every row with the class shares gives {numbers.score(prior)}: the best is "
+            "not shown to have learned more than these."
+        )
+    if not best.row["control"] and (edges := list(_edges(view, best))):
+        yield f"The best has {' and '.join(edges)} of those tried: beyond may be better still."
+    if len(view.values(SEED)) < 2 and view.trained:
+        yield (
+            "Each setting was trained once: intervals cover the choice of rows, not how trainings "
+            "differ; --seeds 3 would."
+        )
+
+
+def _counted(cells: list[CellView]) -> str:
+    counts = {
+        status: sum(cell.row["status"] == status for cell in cells)
+        for status in ("failed", "pruned")
+    }
+    return " and ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+def _edges(view: SweepView, best: CellView) -> Iterator[str]:
+    for name in _EDGES:
+        values = [v for v in view.values(name) if v is not None and not (name != "r" and v == 0)]
+        value = best.row["settings"].get(name)
+        if len(values) > 2 and value in (values[0], values[-1]) and not view.record["search"]:
+            which = "largest" if value == values[-1] else "smallest"
+            yield f"the {which} {shown(name)} ({numbers.plain(value)})"
+
+
+def scaling_answer(found: Mapping[str, Any]) -> str:
+    """Whether r and alpha are the learning rate in disguise, by a stated rule."""
+    models = found["models"]
+    others = tuple(found["others"])
+    told = {tuple(model["predictors"]): model["r2_cv"] for model in models}
+    curve, factors = told.get((*others, "scaling × lr")), models[-1]["r2_cv"]
+    axes = _listed([shown(name) for name in models[-1]["predictors"] if name not in others])
+    if curve is None:
+        return "The cells are too few to predict one from the others: this can't be told."
+    compared = "" if factors is None else f"; {axes} as separate factors explain {_r2(factors)}"
+    said = (
+        "Where each setting is predicted from the others, scaling × lr alone explains "
+        f"{_r2(curve)} of the variance{compared}. "
+    )
+    adding = [b for b in found["beyond"] if b["ci95"] and b["ci95"][0] > MATTERS]
+    bounded = [b for b in found["beyond"] if b["ci95"] and b["ci95"][1] <= MATTERS]
+    if max(curve, factors or 0.0) < 0.3:
+        return f"{said}Neither says much: the settings differ too little, or in other ways."
+    if adding:
+        names = _listed([shown(entry["axis"]) for entry in adding])
+        return (
+            f"{said}So it is not the learning rate in disguise alone: {names} "
+            f"{'adds' if len(adding) == 1 else 'add'} more than {MATTERS:.0%} of the variance to "
+            "it (95 % intervals).".replace("%", " %")
+        )
+    if curve >= (factors or 0.0) - MATTERS and len(bounded) == len(found["beyond"]):
+        return (
+            f"{said}None of {axes} adds {MATTERS:.0%} of the variance to it: here they matter "
+            "through scaling × lr, the step that the update takes."
+            f"{_disguised(models[-1]['predictors'])}".replace("%", " %")
+        )
+    return f"{said}Whether {axes} matter beyond scaling × lr can't be told from these cells."
+
+
+def _disguised(axes: Sequence[str]) -> str:
+    if "lora_alpha" not in axes:
+        return " A larger r divides the learning rate."
+    divides = ", and r divides it" if "r" in axes else ""
+    return f" Alpha is the learning rate in disguise{divides}."
+
+
+def _r2(value: float) -> str:
+    return "none" if value <= 0 else numbers.percent(value)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def together(found: Correlation | None, cells: str, what: str) -> str:
+    """A rank correlation in words, or "" where there is none.
+
+    Args:
+        found: of what marks the cells with `what`.
+        cells: which ones, as "Cells with larger updates".
+        what: of the others' side, as "perplexity".
+    """
+    if found is None:
+        return ""
+    low, high = (numbers.correlation(bound) for bound in found.ci95)
+    figures = (
+        f"rank correlation {numbers.correlation(found.rho)}, 95 % interval {low} to {high}, "
+        f"{found.n} cells"
+    )
+    if found.ci95[0] > 0:
+        return f"{cells} have a higher {what} ({figures})."
+    if found.ci95[1] < 0:
+        return f"{cells} have a lower {what} ({figures})."
+    return f"{cells} are not shown to have a higher or a lower {what} ({figures})."
+
+
+def epochs_answer(view: SweepView) -> str:
+    """Whether more than one epoch helped, within trainings."""
+    cells = [cell for cell in view.trained if len(cell.row["epoch_losses"]) > 1]
+    if not cells:
+        return ""
+    first = sum(cell.row["epoch_losses"][0] <= min(cell.row["epoch_losses"]) for cell in cells)
+    last = sum(cell.row["epoch_losses"][-1] <= min(cell.row["epoch_losses"]) for cell in cells)
+    return (
+        f"Of {len(cells)} trainings of more than one epoch, the validation log loss was lowest "
+        f"after the first epoch in {first}, after the last in {last}."
+    )

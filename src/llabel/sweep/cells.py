@@ -1,0 +1,160 @@
+"""One combination of settings: what it is called, what it trains, and what it has in common."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from math import sqrt
+from typing import Any
+
+from llabel.config import RunConfig, defaults, short
+from llabel.settings import READS, SEEDED, LLMSettings, SimplerSettings
+from llabel.sweep.axes import Axes
+from llabel.sweep_record import AXES
+
+LORA = "llm-lora"
+_NO_RESULT = ("checkpoint_minutes", "checkpoint_steps", "track", "untested", "decode", "no_texts")
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCell:
+    """A cell before it is trained.
+
+    Attributes:
+        name: of its folder.
+        config: everything it is told; its test part stays unread.
+        settings: of `AXES` and of what varies, None where it decides nothing.
+    """
+
+    name: str
+    config: RunConfig
+    settings: dict[str, Any]
+
+    @property
+    def control(self) -> bool:
+        """Whether it is the untouched model."""
+        return is_control(self.config)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """See `identity`."""
+        return identity(self.config)
+
+    @property
+    def scaling(self) -> float | None:
+        """Of the update: lora_alpha / r, or / √r with rsLoRA; None without LoRA."""
+        llm = self.config.llm
+        if self.config.run.rung != LORA:
+            return None
+        return llm.lora_alpha / (sqrt(llm.r) if llm.use_rslora else llm.r)
+
+    @property
+    def setting(self) -> str:
+        """The same text for cells that differ by their seed only, and for the same control."""
+        values = {name: value for name, value in self.identity.items() if name != "seed"}
+        if self.control:
+            decides = READS["llm-zero-shot"] | {"text"}
+            values = {name: value for name, value in values.items() if name in decides}
+        return _text(values | {"control": self.control})
+
+    @property
+    def row_passes(self) -> int:
+        """Epochs that it may train for, in all; 0 where nothing is trained by epochs."""
+        return self.config.llm.epochs if self.config.run.rung == LORA and not self.control else 0
+
+
+def grid(axes: Axes) -> list[PlannedCell]:
+    """The cells of a full grid, those that are told the same only once."""
+    return distinct(planned(axes, combination) for combination in axes.combinations())
+
+
+def distinct(cells: Iterable[PlannedCell]) -> list[PlannedCell]:
+    """Each once, and each with a name of its own."""
+    found = {_text(cell.identity): cell for cell in cells}
+    names = [cell.name for cell in found.values()]
+    return [
+        cell if names.count(cell.name) == 1 else replace(cell, name=f"{cell.name}-{_digest(text)}")
+        for text, cell in found.items()
+    ]
+
+
+def planned(axes: Axes, combination: Mapping[str, Any]) -> PlannedCell:
+    """The cell of one combination of values.
+
+    Raises:
+        InputError: something is missing or cannot be used.
+    """
+    config = RunConfig.from_flat({**axes.shared, **combination, "untested": True})
+    first = axes.shared.get("seed", axes.lists.get("seed", (0,))[0])
+    split_seed = first if config.data.split_seed is None else config.data.split_seed
+    seed = config.llm.seed if config.run.rung in SEEDED else first
+    config = replace(
+        config,
+        data=replace(config.data, split_seed=split_seed),
+        llm=replace(config.llm, seed=seed),
+    )
+    settings = _settings(config, axes)
+    return PlannedCell(_name(config, settings), config, settings)
+
+
+def is_control(config: RunConfig) -> bool:
+    """Whether training changes nothing: LoRA scaled by 0 is the model as it was."""
+    return config.run.rung == LORA and config.llm.lora_alpha == 0
+
+
+def identity(config: RunConfig) -> dict[str, Any]:
+    """What decides a cell's result, as far as it differs from the defaults; JSON-ready."""
+    usual = defaults()
+    values = {
+        name: value
+        for name, value in config.flat().items()
+        if name not in _NO_RESULT and value != usual.get(name, MISSING)
+    }
+    found: dict[str, Any] = json.loads(_text(values))
+    return found
+
+
+def from_identity(values: Mapping[str, Any]) -> RunConfig:
+    """The reverse of `identity`."""
+    return RunConfig.from_flat({**values, "untested": True})
+
+
+def _settings(config: RunConfig, axes: Axes) -> dict[str, Any]:
+    rung = config.run.rung
+    known = {setting.name for room in (LLMSettings, SimplerSettings) for setting in fields(room)}
+    flat = config.flat()
+    names = [*("r", "lora_alpha", "learning_rate", "epochs", "seed"), *axes.lists, *axes.ranges]
+    read = {n: flat.get(n) if n not in known or n in READS[rung] else None for n in names}
+    assert tuple(map(short, names[: len(AXES)])) == AXES
+    return {short(name): value for name, value in read.items()}
+
+
+def _name(config: RunConfig, settings: Mapping[str, Any]) -> str:
+    """Short, and the same whatever else varies: r16-alpha32-lr0.0005-epochs3-seed0."""
+    parts = [f"{name.removeprefix('lora_')}{_word(settings[name])}" for name in AXES]
+    if config.run.rung != LORA:
+        parts = [config.run.rung, f"seed{config.llm.seed}"]
+    others = [name for name in settings if name not in {*AXES, "rung"}]
+    parts += [
+        f"{name.replace('_', '-')}-{_word(settings[name])}"
+        for name in others
+        if settings[name] is not None
+    ]
+    return "-".join(parts)
+
+
+def _word(value: Any) -> str:
+    """A value as a part of a folder's name."""
+    if isinstance(value, tuple | list):
+        return "+".join(map(_word, value))
+    text = f"{value:.10g}" if isinstance(value, float) else str(value)
+    return re.sub(r"[^A-Za-z0-9.+]+", "-", text).strip("-.")[-40:].lower()
+
+
+def _text(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,175 @@
+"""The sweep's folder: which sweep it is of, and what its cells left in theirs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from llabel.config import defaults, option
+from llabel.errors import InputError
+from llabel.folder import write_json
+from llabel.sweep.axes import Axes
+from llabel.sweep.cells import PlannedCell
+
+CELLS, UNTOUCHED, STUDY = "cells", "untouched", "study.log"
+RECORD, TEST = "sweep.json", "test.json"
+CELL, RUNG, VALIDATION, LOG = "cell.json", "rung", "validation.safetensors", "train.log.jsonl"
+_STARTED = "started.json"
+# Settings that may change between two calls: they decide no result.
+_FREE = ("checkpoint_minutes", "checkpoint_steps", "track", "no_texts")
+
+
+class SweepFolder:
+    """One sweep's folder; several processes may work in it at once."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def open(self, axes: Axes, sampler: str | None, fingerprints: Mapping[str, str]) -> None:
+        """Make the folder, or go on in it; more values than last time are an extension.
+
+        Args:
+            axes: what varies and what does not.
+            sampler: of a search.
+            fingerprints: of the rows, by what may vary of them.
+
+        Raises:
+            InputError: it holds something else, or another sweep.
+        """
+        if self.out.exists() and not self.out.is_dir():
+            raise InputError(f"--out {self.out} is a file. Name a folder.")
+        self.out.mkdir(parents=True, exist_ok=True)
+        with self.lock("started"):
+            now, then = _described(axes, sampler, fingerprints), self._started()
+            if then is None and any(not path.name.startswith(".") for path in self.out.iterdir()):
+                raise InputError(
+                    f"--out {self.out} holds files that are no sweep of llabel's. Name a new or "
+                    "empty folder."
+                )
+            if then is not None and (changes := _changes(then, now)):
+                raise InputError(
+                    f"--out {self.out} holds another sweep: {'; '.join(changes)}. A sweep may be "
+                    "given more values, not fewer or others. Choose another --out."
+                )
+            write_json(self.out / _STARTED, now)
+        (self.out / CELLS).mkdir(exist_ok=True)
+
+    def lock(self, name: str) -> FileLock:
+        """Held by one process at a time, for moments."""
+        return FileLock(self.out / f".{name}.lock")
+
+    def is_still(self, axes: Axes, sampler: str | None, fingerprints: Mapping[str, str]) -> bool:
+        """Whether nobody extended the sweep meanwhile."""
+        return self._started() == _described(axes, sampler, fingerprints)
+
+    def _started(self) -> dict[str, Any] | None:
+        try:
+            values = json.loads((self.out / _STARTED).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return values if isinstance(values, dict) and values.get("llabel-sweep") == 1 else None
+
+    def place(self, cell: PlannedCell) -> Path:
+        """The cell's folder: the one that holds it, or a new one."""
+        return self.placed([cell])[0]
+
+    def placed(self, cells: Sequence[PlannedCell]) -> list[Path]:
+        """The same of several cells."""
+        known = self.places()
+        return [known.get(_text(cell.identity), self.out / CELLS / cell.name) for cell in cells]
+
+    def places(self) -> dict[str, Path]:
+        """Folder by what its cell is."""
+        found = {}
+        for path in sorted((self.out / CELLS).glob(f"*/{CELL}")):
+            with suppress(OSError, ValueError, KeyError):
+                found[_text(json.loads(path.read_text(encoding="utf-8"))["config"])] = path.parent
+        return found
+
+
+def read_cell(folder: Path) -> dict[str, Any] | None:
+    """What a finished cell left; None where it is not finished, or is to be tried again.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    path = folder / CELL
+    if not path.is_file():
+        return None
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return values if values["status"] else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}). Remove {folder} and give the same command again."
+        ) from error
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether there is nothing left to do: it failed for good, was given up, or is done."""
+    values = read_cell(folder)
+    return values is not None and not values["again"]
+
+
+def read_test(out: Path) -> dict[str, Any] | None:
+    """What the test part said of the cell that was chosen; None where it was not yet read."""
+    path = out / TEST
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _described(axes: Axes, sampler: str | None, fingerprints: Mapping[str, str]) -> dict[str, Any]:
+    """What a sweep is, as JSON gives it back: every setting's values."""
+    values = {name: [value] for name, value in axes.shared.items() if name not in _FREE}
+    values |= {name: list(some) for name, some in axes.lists.items()}
+    described = {
+        "llabel-sweep": 1,
+        "fingerprints": dict(fingerprints),
+        "values": values,
+        "ranges": {name: dict(values) for name, values in axes.ranges.items()},
+        "sampler": sampler,
+    }
+    found: dict[str, Any] = json.loads(json.dumps(described))
+    return found
+
+
+def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What is not merely an extension."""
+    found, usual = [], defaults()
+    for name in sorted(then["values"].keys() | now["values"].keys()):
+        if name in now["ranges"] or name in then["ranges"]:
+            continue
+        old, new = (each["values"].get(name, [_json(usual.get(name))]) for each in (then, now))
+        if any(value not in new for value in old) or (now["sampler"] and old != new):
+            found.append(f"{option(name)} was {_shown(old)}, is {_shown(new)}")
+    if then["ranges"] != now["ranges"] or then["sampler"] != now["sampler"]:
+        found.append(f"--search was over {_search(then)}, is over {_search(now)}")
+    old, new = then["fingerprints"], now["fingerprints"]
+    if not found and any(old[rows] != new[rows] for rows in old.keys() & new.keys()):
+        found.append("the rows of the data have changed")
+    return found
+
+
+def _json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _search(described: Mapping[str, Any]) -> str:
+    ranges = [
+        f"{option(name)} {values['low']:g}..{values['high']:g}"
+        for name, values in described["ranges"].items()
+    ]
+    return " ".join([str(described["sampler"]), *ranges])
+
+
+def _shown(values: list[Any]) -> str:
+    return ",".join(map(str, values))
+
+
+def _text(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True)

@@ -1,0 +1,160 @@
+"""In which order cells are done: a grid from the first to the last, a search as it proposes."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llabel.events import CellDone, CellStarted, Listener
+from llabel.folder import write_json
+from llabel.sweep.axes import Axes
+from llabel.sweep.cells import PlannedCell, planned
+from llabel.sweep.folder import CELL, CELLS, SweepFolder, read_cell
+from llabel.sweep.outcome import Order, outcome
+from llabel.sweep.runner import BUSY
+from llabel.sweep.study import combination, open_study, propose, sampler_of, trial_of
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+_WAIT = 0.5  # seconds between looks at a cell that another process is at
+MakeOrder = Callable[[PlannedCell, int | None], Order]
+
+
+class GridPlan:
+    """Every cell, once.
+
+    Args:
+        folder: of the sweep.
+        cells: that are to be done.
+        order: a cell and, of a search, its trial → what a worker is told.
+        rows: that a cell trains on in all.
+        notify: told of cells that begin and end.
+    """
+
+    def __init__(
+        self,
+        folder: SweepFolder,
+        cells: Sequence[PlannedCell],
+        order: MakeOrder,
+        rows: Callable[[PlannedCell], int],
+        notify: Listener,
+    ) -> None:
+        self.folder, self.order, self.rows, self.notify = folder, order, rows, notify
+        self.lock = threading.Lock()
+        self.cells = list(cells)
+        self.busy: list[Order] = []
+
+    def next(self) -> Order | None:
+        """The first that is left; those that other processes were at come last."""
+        with self.lock:
+            begun = self.begin()
+            if begun is not None:
+                return begun
+            if not self.busy:
+                return None
+            order = self.busy.pop(0)
+        time.sleep(_WAIT)
+        return order
+
+    def begin(self) -> Order | None:
+        """One that nobody began, if there is one."""
+        return self.begun(self.cells.pop(0), None) if self.cells else None
+
+    def begun(self, cell: PlannedCell, trial: int | None) -> Order:
+        """Tell that a cell begins."""
+        order = self.order(cell, trial)
+        self.notify(CellStarted(order.name, self.rows(cell)))
+        return order
+
+    def ended(self, order: Order, result: str, died: str) -> None:
+        """Put it off where another process is at it; else tell how it went."""
+        if result == BUSY:
+            with self.lock:
+                self.busy.append(order)
+            return
+        place = self.folder.out / CELLS / order.name
+        if died:
+            place.mkdir(exist_ok=True)
+            write_json(place / CELL, outcome(order, "failed", died, again=True))
+        self.close(order, read_cell(place) or outcome(order, "failed"))
+
+    def close(self, order: Order, found: Mapping[str, Any]) -> None:
+        """Tell how it went."""
+        scores = found["validation"] or {}
+        self.notify(
+            CellDone(
+                cell=order.name,
+                status=found["status"],
+                reason=found["reason"],
+                log_loss=scores.get("log_loss"),
+                accuracy=scores.get("accuracy"),
+            )
+        )
+
+
+class SearchPlan(GridPlan):
+    """What an Optuna study proposes; other processes may ask it, too.
+
+    Args:
+        folder, order, rows, notify: as of `GridPlan`.
+        axes: what varies.
+        sampler: `tpe` or `random`.
+        trials: how many in all.
+        seed: of the sampler.
+    """
+
+    def __init__(
+        self,
+        folder: SweepFolder,
+        axes: Axes,
+        order: MakeOrder,
+        rows: Callable[[PlannedCell], int],
+        notify: Listener,
+        *,
+        sampler: str,
+        trials: int,
+        seed: int,
+    ) -> None:
+        super().__init__(folder, [], order, rows, notify)
+        self.axes, self.sampler, self.trials, self.seed = axes, sampler, trials, seed
+        self.left = [t.number for t in self._all() if not t.state.is_finished()]
+
+    def begin(self) -> Order | None:
+        """A trial that was begun and not ended, else a new one."""
+        with self.folder.lock("ask"):
+            study = open_study(self.folder.out)
+            if self.left:
+                trial = trial_of(study, self.left.pop(0))
+            elif len(study.get_trials(deepcopy=False)) < self.trials:
+                trial = study.ask()
+            else:
+                return None
+            number = trial.number
+            propose(trial, self.axes, lambda a: sampler_of(self.sampler, self.seed, number, a))
+            return self.begun(self._cell(trial.params), number)
+
+    def close(self, order: Order, found: Mapping[str, Any]) -> None:
+        """Tell the study, too; a training that diverged is one that did badly."""
+        from optuna.trial import TrialState
+
+        assert order.trial is not None
+        with self.folder.lock("ask"):
+            study = open_study(self.folder.out)
+            if not study.get_trials(deepcopy=False)[order.trial].state.is_finished():
+                if found["status"] == "done":
+                    study.tell(order.trial, found["validation"]["log_loss"])
+                else:
+                    bad = found["status"] == "pruned" or not found["again"]
+                    study.tell(order.trial, state=TrialState.PRUNED if bad else TrialState.FAIL)
+        super().close(order, found)
+
+    def tried(self) -> list[PlannedCell]:
+        """The cells of all trials that have ended, in their order."""
+        return [self._cell(trial.params) for trial in self._all() if trial.state.is_finished()]
+
+    def _all(self) -> "list[FrozenTrial]":
+        return open_study(self.folder.out).get_trials(deepcopy=False)
+
+    def _cell(self, params: Mapping[str, Any]) -> PlannedCell:
+        return planned(self.axes, combination(params, self.axes))

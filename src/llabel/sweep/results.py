@@ -1,0 +1,163 @@
+"""From the cells' folders to `sweep.json`."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llabel.assessment import data_record
+from llabel.compare.diagnosis import loss_points
+from llabel.compare.plan import command_line
+from llabel.config import short
+from llabel.data import LoadedTask
+from llabel.metrics import log_loss
+from llabel.record import environment
+from llabel.statistics.effects import analyse
+from llabel.sweep.arrays import read_proba
+from llabel.sweep.axes import Axes
+from llabel.sweep.cells import LORA, PlannedCell
+from llabel.sweep.choose import DoneCell
+from llabel.sweep.folder import LOG, VALIDATION, SweepFolder, read_cell
+from llabel.sweep_record import (
+    SCHEMA,
+    Cell,
+    CellMetrics,
+    Chosen,
+    Search,
+    SweepRecord,
+    Test,
+)
+from llabel.task import Task
+
+_STAGE = "training"
+
+
+def done_cells(folder: SweepFolder, cells: Sequence[PlannedCell]) -> list[DoneCell]:
+    """Those with results, and what they answered."""
+    found, places = [], folder.placed(cells)
+    for cell, place in zip(cells, places, strict=True):
+        values = read_cell(place)
+        if values is not None and values["status"] == "done":
+            cost = values["cost"]
+            work = cost["trainable_parameters"] * cost["epochs"]
+            found.append(DoneCell(cell, place.name, read_proba(place / VALIDATION), work))
+    return found
+
+
+def assemble(
+    axes: Axes,
+    search: Search | None,
+    loaded: LoadedTask,
+    cells: Sequence[PlannedCell],
+    folder: SweepFolder,
+    chosen: Chosen | None,
+    test: Test | None,
+    command: str,
+) -> SweepRecord:
+    """The record of a sweep whose cells have ended.
+
+    Args:
+        axes: what varied and what did not.
+        search: how cells were found, if by a search.
+        loaded: the rows.
+        cells: in the order of the table.
+        folder: of the sweep.
+        chosen: among the cells.
+        test: of the chosen one.
+        command: what the user typed.
+    """
+    config = cells[0].config
+    rows = [
+        cell_row(cell, place, folder.out)
+        for cell, place in zip(cells, folder.placed(cells), strict=True)
+    ]
+    task = loaded.task
+    varied = {*axes.lists, *axes.ranges, "untested"}
+    return SweepRecord(
+        schema=SCHEMA,
+        title=f"{task.name}: {' × '.join(axes.names)}",
+        command=command,
+        environment=environment(*_machine(config)),
+        config={name: value for name, value in config.flat().items() if name not in varied},
+        data=data_record(config, loaded, {}),
+        axes={short(name): list(values) for name, values in axes.lists.items()},
+        search=search,
+        cells=rows,
+        chosen=chosen,
+        effects=_effects(cells, rows),
+        test=test,
+        prior_log_loss=_prior_log_loss(task),
+    )
+
+
+def _effects(cells: Sequence[PlannedCell], rows: Sequence[Cell]) -> dict[str, Any]:
+    scores = [row["metrics"]["validation"] for row in rows]
+    return asdict(
+        analyse(
+            [cell.settings for cell in cells],
+            [found and found["log_loss"] for found in scores],
+            scaling_lr=[row["scaling_lr"] for row in rows],
+            control=[row["control"] for row in rows],
+        )
+    )
+
+
+def _prior_log_loss(task: Task) -> float:
+    """Of answering every validation row with the training rows' class shares."""
+    y = task.validation.y
+    shares = np.bincount(task.train.y, minlength=len(task.classes)) / len(task.train)
+    return log_loss(y, np.tile(shares, (len(y), 1)))
+
+
+def cell_row(cell: PlannedCell, place: Path, out: Path) -> Cell:
+    """One cell's row of the record."""
+    found: dict[str, Any] = read_cell(place) or {"status": "failed", "reason": "it was not run"}
+    scaling = cell.scaling
+    done = found["status"] == "done"
+    return Cell(
+        name=place.name,
+        folder=place.relative_to(out).as_posix(),
+        settings=cell.settings,
+        rung=cell.config.run.rung,
+        scaling=scaling,
+        scaling_lr=None if scaling is None else scaling * cell.config.llm.learning_rate,
+        status=found["status"],
+        control=cell.control,
+        reason=found["reason"],
+        metrics=CellMetrics(validation=found.get("validation")),
+        epoch_losses=found["epoch_losses"] if done else _epoch_losses(place / LOG),
+        curve=loss_points(place / LOG, [_STAGE]),
+        weights=found.get("weights"),
+        perplexity=found.get("perplexity"),
+        cost=found.get("cost"),
+        command=""
+        if cell.control
+        else command_line(cell.config, out.with_name(f"{out.name}-{place.name}")),
+    )
+
+
+def _epoch_losses(log: Path) -> list[float]:
+    """Of a training that was not ended: as far as it came."""
+    if not log.is_file():
+        return []
+    by_epoch: dict[int, float] = {}
+    for line in log.read_text(encoding="utf-8").splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:  # its process was killed while it wrote this line
+            continue
+        if "validation_loss" in values:
+            by_epoch[values["epoch"]] = values["validation_loss"]
+    return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+
+
+def _machine(config: Any) -> tuple[str, str]:
+    """Device and precision of the LLM, where there is one."""
+    if config.run.rung != LORA:
+        return "cpu", "float32"
+    from llabel.ladder.label_model import device_of, precision_of
+
+    return str(device_of(config.llm)), precision_of(config.llm)

@@ -1,0 +1,249 @@
+"""Train a grid or a search of settings, choose on validation, test the chosen one."""
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llabel.config import RunConfig, short
+from llabel.data import LoadedTask
+from llabel.errors import FetchError, InputError
+from llabel.events import Listener, Note, SweepStarted, ignore
+from llabel.folder import write_json, write_text
+from llabel.ladder import registry
+from llabel.report import render_sweep
+from llabel.settings import SweepSettings
+from llabel.sweep.axes import Axes, read_axes
+from llabel.sweep.cells import PlannedCell, distinct, grid, planned
+from llabel.sweep.choose import choose
+from llabel.sweep.crew import Crew, ProcessWorker, WorkerDiedError, one_at_a_time, threads_each
+from llabel.sweep.folder import (
+    CELLS,
+    RECORD,
+    RUNG,
+    SweepFolder,
+    is_finished,
+    read_test,
+)
+from llabel.sweep.on_ray import cluster, require_ray
+from llabel.sweep.outcome import Order
+from llabel.sweep.plans import GridPlan, SearchPlan
+from llabel.sweep.results import assemble, done_cells
+from llabel.sweep.rows import Rows, load_all, rows_key
+from llabel.sweep.runner import BUSY
+from llabel.sweep.study import PRUNER, require_optuna
+from llabel.sweep_record import Search, SweepRecord, Test
+from llabel.tracking import refuse_missing_tracker
+
+
+def sweep(
+    values: Mapping[str, Any],
+    asked: SweepSettings,
+    out: Path,
+    *,
+    command: str,
+    notify: Listener = ignore,
+) -> SweepRecord:
+    """Train the cells of a sweep; leave them, `sweep.json` and `report.html` in `out`.
+
+    The same call goes on where an interrupted one stopped, also beside others that are still at
+    it. More values make a larger sweep of it; cells that are finished stay as they are. A cell
+    that fails is a row with its reason; unless it diverged, the next call tries it again.
+
+    Args:
+        values: settings of `llabel fit` by name, those that vary with several values (see
+            `llabel.sweep.axes.read_axes`).
+        asked: search, seeds, jobs.
+        out: folder of the sweep.
+        command: what the user typed, for the record.
+        notify: told of progress.
+
+    Raises:
+        InputError: the data or settings cannot be used, or `out` holds something else.
+    """
+    if asked.search:
+        require_optuna()
+    if asked.ray:
+        require_ray()
+    axes = read_axes(values, searching=asked.search is not None, seeds=asked.seeds)
+    job = _prepared(axes, asked, SweepFolder(out), one_at_a_time(notify))
+    with job.crew() as crew:
+        job.train(crew)
+        return job.close(crew, command)
+
+
+def _prepared(axes: Axes, asked: SweepSettings, folder: SweepFolder, notify: Listener) -> "_Sweep":
+    """Say all that is wrong with settings, data and folder before the first hour of work."""
+    cells = _corners(axes) if asked.search else grid(axes)
+    for config in {cell.config.run.track: cell.config for cell in cells}.values():
+        refuse_missing_tracker(config)
+    loaded = load_all(Rows(), cells)
+    first = loaded[rows_key(cells[0].config)]
+    for text in first.notes:
+        notify(Note(text))
+    for config in _kinds(cells):
+        task = loaded[rows_key(config)].task
+        try:
+            registry.make(config).prepare(task.fields, task.classes, notify)
+        except FetchError as error:
+            notify(Note(f"{config.run.rung}: {error}"))
+    job = _Sweep(axes, asked, folder, [] if asked.search else cells, loaded, notify)
+    folder.open(axes, asked.search, job.fingerprints)
+    return job
+
+
+def _corners(axes: Axes) -> list[PlannedCell]:
+    """Of a search the cells at both ends of all ranges: what they are told has to be right."""
+    lists = list(axes.combinations())
+    ends = [
+        {name: int(r[end]) if r["whole"] else r[end] for name, r in axes.ranges.items()}
+        for end in ("low", "high")
+    ]
+    return distinct(planned(axes, combination | end) for combination in lists for end in ends)
+
+
+def _kinds(cells: list[PlannedCell]) -> list[RunConfig]:
+    """One cell's settings of each kind: those that differ by numbers alone are prepared alike."""
+    found: dict[str, RunConfig] = {}
+    for cell in cells:
+        values = {
+            name: value
+            for name, value in cell.identity.items()
+            if not isinstance(value, int | float) or name == "max_seq_length"
+        }
+        found.setdefault(str(sorted(values.items(), key=str)), cell.config)
+    return list(found.values())
+
+
+@dataclass(slots=True)
+class _Sweep:
+    """A sweep that is known to be possible."""
+
+    axes: Axes
+    asked: SweepSettings
+    folder: SweepFolder
+    cells: list[PlannedCell]
+    loaded: dict[str, LoadedTask]
+    notify: Listener
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        return {rows: loaded.task.fingerprint for rows, loaded in self.loaded.items()}
+
+    @contextmanager
+    def crew(self) -> Iterator[Crew]:
+        """Who does the work."""
+        asked, out = self.asked, self.folder.out
+        if asked.ray:
+            with (
+                cluster(asked.ray, out, self.loaded, asked.jobs) as machines,
+                Crew(machines.hire, machines.jobs) as crew,
+            ):
+                yield crew
+            return
+        jobs = asked.jobs or 1
+        with Crew(lambda: ProcessWorker(out, threads_each(jobs)), jobs) as crew:
+            yield crew
+
+    def train(self, crew: Crew) -> None:
+        """All cells, or all trials."""
+        asked = self.asked
+        plan: GridPlan
+        if asked.search:
+            plan = search = SearchPlan(
+                self.folder, self.axes, self.order, self.rows, self.notify,
+                sampler=asked.search, trials=asked.trials, seed=self._seed,
+            )  # fmt: skip
+            done = len(search.tried())
+            epochs = max(self.rows(cell) for cell in _corners(self.axes))
+            self.notify(SweepStarted(asked.trials, done, epochs * max(0, asked.trials - done)))
+        else:
+            places = self.folder.placed(self.cells)
+            left = [
+                cell
+                for cell, place in zip(self.cells, places, strict=True)
+                if not is_finished(place)
+            ]
+            plan = GridPlan(self.folder, left, self.order, self.rows, self.notify)
+            done = len(self.cells) - len(left)
+            self.notify(SweepStarted(len(self.cells), done, sum(map(self.rows, left))))
+        crew.carry_out(plan, self.notify)
+        if asked.search:
+            self.cells = distinct(search.tried())
+
+    def close(self, crew: Crew, command: str) -> SweepRecord:
+        """Choose, read the test part once, write it all up."""
+        loaded = self.loaded[rows_key(self.cells[0].config)]
+        done = done_cells(self.folder, self.cells)
+        chosen = choose(done, self.cells, loaded.task.validation)
+        test: Test | None = None
+        if chosen:
+            best = next(one.cell for one in done if one.name == chosen["cell"])
+            test = self._tested(best, crew)
+        search = self._search() if self.asked.search else None
+        record = assemble(self.axes, search, loaded, self.cells, self.folder, chosen, test, command)
+        with self.folder.lock("record"):
+            if not self.folder.is_still(self.axes, self.asked.search, self.fingerprints):
+                self.notify(Note("Another process extended this sweep and will write it up."))
+                return record
+            write_json(self.folder.out / RECORD, record)
+            write_text(self.folder.out / "report.html", render_sweep(record))
+            if chosen and not self.asked.keep_adapters:
+                self._remove_adapters({chosen["cell"], chosen["recommended"]})
+        return record
+
+    def order(self, cell: PlannedCell, trial: int | None) -> Order:
+        """What a worker is told of a cell."""
+        config = cell.config
+        free = {
+            name: getattr(config.run, name)
+            for name in ("checkpoint_minutes", "checkpoint_steps", "track", "no_texts")
+        }
+        return Order(
+            name=self.folder.place(cell).name,
+            values=cell.identity,
+            fingerprint=self.loaded[rows_key(config)].task.fingerprint,
+            free=free,
+            trial=trial,
+        )
+
+    def rows(self, cell: PlannedCell) -> int:
+        """That the cell trains on, all epochs together, at most."""
+        return cell.row_passes * len(self.loaded[rows_key(cell.config)].task.train)
+
+    @property
+    def _seed(self) -> int:
+        return int(self.axes.shared.get("seed", 0))
+
+    def _tested(self, cell: PlannedCell, crew: Crew) -> Test:
+        order = self.order(cell, None)
+        known = read_test(self.folder.out)
+        if known is None or known["cell"] != order.name:
+            try:
+                while crew.do(replace(order, test=True), self.notify) == BUSY:
+                    time.sleep(1)
+            except WorkerDiedError as error:
+                raise InputError(
+                    f"All cells are done, but testing the chosen one, {order.name}, failed: "
+                    f"{error}. The same command tries it again."
+                ) from error
+            known = read_test(self.folder.out)
+        assert known
+        return Test(cell=known["cell"], metrics=known["metrics"], earlier=known["earlier"])
+
+    def _search(self) -> Search:
+        assert self.asked.search
+        return Search(
+            sampler=self.asked.search,
+            trials=self.asked.trials,
+            ranges={short(name): values for name, values in self.axes.ranges.items()},
+            pruner=PRUNER,
+        )
+
+    def _remove_adapters(self, kept: set[str]) -> None:
+        for place in (self.folder.out / CELLS).iterdir():
+            if place.name not in kept:
+                shutil.rmtree(place / RUNG, ignore_errors=True)

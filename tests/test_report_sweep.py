@@ -1,0 +1,271 @@
+"""The page of a sweep as a file: what it says, and that any sweep has one."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jinja2
+import pytest
+
+from comparisons import SCRIPT
+from llabel.report import render_sweep
+from llabel.report.svg import drawable
+from llabel.report.sweep_cells import SweepView
+from llabel.report.sweep_plots import power
+from llabel.report.sweep_wording import caveats, headline, reason, scaling_answer, together
+from llabel.statistics.correlation import Correlation, rank_correlation
+from llabel.sweep_record import SweepRecord
+from outlines import Outline, check_self_contained, check_structure
+from sweeps import PRIOR, PUBLISHED, UNTOUCHED, sweep
+
+SMALL = {"r": [1, 16], "lora_alpha": [0, 16, 128]}
+CASES: dict[str, Callable[[], SweepRecord]] = {
+    "published": lambda: sweep(failed=[7]),
+    "four axes": lambda: sweep(SMALL | {"lr": [1e-4, 1e-3], "epochs": [1, 3], "seed": [0, 1]}),
+    "search": lambda: sweep(
+        {"r": [4, 8, 16, 32, 64, 128, 256], "lora_alpha": [8, 32, 128]},
+        search=30,
+        pruned=[3, 9, 12],
+    ),
+    "two cells": lambda: sweep({"lr": [1e-4, 1e-3]}),
+    "one cell": lambda: sweep({}),
+    "only the control": lambda: sweep({"r": [1, 16], "lora_alpha": [0]}),
+    "all failed": lambda: sweep(SMALL, failed=range(6)),
+    "no control": lambda: sweep({"r": [1, 16, 64], "lora_alpha": [16, 32]}, rslora=True),
+    "other axes": lambda: sweep({"target_modules": [["q"], ["q", "v"]], "bias": [True, None]}),
+}
+
+
+def of_rungs() -> SweepRecord:
+    """Not every system has an r, an update or steps."""
+    found = sweep({"rung": ["llm-lora", "encoder", "majority"], "train_rows": [300, 1000]})
+    for cell in found["cells"]:
+        cell["rung"] = cell["settings"]["rung"]
+        if cell["rung"] != "llm-lora":
+            cell["settings"] |= dict.fromkeys(("r", "lora_alpha"))
+            cell |= {"scaling": None, "scaling_lr": None, "weights": None, "perplexity": None}
+        if cell["rung"] == "majority":
+            cell["settings"] |= dict.fromkeys(("lr", "epochs"))
+            cell |= {"curve": [], "epoch_losses": []}
+            assert cell["cost"] is not None
+            cell["cost"]["train_rows_per_second"] = None
+    return found
+
+
+@pytest.fixture(scope="module")
+def record() -> SweepRecord:
+    return sweep(SMALL | {"lr": [1e-4, 1e-3], "seed": [0, 1]}, failed=[23])
+
+
+@pytest.fixture(scope="module")
+def html(record: SweepRecord) -> str:
+    return render_sweep(record)
+
+
+CASES["rungs"] = of_rungs
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_any_sweep_has_a_page(case: str) -> None:
+    html = render_sweep(CASES[case]())
+    check_structure(html)
+    check_self_contained(html)
+    assert "nan" not in re.sub("the loss was nan", "", html)
+
+
+def test_a_page_of_the_largest_sweep_is_small() -> None:
+    axes = PUBLISHED | {"lr": [1e-4, 1e-3], "seed": [0, 1]}
+    check_self_contained(render_sweep(sweep(axes)))
+
+
+def test_equal_records_give_equal_pages_in_a_process_without_torch() -> None:
+    record = sweep({"lr": [1e-4, 1e-3]})
+    code = (
+        "import json, sys\n"
+        "from llabel.report import render_sweep\n"
+        "sys.stdout.buffer.write(render_sweep(json.load(sys.stdin)).encode())\n"
+        "assert not {'torch', 'transformers', 'sklearn', 'pandas'} & set(sys.modules)"
+    )
+    kept = json.dumps(record).encode()
+    done = subprocess.run([sys.executable, "-c", code], input=kept, capture_output=True, check=True)
+    assert done.stdout.decode() == render_sweep(record)
+
+
+def test_settings_cannot_become_markup() -> None:
+    hostile = sweep({"r": [1, 16], "template": [SCRIPT, "{{ 7 * 7 }}"]}, failed=[1])
+    hostile["title"] = hostile["command"] = hostile["data"]["source"] = SCRIPT
+    hostile["config"] = {SCRIPT: SCRIPT}
+    for cell in hostile["cells"]:
+        cell["reason"] = cell["folder"] = cell["command"] = SCRIPT
+    assert hostile["chosen"] is not None
+    hostile["chosen"]["rule"] = SCRIPT
+    html = render_sweep(hostile)
+    outline = Outline(html)
+    assert not {"script", "img"} & set(outline.tags)
+    assert outline.tags.count("svg") == html.count('<svg class="plot"')
+    assert "<b>bold" not in html
+    assert "{{ 7 * 7 }}" in html
+
+
+def test_a_key_that_is_missing_is_an_error() -> None:
+    broken = sweep({"lr": [1e-4, 1e-3]})
+    del broken["data"]["notes"]  # type: ignore[misc]
+    with pytest.raises(jinja2.UndefinedError, match="notes"):
+        render_sweep(broken)
+
+
+def test_a_heat_map_holds_the_means_over_seeds(record: SweepRecord, html: str) -> None:
+    table = html[html.index("<caption>lr 0.001</caption>") :].partition("</table>")[0]
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', table)
+    assert [label for label, _ in rows] == ["1", "16"]
+    for label, cells in rows:
+        found = re.findall(r"<td[^>]*>(\d\.\d{4})", cells)
+        for alpha, text in zip((0, 16, 128), found, strict=True):
+            losses = [
+                scores["log_loss"]
+                for cell in record["cells"]
+                if (scores := cell["metrics"]["validation"])
+                and (cell["settings"]["r"], cell["settings"]["lora_alpha"]) == (int(label), alpha)
+                and cell["settings"]["lr"] == 1e-3
+            ]
+            assert text == f"{sum(losses) / len(losses):.4f}"
+        assert cells.count('class="control"') == 1
+    assert table.count("<small>control</small>") == 1
+
+
+def test_what_failed_stands_there_with_its_reason(record: SweepRecord, html: str) -> None:
+    table = html[html.index("Failed or pruned: 1 of 24") :].partition("</table>")[0]
+    assert "r 16, alpha 128, lr 0.001, seed 1" in table
+    assert record["cells"][23]["reason"] in table
+    assert "1 failed of 24 cells" in html
+
+
+def test_all_drawings_tell_what_they_show(html: str) -> None:
+    labels = re.findall(r'<svg class="plot"[^>]*aria-label="([^"]+)"', html)
+    assert len(labels) == html.count("<svg") > 10
+    assert all(len(label) > 40 for label in labels)
+    assert any("Validation log loss of 15 cells against scaling × lr" in text for text in labels)
+
+
+@pytest.mark.parametrize("case", ["two cells", "one cell", "other axes", "all failed"])
+def test_a_question_that_the_axes_do_not_ask_is_not_shown(case: str) -> None:
+    assert 'id="scaling"' not in render_sweep(CASES[case]())
+
+
+def test_a_search_has_drawings_of_its_axes_and_no_heat_map() -> None:
+    html = render_sweep(CASES["search"]())
+    for axis in ("r", "alpha", "lr"):
+        assert f"<figcaption>Validation log loss against {axis}</figcaption>" in html
+    assert 'class="heat"' not in html
+    assert "3 pruned of 30 cells" in html
+
+
+def _chosen(record: SweepRecord, best: int, recommended: int) -> SweepView:
+    assert record["chosen"] is not None
+    names = [cell["name"] for cell in record["cells"]]
+    record["chosen"] |= {  # type: ignore[typeddict-item]
+        "cell": names[best],
+        "cells": [names[best]],
+        "recommended": names[recommended],
+        "not_worse": [
+            {
+                "cell": names[recommended],
+                "cells": [names[recommended]],
+                "difference": 0.004,
+                "ci95": [-0.01, 0.018],
+                "p_value": 0.5,
+            }
+        ]
+        if best != recommended
+        else [],
+    }
+    return SweepView(record)
+
+
+def test_the_verdict_names_the_recommended_setting() -> None:
+    view = _chosen(sweep(SMALL), best=2, recommended=4)
+    assert headline(view) == "Use r 16, alpha 16"
+    assert "r 1, alpha 128, log loss" in reason(view)
+    assert "1 other setting is not measurably worse; the cheapest is r 16, alpha 16" in reason(view)
+    assert "(difference +0.0040, 95 % interval −0.0100 to +0.0180)" in reason(view)
+
+
+def test_the_verdict_when_training_does_not_help() -> None:
+    assert headline(_chosen(sweep(SMALL), 0, 0)) == "No training beats the untouched model"
+    words = "No training is measurably better than the untouched model"
+    assert headline(_chosen(sweep(SMALL), 2, 0)) == words
+    assert headline(SweepView(sweep(SMALL, failed=range(6)))) == "No cell is done"
+
+
+def test_caveats() -> None:
+    record = sweep({"r": [1, 16, 64], "lora_alpha": [0, 16, 32, 64]}, failed=[3])
+    found = " ".join(caveats(_chosen(record, 10, 10)))
+    assert "1 failed of 12 cells" in found
+    assert "the largest r (64)" in found
+    assert "alpha (32)" not in found  # in the middle of those tried
+    assert "Each setting was trained once" in found
+    assert ("not shown to have learned more" in found) == (
+        record["chosen"]["metrics"]["validation"]["log_loss_ci95"][1] >= PRIOR  # type: ignore[index]
+    )
+    assert "trained once" not in " ".join(caveats(SweepView(sweep({"seed": [0, 1]}))))
+
+
+def _scaling(curve: float, factors: float, beyond: list[float]) -> dict[str, Any]:
+    return {
+        "others": ["epochs"],
+        "models": [
+            {"predictors": ["epochs", "scaling × lr"], "r2_cv": curve},
+            {"predictors": ["epochs", "r", "lora_alpha"], "r2_cv": factors},
+        ],
+        "beyond": [{"axis": axis, "ci95": beyond} for axis in ("r", "lora_alpha")],
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (_scaling(0.9, 0.8, [0.0, 0.01]), "Alpha is the learning rate in disguise"),
+        (_scaling(0.9, 0.95, [0.1, 0.2]), "r and alpha add more than 5 % of the variance"),
+        (_scaling(0.9, 0.95, [0.0, 0.2]), "can't be told from these cells"),
+        (_scaling(0.1, -0.2, [0.0, 0.2]), "Neither says much"),
+    ],
+)
+def test_the_disguise_is_told_by_its_rule(found: dict[str, Any], words: str) -> None:
+    assert words in scaling_answer(found)
+
+
+def test_lines_to_judge_by_are_named(html: str) -> None:
+    assert f"untouched model {UNTOUCHED:.4f}" in html
+    assert f"class shares {PRIOR:.4f}" in html
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.05, "0.05"), (20, "20"), (1e-5, "10⁻⁵"), (2e-5, "2·10⁻⁵"), (1e-3, "0.001"), (1e5, "10⁵")],
+)
+def test_powers(value: float, text: str) -> None:
+    assert power(value) == text
+    assert drawable(text) == text
+
+
+def test_rank_correlations_in_words() -> None:
+    assert rank_correlation([1, 2, 3], [1, 2, 3]) is None
+    assert rank_correlation([1] * 8, list(range(8))) is None
+    exact = rank_correlation(list(range(8)), [2**at for at in range(8)])
+    assert exact == Correlation(1.0, (1.0, 1.0), 8)
+    assert together(exact, "Large ones", "loss").startswith("Large ones have a higher loss (rank")
+    unsure = Correlation(-0.1, (-0.4, 0.2), 40)
+    assert "not shown to have a higher or a lower loss" in together(unsure, "Large ones", "loss")
+    assert "−0.40 to +0.20, 40 cells" in together(unsure, "Large ones", "loss")
+    assert together(None, "Large ones", "loss") == ""
+
+
+def test_a_rank_correlations_interval_is_bonett_and_wrights() -> None:
+    """By hand: rho = 1 - 6 · 36 / 990 = 43/55; z = 1.0500, its standard error 0.4319."""
+    found = rank_correlation(list(range(10)), [2, 0, 4, 1, 3, 9, 5, 6, 8, 7])
+    assert found is not None
+    assert found.rho == pytest.approx(43 / 55)
+    assert found.ci95 == pytest.approx((0.2008, 0.9559), abs=2e-4)
