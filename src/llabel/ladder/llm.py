@@ -120,6 +120,7 @@ class LLMRung:
         self._load_model()
         self._keep_lower(True)
         start = self._adapter()
+        self._validated: Probabilities | None = None  # of the best trial's best epoch
         trials, chosen = self._search(train, task.validation, start, checkpoints, notify)
         if self._validated is None:  # its best epoch was before the last interruption
             notify(StageStarted("scoring validation rows", len(task.validation)))
@@ -186,7 +187,6 @@ class LLMRung:
         """One training a learning rate; leaves the best adapter in the model."""
         rates = around(self.settings.learning_rate, self.settings.trials)
         best: dict[str, Tensor] = {}
-        self._validated: Probabilities | None = None  # of the best trial's best epoch
 
         def train_once(number: int, rate: float, seconds: float | None) -> Trial:
             plan = replace(training_settings(self.settings), learning_rate=rate, time_limit=seconds)
