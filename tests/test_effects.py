@@ -250,6 +250,24 @@ def test_a_search_is_told_by_curves() -> None:
     assert any("lr: so many values" in note for note in found.notes)
 
 
+def test_an_axis_that_another_decides_has_no_effect_of_its_own() -> None:
+    """Else type II would take its share from the other, and give it to none."""
+    rungs = ("majority", "bag-of-words", "llm-lora")
+    cells = [
+        {"r": 16 if rung == "llm-lora" else None, "rung": rung, "train_rows": rows}
+        for rung in rungs
+        for rows in (20, 40)
+    ]
+    found = analyse(cells, [0.70, 0.69, 0.12, 0.07, 0.03, 0.02])
+    assert found.axes == ("rung", "train_rows")
+    assert share(found, "rung") > 0.98
+    assert not any("together" in note for note in found.notes)
+    cells = [{"r": r, "lr": r / 1000, "seed": seed} for r in (1, 2) for seed in range(3)]
+    found = analyse(cells, [0.5, 0.6, 0.4, 0.7, 0.7, 0.8])
+    assert found.axes == ("r", "seed")
+    assert any("lr changes only together with r" in note for note in found.notes)
+
+
 def test_one_wild_cell_is_told() -> None:
     cells = grid(GRID)
     found = analyse(cells, [0.5 + 0.001 * place for place in range(11)] + [9.0])

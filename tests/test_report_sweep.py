@@ -155,6 +155,14 @@ def test_a_question_that_the_axes_do_not_ask_is_not_shown(case: str) -> None:
     assert 'id="scaling"' not in render_sweep(CASES[case]())
 
 
+def test_a_setting_that_a_system_lacks_does_not_differ() -> None:
+    view = SweepView(of_rungs())
+    assert view.varied == ("rung", "train_rows")
+    assert view.settings[0].label == "rung llm-lora, train_rows 300"
+    patience = SweepView(sweep({"patience": [1, None]}))
+    assert patience.varied == ("patience",)
+
+
 def test_a_search_has_drawings_of_its_axes_and_no_heat_map() -> None:
     html = render_sweep(CASES["search"]())
     for axis in ("r", "alpha", "lr"):
@@ -202,7 +210,10 @@ def test_the_verdict_when_training_does_not_help() -> None:
 
 def test_caveats() -> None:
     record = sweep({"r": [1, 16, 64], "lora_alpha": [0, 16, 32, 64]}, failed=[3])
+    loose = " ".join(caveats(_chosen(record, 10, 9)))
+    assert "recommended setting’s log loss is up to 0.0180 higher" in loose
     found = " ".join(caveats(_chosen(record, 10, 10)))
+    assert "recommended setting" not in found
     assert "1 failed of 12 cells" in found
     assert "the largest r (64)" in found
     assert "alpha (32)" not in found  # in the middle of those tried

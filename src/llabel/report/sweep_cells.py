@@ -23,7 +23,7 @@ class CellView:
         id: of its row on the page.
         row: the record's.
         label: its settings that differ between cells.
-        tags: best, recommended, as good, control, failed, pruned: in words.
+        tags: best, recommended, may be as good, control, failed, pruned: in words.
         loss: validation log loss, or None where it is not done.
     """
 
@@ -89,8 +89,18 @@ class SweepView:
 
     @cached_property
     def varied(self) -> tuple[str, ...]:
-        """Names of the settings that differ between cells."""
-        return tuple(name for name in self._names if len(self.values(name)) > 1)
+        """Names of the settings that differ between cells.
+
+        That a system does not read a setting (r of a bag of words) is no difference, unless None
+        was asked for.
+        """
+        asked = {name for name, values in self.record["axes"].items() if len(values) > 1}
+        return tuple(
+            name
+            for name in self._names
+            if len(found := self.values(name)) > 1
+            and (name in asked or sum(value is not None for value in found) > 1)
+        )
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
@@ -119,7 +129,7 @@ class SweepView:
             if chosen and row["name"] in self.recommended_cells:
                 tags.append("recommended")
             elif row["name"] in near:
-                tags.append("as good")
+                tags.append("may be as good")
             if row["control"]:
                 tags.append("control")
             if row["status"] != "done":

@@ -6,6 +6,7 @@ from typing import Any
 from llabel.report import numbers
 from llabel.report.sweep_cells import SEED, CellView, SweepView, shown
 from llabel.statistics.correlation import Correlation
+from llabel.sweep_record import NotWorse
 
 MATTERS = 0.05  # a share of the variance that is worth a word
 _EDGES = ("r", "lora_alpha", "lr", "epochs")
@@ -50,7 +51,7 @@ def reason(view: SweepView) -> str:
     if not near:
         return told if len(view.ranked) == 1 else f"{told} All others are measurably worse."
     others = f"{len(near)} other setting{'s are' if len(near) > 1 else ' is'} not measurably worse"
-    own = next((entry for entry in near if recommended.row["name"] in entry["cells"]), None)
+    own = _recommended(view)
     if own is None:
         return f"{told} {others}, but none of them is cheaper."
     return (
@@ -58,6 +59,14 @@ def reason(view: SweepView) -> str:
         f"{numbers.signed(own['difference'])}, 95 % interval "
         f"{numbers.signed_interval(own['ci95'])})."
     )
+
+
+def _recommended(view: SweepView) -> NotWorse | None:
+    """The recommended setting against the best, where it is another."""
+    chosen = view.record["chosen"]
+    entries = chosen["not_worse"] if chosen else []
+    names = view.recommended_cells
+    return next((entry for entry in entries if set(entry["cells"]) & set(names)), None)
 
 
 def caveats(view: SweepView) -> Iterator[str]:
@@ -69,6 +78,12 @@ def caveats(view: SweepView) -> Iterator[str]:
     if chosen is None:
         return
     best = view.cell(chosen["cell"])
+    own = _recommended(view)
+    if own and own["ci95"][1] > 0:
+        yield (
+            "The rows do not rule out that the recommended setting’s log loss is up to "
+            f"{numbers.score(own['ci95'][1])} higher than the best one’s."
+        )
     prior = record.get("prior_log_loss")
     if prior is not None and chosen["metrics"]["validation"]["log_loss_ci95"][1] >= prior:
         yield (

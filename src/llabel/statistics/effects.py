@@ -124,6 +124,8 @@ def analyse(
     - Controls (alpha 0: the untouched model) are left out. They are one measurement that stands at
       every r, lr and seed: these could do nothing there, and its copies would pass for trainings
       without noise.
+    - An axis that another one decides (r, which a bag of words has not, by the system) has no
+      effect of its own, and is left out.
     - Cells without a finite loss that can be compared (failed, pruned, diverged) are given as
       None, inf or nan, and left out: shares are those of the other cells, which the notes say.
 
@@ -144,8 +146,8 @@ def analyse(
     ]
     cells = [cell for cell, _, _ in told]
     y = np.array([loss for _, loss, _ in told])
-    axes = _axes(cells)
-    notes = _left_out(len(settings), sum(control), len(cells))
+    axes, together = _axes(cells)
+    notes = (*_left_out(len(settings), sum(control), len(cells)), *together)
     if refusal := _refusal(y, axes):
         names = tuple(axis.name for axis in axes)
         return Effects(len(cells), names, (), None, (), None, (*notes, refusal))
@@ -165,10 +167,39 @@ def analyse(
     )
 
 
-def _axes(cells: Sequence[Mapping[str, Any]]) -> list[Axis]:
+def _axes(cells: Sequence[Mapping[str, Any]]) -> tuple[list[Axis], list[str]]:
+    """The axes, and in words those that another one decides."""
     names = dict.fromkeys(name for cell in cells for name in cell)
     axes = [axis_of(name, cells, factor=name == SEED) for name in names]
-    return [axis for axis in axes if len(axis.levels) > 1]
+    axes = [axis for axis in axes if len(axis.levels) > 1]
+    kept: list[Axis] = []
+    notes = []
+    for place, axis in enumerate(axes):
+        deciding = next(
+            (
+                other
+                for at, other in enumerate(axes)
+                if _follows(axis, other) and (at < place or not _follows(other, axis))
+            ),
+            None,
+        )
+        if deciding is None:
+            kept.append(axis)
+        elif sum(level is not None for level in axis.levels) > 1:
+            notes.append(
+                f"{axis.name} changes only together with {deciding.name} in the cells that are "
+                "analysed: its share can't be told from that one's."
+            )
+    return kept, notes
+
+
+def _follows(axis: Axis, other: Axis) -> bool:
+    """Whether a factor decides another axis (the system, whether there is an r)."""
+    repeated = 2 * len(other.levels) <= len(other.of_cell)
+    if axis is other or SEED in (axis.name, other.name) or not repeated:
+        return False
+    met = set(zip(other.of_cell, axis.of_cell, strict=True))
+    return len(met) == len(other.levels)
 
 
 def _refusal(y: Floats, axes: Sequence[Axis]) -> str:

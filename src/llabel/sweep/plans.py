@@ -118,19 +118,20 @@ class SearchPlan(GridPlan):
     ) -> None:
         super().__init__(folder, [], order, rows, notify)
         self.axes, self.sampler, self.trials, self.seed = axes, sampler, trials, seed
-        self.left = [t.number for t in self._all() if not t.state.is_finished()]
+        self.taken: set[int] = set()
+        self.left = self._unfinished()  # by a process that was stopped, or is at work
 
     def begin(self) -> Order | None:
-        """A trial that was begun and not ended, else a new one."""
+        """A trial that was begun and not ended, else a new one, else one that another began."""
         with self.folder.lock("ask"):
             study = open_study(self.folder.out)
-            if self.left:
-                trial = trial_of(study, self.left.pop(0))
-            elif len(study.get_trials(deepcopy=False)) < self.trials:
-                trial = study.ask()
-            else:
-                return None
+            if not self.left and len(study.get_trials(deepcopy=False)) >= self.trials:
+                self.left = self._unfinished()
+                if not self.left:
+                    return None
+            trial = trial_of(study, self.left.pop(0)) if self.left else study.ask()
             number = trial.number
+            self.taken.add(number)
             propose(trial, self.axes, lambda a: sampler_of(self.sampler, self.seed, number, a))
             return self.begun(self._cell(trial.params), number)
 
@@ -148,6 +149,10 @@ class SearchPlan(GridPlan):
                     bad = found["status"] == "pruned" or not found["again"]
                     study.tell(order.trial, state=TrialState.PRUNED if bad else TrialState.FAIL)
         super().close(order, found)
+
+    def _unfinished(self) -> list[int]:
+        unfinished = (t.number for t in self._all() if not t.state.is_finished())
+        return [number for number in unfinished if number not in self.taken]
 
     def tried(self) -> list[PlannedCell]:
         """The cells of all trials that have ended, in their order."""

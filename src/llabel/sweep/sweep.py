@@ -80,7 +80,8 @@ def _prepared(axes: Axes, asked: SweepSettings, folder: SweepFolder, notify: Lis
     cells = _corners(axes) if asked.search else grid(axes)
     for config in {cell.config.run.track: cell.config for cell in cells}.values():
         refuse_missing_tracker(config)
-    loaded = load_all(Rows(), cells)
+    rows = Rows()
+    loaded = load_all(rows, cells)
     first = loaded[rows_key(cells[0].config)]
     for text in first.notes:
         notify(Note(text))
@@ -90,7 +91,7 @@ def _prepared(axes: Axes, asked: SweepSettings, folder: SweepFolder, notify: Lis
             registry.make(config).prepare(task.fields, task.classes, notify)
         except FetchError as error:
             notify(Note(f"{config.run.rung}: {error}"))
-    job = _Sweep(axes, asked, folder, [] if asked.search else cells, loaded, notify)
+    job = _Sweep(axes, asked, folder, [] if asked.search else cells, loaded, rows, notify)
     folder.open(axes, asked.search, job.fingerprints)
     return job
 
@@ -120,13 +121,19 @@ def _kinds(cells: list[PlannedCell]) -> list[RunConfig]:
 
 @dataclass(slots=True)
 class _Sweep:
-    """A sweep that is known to be possible."""
+    """A sweep that is known to be possible.
+
+    Attributes:
+        loaded: rows that were read beforehand, by `rows_key`.
+        read: reads those that a search comes to.
+    """
 
     axes: Axes
     asked: SweepSettings
     folder: SweepFolder
     cells: list[PlannedCell]
     loaded: dict[str, LoadedTask]
+    read: Rows
     notify: Listener
 
     @property
@@ -176,7 +183,7 @@ class _Sweep:
 
     def close(self, crew: Crew, command: str) -> SweepRecord:
         """Choose, read the test part once, write it all up."""
-        loaded = self.loaded[rows_key(self.cells[0].config)]
+        loaded = self.read(self.cells[0].config)
         done = done_cells(self.folder, self.cells)
         chosen = choose(done, self.cells, loaded.task.validation)
         test: Test | None = None
@@ -205,14 +212,14 @@ class _Sweep:
         return Order(
             name=self.folder.place(cell).name,
             values=cell.identity,
-            fingerprint=self.loaded[rows_key(config)].task.fingerprint,
+            fingerprint=self.read(config).task.fingerprint,
             free=free,
             trial=trial,
         )
 
     def rows(self, cell: PlannedCell) -> int:
         """That the cell trains on, all epochs together, at most."""
-        return cell.row_passes * len(self.loaded[rows_key(cell.config)].task.train)
+        return cell.row_passes * len(self.read(cell.config).task.train)
 
     @property
     def _seed(self) -> int:

@@ -1,0 +1,188 @@
+"""Cells that come to nothing, folders of others, rungs beside LoRA: all of it in this process."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llabel.errors import InputError
+from llabel.events import CellDone, Event
+from llabel.ladder.llm import LLMRung
+from llabel.sweep.axes import read_axes
+from llabel.sweep.cells import grid
+from llabel.sweep.folder import SweepFolder
+from llabel.sweep.rows import Rows, load_all, rows_key
+from runs import write_weather
+from sweep_runs import Here, go, read, shared
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_weather(tmp_path_factory.mktemp("data") / "weather.jsonl", 80)
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llabel.sweep.sweep.ProcessWorker", Here)
+    monkeypatch.setattr("llabel.sweep.sweep.render_sweep", lambda record: "")
+
+
+def test_a_cell_that_diverges_is_a_row_and_is_not_tried_again(
+    data: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    values = shared(data, tiny_llama, learning_rate="3e-3,1e30", epochs="1")
+    events: list[Event] = []
+    good, bad = go(values, tmp_path / "out", events.append)["cells"]
+    assert (good["status"], bad["status"]) == ("done", "failed")
+    assert "diverged" in bad["reason"]
+    assert "lower the learning rate" in bad["reason"]
+    assert bad["metrics"] == {"validation": None}
+    assert bad["cost"] is bad["weights"] is bad["perplexity"] is None
+    assert bad["curve"], "how it went wrong can be seen"
+    told = [event for event in events if isinstance(event, CellDone)]
+    assert [event.status for event in told] == ["done", "failed"]
+    again: list[Event] = []
+    assert go(values, tmp_path / "out", again.append)["cells"][1] == bad
+    assert not any(isinstance(event, CellDone) for event in again)
+
+
+def test_want_of_memory_is_tried_again(
+    data: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values, out = shared(data, tiny_llama, r="2,4", epochs="1"), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        fit = LLMRung.fit
+
+        def too_large(self: LLMRung, *args: Any, **more: Any) -> LLMRung:
+            if self.settings.r == 4:
+                raise MemoryError("cannot allocate memory")
+            return fit(self, *args, **more)
+
+        patch.setattr(LLMRung, "fit", too_large)
+        first = go(values, out)
+    assert [cell["status"] for cell in first["cells"]] == ["done", "failed"]
+    assert first["cells"][1]["reason"] == "MemoryError: cannot allocate memory"
+    assert "too_large" in next(out.rglob("error.txt")).read_text()
+    assert first["chosen"]["cell"] == first["cells"][0]["name"]
+    stamp = next(out.glob("cells/r2*/cell.json")).stat().st_mtime_ns
+    second = go(values, out)
+    assert [cell["status"] for cell in second["cells"]] == ["done", "done"]
+    assert next(out.glob("cells/r2*/cell.json")).stat().st_mtime_ns == stamp
+
+
+def test_where_nothing_is_done_nothing_is_chosen(
+    data: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    values = shared(data, tiny_llama, r="2,4", learning_rate="1e30", epochs="1")
+    record = go(values, tmp_path / "out")
+    assert record["chosen"] is record["test"] is None
+    assert read(tmp_path / "out")["chosen"] is None
+
+
+def test_rungs_and_training_sizes_are_axes_too(
+    data: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    values = shared(data, tiny_llama, rung="majority,bag-of-words", train_rows="20,40")
+    record = go(values, tmp_path / "out")
+    assert [cell["name"] for cell in record["cells"]] == [
+        "majority-seed0-train-rows-20", "majority-seed0-train-rows-40",
+        "bag-of-words-seed0-train-rows-20", "bag-of-words-seed0-train-rows-40",
+    ]  # fmt: skip
+    assert record["axes"] == {"rung": ["majority", "bag-of-words"], "train_rows": [20, 40]}
+    bag = record["cells"][3]
+    assert bag["settings"]["rung"] == bag["rung"] == "bag-of-words"
+    assert bag["settings"]["r"] is bag["scaling"] is bag["scaling_lr"] is bag["weights"] is None
+    assert bag["cost"]["trainable_parameters"] > 0
+    assert record["chosen"]["recommended"] in {cell["name"] for cell in record["cells"]}
+    assert not any(cell["control"] for cell in record["cells"])
+
+
+def test_columns_are_an_axis_whose_cells_are_judged_on_the_same_rows(
+    data: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    values = shared(data, tiny_llama, rung="bag-of-words", text=("text,note", "note"))
+    both, note = go(values, out)["cells"]
+    assert (both["settings"]["text"], note["settings"]["text"]) == (("text", "note"), ("note",))
+    losses = [cell["metrics"]["validation"]["log_loss"] for cell in (both, note)]
+    assert losses[0] < losses[1]
+    axes = read_axes(values, searching=False)
+    first, second = (cell.config for cell in grid(axes))
+    shorter = replace(second, source=str(write_weather(tmp_path / "other.jsonl", 60)))
+    rows = Rows({rows_key(first): Rows()(first), rows_key(second): Rows()(shorter)})
+    with pytest.raises(InputError, match="judged on different rows"):
+        load_all(rows, grid(axes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"r": "2"}, "--r was 2,4, is 2"),
+        ({"r": "2,8"}, "--r was 2,4, is 2,8"),
+        ({"epochs": "2"}, "--epochs was 1, is 2"),
+        ({"batch_size": "4"}, "--batch-size was 8, is 4"),
+        ({"split_seed": "5"}, "--split-seed was None, is 5"),
+        ({"lora_alpha": "16,8"}, "--lora-alpha was 32, is 16"),
+        ({"use_rslora": "true"}, "--use-rslora was False, is True"),
+    ],
+    ids=str,
+)
+def test_another_sweep_s_folder_is_refused(
+    data: Path, tiny_llama: Path, tmp_path: Path, changes: dict[str, str], message: str
+) -> None:
+    values = shared(data, tiny_llama, r="2,4", epochs="1")
+    folder = SweepFolder(tmp_path / "out")
+    folder.open(read_axes(values, searching=False), None, {"rows": "abc"})
+    other = read_axes(values | {"r": "2,4"} | changes | {"seed": "0,1"}, searching=False)
+    with pytest.raises(InputError, match=message) as error:
+        folder.open(other, None, {"rows": "abc"})
+    assert "A sweep may be given more values" in str(error.value)
+    with pytest.raises(InputError, match="--search was over None, is over tpe"):
+        folder.open(read_axes(values, searching=True), "tpe", {"rows": "abc"})
+    with pytest.raises(InputError, match="the rows of the data have changed"):
+        folder.open(read_axes(values, searching=False), None, {"rows": "def"})
+    folder.open(read_axes(values, searching=False), None, {"rows": "abc", "more": "ghi"})
+
+
+def test_nothing_runs_where_the_folder_is_none(
+    data: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    values = shared(data, tiny_llama, r="2,4")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file"):
+        go(values, tmp_path / "file")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").touch()
+    with pytest.raises(InputError, match="no sweep of llabel's"):
+        go(values, mine)
+    assert [path.name for path in mine.iterdir() if path.name[0] != "."] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "no-such-model"}, "no-such-model"),
+        ({"template": "qa,no-such-template"}, "no-such-template"),
+        ({"max_seq_length": "12"}, "--max-seq-length"),
+        ({"label": "no-such-column"}, "no-such-column"),
+        ({"data": "no-such-file.csv"}, "no-such-file.csv"),
+        ({"track": "trackio"}, r"pip install 'llabel\[trackio\]'"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_told_before_anything_runs(
+    data: Path, tiny_llama: Path, tmp_path: Path, changes: dict[str, str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        go(shared(data, tiny_llama, r="2,4") | changes, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_cell_is_told(data: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    values, out = shared(data, tiny_llama, rung="majority", train_rows="20,40"), tmp_path / "out"
+    record = go(values, out)
+    (out / record["cells"][0]["folder"] / "cell.json").write_text("{")
+    with pytest.raises(InputError, match="is damaged"):
+        go(values, out)
