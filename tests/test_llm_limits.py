@@ -99,7 +99,6 @@ def test_another_architecture_learns_by_heart(llm_settings, tiny_gpt2):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"precision": "int8"}, "--precision int8: GPT2LMHeadModel has no linear layers"),
         ({"compile": True}, "--compile does not know GPT2LMHeadModel"),
         ({"target_modules": ("q_proj",)}, "no linear layer 'q_proj'.*c_attn, c_fc, c_proj"),
     ],

@@ -246,6 +246,7 @@ def test_changed_adapters_are_seen():
     [
         ({"sliding_window": 8, "name": "Mistral"}, "slides over 8 tokens"),
         ({"hidden_act": "gelu", "name": "Llama"}, "activation is gelu"),
+        ({"attention_dropout": 0.1, "name": "Llama"}, "attention drops 10% of what it sees"),
         ({"attention_bias": True, "name": "Llama"}, "o_proj has a bias"),
         ({"intermediate_size": 90, "name": "Llama"}, "no multiples of"),
     ],

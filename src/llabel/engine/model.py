@@ -125,6 +125,7 @@ def load_model(
     model.requires_grad_(False)
     if precision == "int8":
         decoder = model.eval().get_decoder()
+        _turn_conv1d(decoder)
         quantise_frozen(decoder, largest_inputs(decoder, sample) if sample else {})
         if not any(isinstance(module, Int8Linear) for module in model.modules()):
             raise InputError(
@@ -132,6 +133,19 @@ def load_model(
                 "Use --precision float32."
             )
     return model.eval()
+
+
+def _turn_conv1d(module: torch.nn.Module) -> None:
+    """Replace GPT-2's `Conv1D`, a linear layer with its weight transposed, by `nn.Linear`."""
+    from transformers.pytorch_utils import Conv1D
+
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, Conv1D):
+                linear = torch.nn.Linear(*child.weight.shape, device="meta")
+                linear.weight = torch.nn.Parameter(child.weight.t().contiguous(), False)
+                linear.bias = child.bias
+                setattr(parent, name, linear)
 
 
 def compile_layers(model: "PreTrainedModel") -> None:

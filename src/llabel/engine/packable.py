@@ -17,6 +17,8 @@ def why_not_config(config: Any, lanes: int = 1) -> str | None:
         return f"{kind} is not built like Llama"
     if config.hidden_act not in {"silu", "swish"}:
         return f"its activation is {config.hidden_act}"
+    if dropout := getattr(config, "attention_dropout", 0.0):
+        return f"its attention drops {dropout:.0%} of what it sees in training"
     rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rotary not in _FIXED_ROTARY:
         return f"its rotary positions are {rotary}"
