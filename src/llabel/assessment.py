@@ -183,6 +183,7 @@ def data_record(config: RunConfig, loaded: LoadedTask, truncated: dict[str, int]
         rows={"train": len(task.train), "validation": len(task.validation), "test": len(task.test)},
         truncated=truncated,
         notes=list(loaded.notes),
+        label_map=list(loaded.mapped),
     )
 
 

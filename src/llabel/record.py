@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from llabel.data.label_map import MappedLabel
 from llabel.metrics import Scores
 
 SCHEMA = 1
@@ -34,6 +35,8 @@ class Data(TypedDict):
         rows: of each part.
         truncated: rows of train and validation whose texts were cut to fit.
         notes: how the parts came about, in words.
+        label_map: what `--map-labels` did to each label that it names: `label`, `becomes` (None:
+            dropped) and `rows`; [] without. `classes` and `fingerprint` are of the mapped labels.
     """
 
     source: str
@@ -43,6 +46,7 @@ class Data(TypedDict):
     rows: Rows
     truncated: dict[str, int]
     notes: list[str]
+    label_map: NotRequired[list[MappedLabel]]
 
 
 class Metrics(TypedDict):

@@ -114,7 +114,7 @@ def evaluate(
     Args:
         folder: the run folder.
         data: file, folder, built-in name or Hub id.
-        label: its label column; the run's own by default.
+        label: its label column; the run's own by default. A label map of the run is applied to it.
         part: which part of the data; test, else validation, else all rows.
         decode: `labels` or `free`; the run's own by default.
         device: where to run; the best there is by default.
@@ -125,6 +125,7 @@ def evaluate(
     registry.refuse_comparison(folder)
     record = read_record(folder)
     config, known = record["config"], record["data"]
+    notes: list[str] = []
     split = load_labelled(
         data,
         tuple(known["fields"]),
@@ -132,7 +133,11 @@ def evaluate(
         tuple(known["classes"]),
         part=part,
         normalise_labels=config["normalise_labels"],
+        mapped=known.get("label_map", ()),
+        notes=notes,
     )
+    for text in notes:
+        notify(Note(text))
     rung = registry.load(folder, device=device or "auto")
     notify(StageStarted("evaluating", len(split)))
     proba, answers, _ = answers_of(rung, split, decode or config["decode"], notify)

@@ -77,6 +77,13 @@ class DataSettings:
     normalise_labels: Annotated[
         bool, Help("Treat labels that differ only by case or space as one.")
     ] = False
+    map_labels: Annotated[
+        str | None,
+        Help(
+            "YAML file of lines OLD: NEW that merge labels, or OLD: null that drop a label with "
+            "its rows, before anything is cut."
+        ),
+    ] = None
     split_seed: Annotated[
         int | None,
         Interval(ge=0, lt=2**31),

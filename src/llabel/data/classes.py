@@ -78,13 +78,10 @@ def read_labels(
         For each part (n,) labels.
 
     Raises:
-        InputError: missing labels, numbers with a fraction, lists and the like, mixed types, or
-            labels that differ only by case, white space or Unicode form.
+        InputError: missing labels, numbers with a fraction, lists and the like, or mixed types.
     """
-    values = [_values(column, part) for part in parts]
-    _refuse_missing(column, parts, values)
-    if normalise:
-        values = [[normal_form(v) if isinstance(v, str) else v for v in part] for part in values]
+    values = [label_values(column, part, normalise=normalise) for part in parts]
+    refuse_missing(column, parts, values)
     untyped = [index for index, part in enumerate(parts) if not part.typed]
     if untyped:
         strings = {value for index in untyped for value in values[index]}
@@ -92,8 +89,6 @@ def read_labels(
         for index in untyped:
             values[index] = [convert[value] for value in values[index]]
     _refuse_mixed_types(column, parts, values)
-    if not normalise:
-        _refuse_lookalikes(parts[0].places[0][0], column, values)
     return values
 
 
@@ -159,13 +154,12 @@ def match_known(
     Raises:
         InputError: a missing label, or one that is no known class, with their rows.
     """
-    values = _values(column, cells, frozenset(map(str, classes)))
-    _refuse_missing(column, [cells], [values])
-    if normalise:
-        values = [normal_form(value) if isinstance(value, str) else value for value in values]
+    known = frozenset(map(str, classes))
+    values = label_values(column, cells, known, normalise=normalise)
+    refuse_missing(column, [cells], [values])
     exact = {(type(label), label): position for position, label in enumerate(classes)}
-    written = {_written(label): position for position, label in enumerate(classes)}
-    found = [exact.get((type(v), v), written.get(_written(v), -1)) for v in values]
+    by_name = {written(label): position for position, label in enumerate(classes)}
+    found = [exact.get((type(v), v), by_name.get(written(v), -1)) for v in values]
     unknown = [position for position, index in enumerate(found) if index < 0]
     if unknown:
         value = values[unknown[0]]
@@ -178,7 +172,8 @@ def match_known(
     return np.array(found, dtype=np.int64)
 
 
-def _written(label: Any) -> str:
+def written(label: Any) -> str:
+    """How a label is written, whatever its type: true and ``"True"`` alike, 1 and ``"1"``."""
     return str(label).lower() if isinstance(label, bool) or _is_boolean(label) else str(label)
 
 
@@ -186,12 +181,31 @@ def _is_boolean(label: Any) -> bool:
     return isinstance(label, str) and any(label in style for style in _BOOLEANS)
 
 
-def _values(column: str, part: LabelCells, known: frozenset[str] = frozenset()) -> list[Any]:
-    """The cells as str, bool or int, or None where they are missing."""
-    return [
+def label_values(
+    column: str,
+    part: LabelCells,
+    known: frozenset[str] = frozenset(),
+    *,
+    normalise: bool = False,
+) -> list[Any]:
+    """(n,) cells as str, bool or int, or None where they are missing.
+
+    Args:
+        column: its name, for messages.
+        part: the cells.
+        known: words that are labels, though they look like a missing value.
+        normalise: replace strings by their `normal_form`.
+
+    Raises:
+        InputError: a cell that cannot be a label.
+    """
+    values = [
         None if _is_missing(cell, part.typed) and cell not in known else _plain(column, cell, *at)
         for cell, at in zip(part.values, part.places, strict=True)
     ]
+    if not normalise:
+        return values
+    return [normal_form(value) if isinstance(value, str) else value for value in values]
 
 
 def _is_missing(cell: Any, typed: bool) -> bool:
@@ -214,9 +228,14 @@ def _plain(column: str, cell: Any, file: str, row: int, line: int | None) -> Any
     )
 
 
-def _refuse_missing(
+def refuse_missing(
     column: str, parts: Sequence[LabelCells], values: Sequence[Sequence[Any]]
 ) -> None:
+    """Refuse rows without a label.
+
+    Raises:
+        InputError: with their places.
+    """
     for part, labels in zip(parts, values, strict=True):
         missing = [position for position, label in enumerate(labels) if label is None]
         if missing:
@@ -270,7 +289,12 @@ def _refuse_mixed_types(
         )
 
 
-def _refuse_lookalikes(file: str, column: str, values: Sequence[Sequence[Label]]) -> None:
+def refuse_lookalikes(file: str, column: str, values: Sequence[Sequence[Label | None]]) -> None:
+    """Refuse labels that a person takes for the same.
+
+    Raises:
+        InputError: some differ only by case, white space or Unicode form.
+    """
     counts = Counter(label for part in values for label in part if isinstance(label, str))
     alike: dict[str, list[str]] = {}
     for label in counts:
@@ -285,5 +309,5 @@ def _refuse_lookalikes(file: str, column: str, values: Sequence[Sequence[Label]]
         raise InputError(
             f"{file}: column {shown(column)} has labels that differ only by case, spaces or "
             f"Unicode form: {told}{more}. Choose --normalise-labels to join them (lower case, "
-            "single spaces), or make them differ."
+            "single spaces), or --map-labels, or make them differ."
         )

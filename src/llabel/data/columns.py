@@ -58,7 +58,10 @@ class Table:
 
     def with_role(self, role: str, part: str) -> "Table":
         """The rows whose split column says `role`, as a part of their own."""
-        rows = [row for row, found in enumerate(self.roles) if found == role]
+        return self.take([row for row, found in enumerate(self.roles) if found == role], part)
+
+    def take(self, rows: Sequence[int], part: str) -> "Table":
+        """Some rows by position, as the part that is called `part`; roles are left behind."""
         return Table(
             part,
             self.typed,

@@ -5,11 +5,33 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from llabel.data.cells import listed, shown
-from llabel.data.classes import class_indices, is_withheld, match_known, read_labels, sorted_classes
+from llabel.data.classes import (
+    class_indices,
+    is_withheld,
+    match_known,
+    read_labels,
+    refuse_lookalikes,
+    sorted_classes,
+)
 from llabel.data.columns import ROLES, Columns, Table, read_part, refuse_empty, row_texts
+from llabel.data.cutting import cut_missing
+from llabel.data.label_map import (
+    LabelMap,
+    MappedLabel,
+    map_known,
+    map_labels,
+    read_label_map,
+    told,
+)
+from llabel.data.notes import (
+    note_empty_texts,
+    note_lacking_classes,
+    note_separator,
+    note_shared_groups,
+)
 from llabel.data.rows import fingerprint, take
 from llabel.data.sources import Part, Source, file_part, open_source, part_name, require_part
-from llabel.data.splitting import check_size, hold_out, subsample
+from llabel.data.splitting import check_size, subsample
 from llabel.errors import InputError
 from llabel.task import Label, Split, Task, Text
 
@@ -25,11 +47,13 @@ class LoadedTask:
         task: its rows, locked.
         notes: what the user should know, one sentence each.
         cut: the parts that were cut from the training rows, of validation and test.
+        mapped: what became of the labels that `map_labels` names.
     """
 
     task: Task
     notes: tuple[str, ...]
     cut: tuple[CutPart, ...]
+    mapped: tuple[MappedLabel, ...] = ()
 
 
 def load_task(
@@ -46,6 +70,7 @@ def load_task(
     test_size: float = 0.2,
     train_rows: int | None = None,
     normalise_labels: bool = False,
+    map_labels: str | None = None,
     seed: int = 0,
 ) -> LoadedTask:
     """Read a labelled table and lock its train, validation and test rows.
@@ -74,6 +99,8 @@ def load_task(
         test_size: likewise for test; the two add up to less than 1.
         train_rows: train on so many rows only, drawn at random, stratified; 1 per class at least.
         normalise_labels: lower-case string labels and collapse their white space.
+        map_labels: a file that says what labels become, before anything is cut (see
+            `llabel.data.label_map`).
         seed: of the cuts and of the draw.
 
     Returns:
@@ -88,20 +115,22 @@ def load_task(
         raise InputError(f"--seed {seed}: a whole number from 0 to {2**32 - 1} is needed.")
     if test is not None and test_split is not None:
         raise InputError("--test and --test-split both name the test part. Choose one of them.")
+    label_map = None if map_labels is None else read_label_map(map_labels)
     columns = Columns(_checked_columns(text, label), label, group, split_column)
     source = _with_files(open_source(data), validation, test)
     notes: list[str] = []
     tables = _tables(source, columns, test_split, notes, keep_validation=validation is not None)
-    classes, splits = _labelled(tables, label, normalise_labels)
-    _note_shared_groups(splits, group, notes)
+    tables, labels, mapped = _final_labels(tables, label, normalise_labels, label_map, notes)
+    classes, splits = _labelled(tables, label, labels)
+    note_shared_groups(splits, group, notes)
     cut = tuple(role for role in _CUT_PARTS if role not in splits)
     sizes = {"test": test_size, "validation": validation_size}
-    splits = _cut_missing(splits, sizes, classes, seed, notes, group=group)
+    splits = cut_missing(splits, sizes, classes, seed, notes, group=group)
     if train_rows is not None:
         rows = subsample(splits["train"].y, train_rows, classes=classes, seed=seed)
         splits["train"] = take(splits["train"], rows)
-    _note_lacking_classes(splits, classes, cut, notes)
-    _note_empty_texts(splits, columns.fields, notes)
+    note_lacking_classes(splits, classes, cut, notes)
+    note_empty_texts(splits, columns.fields, notes)
     task = Task(
         name=source.name,
         fields=columns.fields,
@@ -111,7 +140,7 @@ def load_task(
         test=splits["test"],
         fingerprint=fingerprint(columns.fields, classes, splits),
     )
-    return LoadedTask(task, tuple(notes), cut)
+    return LoadedTask(task, tuple(notes), cut, tuple(mapped))
 
 
 def read_texts(
@@ -145,6 +174,8 @@ def load_labelled(
     *,
     part: str | None = None,
     normalise_labels: bool = False,
+    mapped: Sequence[MappedLabel] = (),
+    notes: list[str] | None = None,
 ) -> Split:
     """Read rows to evaluate a trained model on.
 
@@ -156,6 +187,8 @@ def load_labelled(
         classes: the model's classes.
         part: which of the data's parts; by default test, else validation, else all rows.
         normalise_labels: as for `load_task`; give what the model was trained with.
+        mapped: what a map did to the labels that the model was trained with; done here, too.
+        notes: what the user should know is added there.
 
     Raises:
         InputError: as for `load_task`, and for labels that are not among `classes`.
@@ -170,6 +203,15 @@ def load_labelled(
     if is_withheld(table.label_cells, classes):
         raise _withheld(table.places[0][0], name, label, source.parts)
     refuse_empty(table, fields)
+    if mapped:
+        labels = map_known(label, mapped, classes, table.label_cells, normalise=normalise_labels)
+        kept = _without_dropped(replace(table, labels=labels), labels, label)
+        if notes is not None and len(kept.ids) < len(table.ids):
+            notes.append(
+                f"{len(table.ids) - len(kept.ids):,} of {len(table.ids):,} rows have a label that "
+                "the run's map drops: they are left out."
+            )
+        table = kept
     known = match_known(label, classes, table.label_cells, normalise=normalise_labels)
     return table.split(known)
 
@@ -210,7 +252,7 @@ def _tables(
         parts = {role: source.parts[name] for role, name in roles.items()}
         for role, part in parts.items():
             _refuse_unlabelled(part, role, columns.label, source.parts)
-            _note_separator(part, columns, notes)
+            note_separator(part, columns, notes)
         tables = {role: read_part(part, role, columns) for role, part in parts.items()}
     else:
         tables = _read_by_column(source, columns, test_split, notes)
@@ -221,11 +263,43 @@ def _tables(
     return {role: tables[role] for role in ROLES if role in tables}
 
 
-def _labelled(
-    tables: Mapping[str, Table], label: str, normalise: bool
-) -> tuple[tuple[Label, ...], dict[str, Split]]:
+def _final_labels(
+    tables: Mapping[str, Table],
+    column: str,
+    normalise: bool,
+    label_map: LabelMap | None,
+    notes: list[str],
+) -> tuple[dict[str, Table], list[list[Label]], list[MappedLabel]]:
+    """The labels of each part as the classes are made of them, and the rows that have one."""
     cells = [table.label_cells for table in tables.values()]
-    labels = read_labels(label, cells, normalise=normalise)
+    found = read_labels(column, cells, normalise=normalise)
+    mapped: list[MappedLabel] = []
+    kept: list[list[Label | None]] = [list(part) for part in found]
+    if label_map is not None:
+        kept, mapped = map_labels(column, label_map, found, normalise=normalise)
+        notes.append(told(label_map, mapped))
+    if not normalise:
+        refuse_lookalikes(tables["train"].places[0][0], column, kept)
+    left = {
+        role: _without_dropped(table, labels, column)
+        for (role, table), labels in zip(tables.items(), kept, strict=True)
+    }
+    return left, [[label for label in part if label is not None] for part in kept], mapped
+
+
+def _without_dropped(table: Table, labels: Sequence[Label | None], column: str) -> Table:
+    rows = [row for row, label in enumerate(labels) if label is not None]
+    if not rows:
+        raise InputError(
+            f"{table.places[0][0]}: --map-labels drops every row of the {table.part} part (column "
+            f"{shown(column)}). Keep one of its labels."
+        )
+    return table if len(rows) == len(labels) else table.take(rows, table.part)
+
+
+def _labelled(
+    tables: Mapping[str, Table], label: str, labels: Sequence[Sequence[Label]]
+) -> tuple[tuple[Label, ...], dict[str, Split]]:
     classes = sorted_classes(label, tables["train"].places[0][0], labels[0])
     return classes, {
         role: table.split(class_indices(label, classes, table.label_cells, values))
@@ -293,7 +367,7 @@ def _read_by_column(
             f"({listed(source.parts)}). Leave the option out, or name one table."
         )
     whole = read_part(source.parts["train"], "train", columns)
-    _note_separator(source.parts["train"], columns, notes)
+    note_separator(source.parts["train"], columns, notes)
     names = [role for role in ROLES if role in whole.roles]
     if "train" not in names:
         raise InputError(
@@ -302,89 +376,3 @@ def _read_by_column(
         )
     roles = _assign_roles(names, source.name, test_split, False, notes)
     return {role: whole.with_role(name, role) for role, name in roles.items()}
-
-
-def _cut_missing(
-    splits: dict[str, Split],
-    sizes: Mapping[str, float],
-    classes: Sequence[Label],
-    seed: int,
-    notes: list[str],
-    *,
-    group: str | None,
-) -> dict[str, Split]:
-    """Cut test first, then validation: the shares are of the training rows as they were given."""
-    missing = [role for role in ("test", "validation") if role not in splits]
-    if sum(sizes[role] for role in missing) >= 1:
-        raise InputError(
-            f"--test-size {sizes['test']:g} and --validation-size {sizes['validation']:g} leave no "
-            "row to train on: they must add up to less than 1."
-        )
-    whole = len(splits["train"])
-    left = 1.0
-    for position, role in enumerate(missing):
-        train = splits["train"]
-        parts = ("train", *missing[position + 1 :], role)
-        kept, held = hold_out(
-            train.y,
-            sizes[role] / left,
-            classes=classes,
-            seed=seed,
-            groups=train.groups,
-            parts=parts,
-        )
-        left -= sizes[role]
-        splits = {**splits, "train": take(train, kept), role: take(train, held)}
-        how = f"whole groups of {shown(group)}" if group else "stratified by class"
-        notes.append(
-            f"{len(held):,} of {whole:,} rows ({len(held) / whole:.0%}) are cut from train as the "
-            f"{role} part: {how}, seed {seed}."
-        )
-    return splits
-
-
-def _note_shared_groups(splits: Mapping[str, Split], group: str | None, notes: list[str]) -> None:
-    known = set(splits["train"].groups or ())
-    for role in ("validation", "test"):
-        if role in splits and group is not None:
-            shared = sum(value in known for value in splits[role].groups or ())
-            if shared:
-                notes.append(
-                    f"{shared:,} of {len(splits[role]):,} {role} rows share their {shown(group)} "
-                    "with a train row; the parts are used as given."
-                )
-
-
-def _note_separator(part: Part, columns: Columns, notes: list[str]) -> None:
-    found = part.separator(columns.wanted)
-    if found is not None:
-        notes.append(f"{part.origin}: its cells are separated by {found!r} and are read so.")
-
-
-def _note_lacking_classes(
-    splits: Mapping[str, Split], classes: Sequence[Label], cut: Collection[str], notes: list[str]
-) -> None:
-    for role in ("validation", "test"):
-        there = set(splits[role].y.tolist())
-        lacking = [label for index, label in enumerate(classes) if index not in there]
-        if lacking:
-            remedy = (
-                f"; choose a larger --{role}-size, another --seed or other groups."
-                if role in cut
-                else "; the part is used as given."
-            )
-            notes.append(
-                f"the {role} part has no row of {'class' if len(lacking) == 1 else 'classes'} "
-                f"{listed(lacking, 5)}, so how well {'it is' if len(lacking) == 1 else 'they are'} "
-                f"told is not measured there{remedy}"
-            )
-
-
-def _note_empty_texts(splits: Mapping[str, Split], fields: Sequence[str], notes: list[str]) -> None:
-    for index, name in enumerate(fields):
-        counts = {
-            role: sum(not texts[index].strip() for texts in splits[role].texts) for role in ROLES
-        }
-        if any(counts.values()):
-            told = ", ".join(f"{count:,} {role}" for role, count in counts.items() if count)
-            notes.append(f"column {shown(name)} is empty in some rows: {told}.")

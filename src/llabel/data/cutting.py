@@ -1,0 +1,60 @@
+"""From the parts that are given to those that a task needs."""
+
+from collections.abc import Mapping, Sequence
+
+from llabel.data.cells import shown
+from llabel.data.rows import take
+from llabel.data.splitting import hold_out
+from llabel.errors import InputError
+from llabel.task import Label, Split
+
+
+def cut_missing(
+    splits: dict[str, Split],
+    sizes: Mapping[str, float],
+    classes: Sequence[Label],
+    seed: int,
+    notes: list[str],
+    *,
+    group: str | None,
+) -> dict[str, Split]:
+    """Cut the parts that are not given from train: test first, then validation.
+
+    Args:
+        splits: by role; train is there.
+        sizes: share of the training rows, as they were given, that each part is to have.
+        classes: the labels, for messages.
+        seed: of the cuts.
+        notes: a sentence for each cut is added.
+        group: the group column, if whole groups are cut.
+
+    Raises:
+        InputError: the shares leave nothing, or a class has too few rows.
+    """
+    missing = [role for role in ("test", "validation") if role not in splits]
+    if sum(sizes[role] for role in missing) >= 1:
+        raise InputError(
+            f"--test-size {sizes['test']:g} and --validation-size {sizes['validation']:g} leave no "
+            "row to train on: they must add up to less than 1."
+        )
+    whole = len(splits["train"])
+    left = 1.0
+    for position, role in enumerate(missing):
+        train = splits["train"]
+        parts = ("train", *missing[position + 1 :], role)
+        kept, held = hold_out(
+            train.y,
+            sizes[role] / left,
+            classes=classes,
+            seed=seed,
+            groups=train.groups,
+            parts=parts,
+        )
+        left -= sizes[role]
+        splits = {**splits, "train": take(train, kept), role: take(train, held)}
+        how = f"whole groups of {shown(group)}" if group else "stratified by class"
+        notes.append(
+            f"{len(held):,} of {whole:,} rows ({len(held) / whole:.0%}) are cut from train as the "
+            f"{role} part: {how}, seed {seed}."
+        )
+    return splits
