@@ -142,7 +142,8 @@ def _turn_conv1d(module: torch.nn.Module) -> None:
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if isinstance(child, Conv1D):
-                linear = torch.nn.Linear(*child.weight.shape, device="meta")
+                inside, outside = child.weight.shape
+                linear = torch.nn.Linear(inside, outside, device="meta")
                 linear.weight = torch.nn.Parameter(child.weight.t().contiguous(), False)
                 linear.bias = child.bias
                 setattr(parent, name, linear)
