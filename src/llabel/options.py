@@ -51,7 +51,11 @@ COMPARISON = tuple(
     if name not in {"rung", "decode", "untested"}
 )
 _ADDRESS: dict[str, Any] = {"is_flag": False, "flag_value": "default", "metavar": "[ADDRESS]"}
-SWEPT = tuple(name for name in ONE_RUN if name not in {"decode", "untested", "trials"})
+_NOT_SWEPT = {
+    *("decode", "untested", "trials"),
+    *("calibrate", "abstain_below", "target_precision"),  # cells are judged as they are
+}
+SWEPT = tuple(name for name in ONE_RUN if name not in _NOT_SWEPT)
 
 
 class _IntOrNone(click.IntRange):
@@ -183,7 +187,7 @@ def _without_none(kind: Any) -> Any:
 def _click_type(full: Any, extras: Iterable[Any]) -> click.ParamType[Any]:
     kind = _without_none(full)
     if get_origin(kind) is Literal:
-        return click.Choice(get_args(kind))
+        return click.Choice([*get_args(kind), *(["none"] if kind is not full else [])])
     if kind in (int, float):
         low, high, low_open, high_open = _bounds(extras)
         if kind is float:

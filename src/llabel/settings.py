@@ -210,6 +210,26 @@ class RunSettings:
             "writes, where an answer that is no label is `unknown` and wrong (free)."
         ),
     ] = "labels"
+    calibrate: Annotated[
+        Literal["temperature"] | None,
+        Help(
+            "Divide the logarithms of all probabilities by one number, the temperature, that makes "
+            "the log loss on validation least; the most probable labels stay."
+        ),
+    ] = None
+    abstain_below: Annotated[
+        float | None,
+        Interval(gt=0, lt=1),
+        Help("Answer `abstain` where no label is at least so probable."),
+    ] = None
+    target_precision: Annotated[
+        float | None,
+        Interval(gt=0, lt=1),
+        Help(
+            "Answer `abstain` below the smallest probability from which on validation shows so "
+            "large a share of right answers, as 0.95."
+        ),
+    ] = None
     untested: Annotated[
         bool, Help("Leave the test part unread, as for one of many runs of which one is chosen.")
     ] = False

@@ -9,6 +9,7 @@ from llabel.errors import InputError
 from llabel.ladder.contract import FitSettings, Rung
 from llabel.ladder.rung_folder import RECORD, read_json
 from llabel.settings import RungName
+from llabel.task import Label
 
 _CLASSES: dict[RungName, str] = {
     "majority": "majority.MajorityRung",
@@ -73,6 +74,15 @@ def saved_fields(folder: Path) -> tuple[str, ...]:
         InputError: as `saved_name`.
     """
     return tuple(_saved(folder)["fields"])
+
+
+def saved_classes(folder: Path) -> tuple[Label, ...]:
+    """The labels that the rung at `folder` answers with, without loading it.
+
+    Raises:
+        InputError: as `saved_name`.
+    """
+    return tuple(_saved(folder)["classes"])
 
 
 def refuse_comparison(folder: Path) -> None:
