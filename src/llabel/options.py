@@ -36,7 +36,15 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Simpler rungs": tuple(field.name for field in fields(SimplerSettings)),
     "LoRA": ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "adapt_layers"),
     "Training": (
-        *("loss", "learning_rate", "schedule", "warmup_ratio", "epochs", "patience"),
+        *(
+            "loss",
+            "class_weight",
+            "learning_rate",
+            "schedule",
+            "warmup_ratio",
+            "epochs",
+            "patience",
+        ),
         *("batch_size", "weight_decay", "max_grad_norm", "trials", "budget", "refit", "seed"),
     ),
     "Machine": (
@@ -58,8 +66,28 @@ _NOT_SWEPT = {
 SWEPT = tuple(name for name in ONE_RUN if name not in _NOT_SWEPT)
 
 
+_BALANCED = click.option(
+    "--balanced",
+    "sampling",
+    flag_value="balanced",
+    default=None,
+    panel="Data",
+    help="Short for --sampling balanced.",
+)
+
+
 class _IntOrNone(click.IntRange):
     """A whole number, or `none`, which becomes None where all values are checked."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or "none"."""
+        if isinstance(value, str) and is_none(value):
+            return "none"
+        return super().convert(value, param, ctx)
+
+
+class _FloatOrNone(click.FloatRange):
+    """The same of any number."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The number, or "none"."""
@@ -78,6 +106,8 @@ def settings_options(*names: str, **defaults: Any) -> Callable[[_Command], _Comm
 
     def decorate(command: _Command) -> _Command:
         for name in reversed(options):
+            if name == "sampling":
+                command = _BALANCED(command)
             command = options[name](command)
         return command
 
@@ -191,7 +221,8 @@ def _click_type(full: Any, extras: Iterable[Any]) -> click.ParamType[Any]:
     if kind in (int, float):
         low, high, low_open, high_open = _bounds(extras)
         if kind is float:
-            return click.FloatRange(low, high, low_open, high_open)
+            floats = click.FloatRange if full is float else _FloatOrNone
+            return floats(low, high, low_open, high_open)
         ranges = click.IntRange if full is int else _IntOrNone
         return ranges(low, high, low_open, high_open)
     return click.STRING

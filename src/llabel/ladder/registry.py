@@ -45,6 +45,7 @@ def make(config: RunConfig) -> Rung:
         max_seq_length=llm.max_seq_length,
         embeddings=config.simpler.embeddings,
         encoder=config.simpler.encoder,
+        class_weight=llm.class_weight,
     )
     return cast(Rung, kind(settings))
 
