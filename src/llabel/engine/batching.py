@@ -19,12 +19,14 @@ class Example:
         branchings: (m,) which choice it is: an index into the trie's branchings, or
             `FULL_VOCABULARY`.
         targets: (m,) the right child of that branching, or the right token id.
+        weight: what each of its choices counts in the loss, above 0.
     """
 
     input_ids: tuple[int, ...]
     positions: tuple[int, ...] = ()
     branchings: tuple[int, ...] = ()
     targets: tuple[int, ...] = ()
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Batch:
         branchings: (m,) its branching, ascending; on the CPU wherever the rest is, so that choices
             can be told apart without waiting for a GPU.
         targets: (m,) its right answer.
+        weights: (m,) float32, what it counts in the loss; None where each counts 1.
     """
 
     input_ids: Tensor
@@ -49,6 +52,7 @@ class Batch:
     positions: Tensor
     branchings: Tensor
     targets: Tensor
+    weights: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`: to a GPU in one copy that nothing waits for."""
@@ -61,7 +65,8 @@ class Batch:
         there = flat.to(device, non_blocking=True).split([part.numel() for part in parts])
         ids, lengths, rows, positions, targets = there
         ids = ids.view_as(self.input_ids)
-        return Batch(ids, lengths, rows, positions, self.branchings, targets)
+        weights = None if self.weights is None else self.weights.to(device, non_blocking=True)
+        return Batch(ids, lengths, rows, positions, self.branchings, targets, weights)
 
 
 def collate(examples: Sequence[Example], pad_token: int = 0) -> Batch:
@@ -78,8 +83,14 @@ def collate(examples: Sequence[Example], pad_token: int = 0) -> Batch:
         )
     ]
     choices.sort(key=lambda choice: choice[2])  # stable: within a branching as they came
-    columns = torch.tensor(choices, dtype=torch.long).reshape(-1, 4).unbind(1)
-    return Batch(input_ids, torch.tensor(lengths), *columns)
+    rows, positions, branchings, targets = (
+        torch.tensor(choices, dtype=torch.long).reshape(-1, 4).unbind(1)
+    )
+    weights = None
+    if any(example.weight != 1 for example in examples):
+        weights = torch.tensor([examples[row].weight for row, *_ in choices])
+    lengths_of_rows = torch.tensor(lengths)
+    return Batch(input_ids, lengths_of_rows, rows, positions, branchings, targets, weights)
 
 
 def micro_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
