@@ -36,6 +36,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         max_seq_length: most tokens of prompt and answer; None is the model's context.
         r, lora_alpha, lora_dropout, target_modules, use_rslora: LoRA.
         loss: `answer`, `sft` or `all`.
+        class_weight: `balanced` lets every class count alike in the training loss.
         learning_rate, schedule, warmup_ratio, epochs, patience, batch_size, weight_decay,
             max_grad_norm: training.
         validation_size: share of the rows that chooses the epoch, in (0, 1).
@@ -71,6 +72,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         use_rslora: bool = False,
         adapt_layers: int | None = None,
         loss: Literal["answer", "sft", "all"] = "answer",
+        class_weight: Literal["balanced"] | None = None,
         learning_rate: float = 5e-4,
         schedule: Literal["cosine", "linear", "constant"] = "cosine",
         warmup_ratio: float = 0.05,
@@ -103,6 +105,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         self.use_rslora = use_rslora
         self.adapt_layers = adapt_layers
         self.loss = loss
+        self.class_weight = class_weight
         self.learning_rate = learning_rate
         self.schedule = schedule
         self.warmup_ratio = warmup_ratio

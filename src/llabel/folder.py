@@ -5,12 +5,13 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
-from llabel.config import RunConfig, option
+from llabel.config import RunConfig, defaults, option
 from llabel.errors import InputError
 from llabel.events import EpochDone, Event, Listener, Note, StepDone
 from llabel.record import RunRecord
@@ -20,7 +21,7 @@ _NEEDED = ("config", "cost", "data", "metrics", "rung", "training")  # keys of a
 _OURS = (
     *("README.md", "adapter", "checkpoints", "predictions.jsonl", "run.json", "rung.json"),
     *(_STARTED, "train.log.jsonl", ".new-adapter", ".old-adapter"),
-    *("arrays.safetensors", "words.json", "encoder"),
+    *("arrays.safetensors", "words.json", "encoder", "confidence.json"),
     *("tensorboard", "mlflow", "wandb"),
 )
 
@@ -138,11 +139,16 @@ def _started(out: Path) -> dict[str, Any] | None:
 
 
 def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """A folder is one run: other settings or other rows must not be mixed into it."""
+    """A folder is one run: other settings or other rows must not be mixed into it.
+
+    A setting that there was not yet when the run began had what is the default now.
+    """
+    usual = json.loads(json.dumps({n: v for n, v in defaults().items() if v is not MISSING}))
+    before = usual | then["config"]
     changed = [
-        f"{option(name)} was {then['config'].get(name)!r}, is {value!r}"
+        f"{option(name)} was {before.get(name)!r}, is {value!r}"
         for name, value in now["config"].items()
-        if then["config"].get(name) != value and not name.startswith(("checkpoint_", "track"))
+        if before.get(name) != value and not name.startswith(("checkpoint_", "track"))
     ]
     if not changed and then["fingerprint"] != now["fingerprint"]:
         changed = ["the rows of the data have changed"]

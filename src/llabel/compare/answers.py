@@ -99,5 +99,7 @@ def _part(lines: list[dict[str, Any]], split: Split, task: Task) -> _Part:
     labels = list(map(str, task.classes))
     index = {label: number for number, label in enumerate(labels)}
     proba = [[line["probabilities"][label] for label in labels] for line in lines]
-    answers = [index.get(str(line["prediction"]), UNKNOWN) for line in lines]
+    # A rung that abstains is judged on all rows, as the others are.
+    said = [str(line.get("most_probable", line["prediction"])) for line in lines]
+    answers = [index.get(label, UNKNOWN) for label in said]
     return np.array(proba).reshape(-1, len(labels)), np.array(answers, dtype=np.int64)

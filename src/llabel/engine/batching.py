@@ -20,6 +20,7 @@ class Example:
         branchings: (m,) which choice it is: an index into the trie's branchings, or
             `FULL_VOCABULARY`.
         targets: (m,) the right child of that branching, or the right token id.
+        weight: what each of its choices counts in the loss, above 0.
         tails: where in `input_ids` each of several endings begins. What stands before the first is
             read once and seen by all of them; none sees another. Empty where there is one ending.
     """
@@ -28,6 +29,7 @@ class Example:
     positions: tuple[int, ...] = ()
     branchings: tuple[int, ...] = ()
     targets: tuple[int, ...] = ()
+    weight: float = 1.0
     tails: tuple[int, ...] = ()
 
 
@@ -45,6 +47,7 @@ class Batch:
         branchings: (m,) its branching, ascending; on the CPU wherever the rest is, so that choices
             can be told apart without waiting for a GPU.
         targets: (m,) its right answer.
+        weights: (m,) float32, what it counts in the loss; None where each counts 1.
         tails: (batch,) those of each `Example`; None where no row has any.
     """
 
@@ -54,6 +57,7 @@ class Batch:
     positions: Tensor
     branchings: Tensor
     targets: Tensor
+    weights: Tensor | None = None
     tails: tuple[tuple[int, ...], ...] | None = None
 
     def to(self, device: torch.device) -> "Batch":
@@ -67,7 +71,8 @@ class Batch:
         there = flat.to(device, non_blocking=True).split([part.numel() for part in parts])
         ids, lengths, rows, positions, targets = there
         ids = ids.view_as(self.input_ids)
-        return Batch(ids, lengths, rows, positions, self.branchings, targets, self.tails)
+        weights = None if self.weights is None else self.weights.to(device, non_blocking=True)
+        return Batch(ids, lengths, rows, positions, self.branchings, targets, weights, self.tails)
 
 
 def collate(examples: Sequence[Example], pad_token: int = 0) -> Batch:
@@ -84,8 +89,12 @@ def collate(examples: Sequence[Example], pad_token: int = 0) -> Batch:
         )
     ]
     choices.sort(key=lambda choice: choice[2])  # stable: within a branching as they came
-    table = torch.tensor(choices, dtype=torch.long).reshape(-1, 4)
-    rows, positions, branchings, targets = table.unbind(1)
+    rows, positions, branchings, targets = (
+        torch.tensor(choices, dtype=torch.long).reshape(-1, 4).unbind(1)
+    )
+    weights = None
+    if any(example.weight != 1 for example in examples):
+        weights = torch.tensor([examples[row].weight for row, *_ in choices])
     tails = tuple(example.tails for example in examples)
     return Batch(
         input_ids,
@@ -94,6 +103,7 @@ def collate(examples: Sequence[Example], pad_token: int = 0) -> Batch:
         positions,
         branchings,
         targets,
+        weights,
         tails if any(tails) else None,
     )
 
@@ -134,7 +144,15 @@ def apart(batch: Batch) -> Batch:
     moved = torch.tensor([place[choice] for choice in choices], dtype=torch.long).reshape(-1, 2)
     whole = collate([Example(tuple(ids)) for ids in rows]).to(batch.input_ids.device)
     there, at = moved.to(batch.input_ids.device).unbind(1)
-    return Batch(whole.input_ids, whole.lengths, there, at, batch.branchings, batch.targets)
+    return Batch(
+        whole.input_ids,
+        whole.lengths,
+        there,
+        at,
+        batch.branchings,
+        batch.targets,
+        batch.weights,
+    )
 
 
 def micro_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:

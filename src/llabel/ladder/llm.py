@@ -20,6 +20,7 @@ from llabel.engine.packed_reader import PackedReader
 from llabel.engine.training import Progress, Trainer, TrainingSettings, Watch, seeded
 from llabel.events import Listener, Note, StageStarted, ignore
 from llabel.ladder.base_models import BaseModels
+from llabel.ladder.class_weight import weigh
 from llabel.ladder.contract import FitRecord, Trial
 from llabel.ladder.label_model import (
     LabelModel,
@@ -121,7 +122,8 @@ class LLMRung:
         self._keep_lower(True)
         start = self._adapter()
         self._validated: Probabilities | None = None  # of the best trial's best epoch
-        trials, chosen = self._search(train, task.validation, start, checkpoints, notify)
+        weighted = weigh(train, task.train.y, self.settings.class_weight)
+        trials, chosen = self._search(weighted, task.validation, start, checkpoints, notify)
         if self._validated is None:  # its best epoch was before the last interruption
             notify(StageStarted("scoring validation rows", len(task.validation)))
             self._validated = self.predict_proba(task.validation.texts, notify)
@@ -140,7 +142,9 @@ class LLMRung:
             again = checkpoints and checkpoints.beside("refit")
             self._set_adapter(start)
             stage = "refitting on train + validation"
-            self.progress_ = self._train(_Job(train + validation, plan, stage), again, notify)
+            both = np.concatenate([task.train.y, task.validation.y])
+            rows = weigh(train + validation, both, self.settings.class_weight)
+            self.progress_ = self._train(_Job(rows, plan, stage), again, notify)
             refit = trial_of(rate, self.progress_, validated=False)
         self._keep_lower(False)
         self.record_ = FitRecord(

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from llabel.engine.allocator import keep_freed_memory
+from llabel.engine.answer import weighted_cross_entropy
 from llabel.engine.batching import Batch, Example, collate, micro_batches
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.engine.training import Progress, Trainer, TrainingSettings, seeded
 from llabel.events import Listener, Note, RowsDone, StageStarted, ignore
+from llabel.ladder.class_weight import weigh
 from llabel.ladder.contract import FitRecord, FitSettings, Trial
 from llabel.ladder.trials import REFIT, around, best_of, stage
 from llabel.metrics import log_loss
@@ -188,7 +190,7 @@ def fit_network(
         notify(Note(f"{cut} of {total} rows are longer than the rung reads: their end was cut."))
     rates = around(recipe.learning_rate, settings.trials)
     passes = recipe.passes(len(train.examples))
-    session = _Session(build, recipe, passes, settings.seed, device, notify)
+    session = _Session(build, recipe, passes, settings, device, notify)
     trained: dict[int, _Trained] = {}  # the latest, and the best so far
 
     def run(number: int, rate: float, limit: float | None) -> Trial:
@@ -235,7 +237,7 @@ class _Session:
     build: Callable[[], nn.Module]
     recipe: Recipe
     passes: int
-    seed: int
+    settings: FitSettings
     device: torch.device
     notify: Listener
 
@@ -249,8 +251,8 @@ class _Session:
         checkpoints: CheckpointFolder | None,
         stage: str,
     ) -> _Trained:
-        recipe, device = self.recipe, self.device
-        with seeded(self.seed, device):
+        recipe, device, seed = self.recipe, self.device, self.settings.seed
+        with seeded(seed, device):
             network = self.build().to(device)
 
         seen: dict[float, Probabilities] = {}  # by loss, the best so far
@@ -279,7 +281,7 @@ class _Session:
                 weight_decay=recipe.weight_decay,
                 max_grad_norm=1.0,
                 patience=None if validation is None else recipe.patience,
-                seed=self.seed,
+                seed=seed,
                 betas=(0.9, 0.999),
                 time_limit=limit,
                 fused=True,
@@ -290,8 +292,9 @@ class _Session:
             stage=stage,
             device=device,
         )
-        with seeded(self.seed, device):
-            progress = trainer.run(rows.examples * self.passes)
+        examples = weigh(rows.examples, rows.y, self.settings.class_weight)
+        with seeded(seed, device):
+            progress = trainer.run(examples * self.passes)
         return _Trained(network, progress, seen.get(progress.best_loss))
 
 
@@ -311,8 +314,8 @@ def _trial(rate: float, progress: Progress, passes: int) -> Trial:
 
 
 def class_loss(network: nn.Module, batch: Batch) -> Tensor:
-    """Sum over the batch's rows of the cross-entropy of their class, nats."""
-    return nn.functional.cross_entropy(network(batch).float(), batch.targets, reduction="sum")
+    """Sum over the batch's rows of the cross-entropy of their class, nats, times their weight."""
+    return weighted_cross_entropy(network(batch).float(), batch.targets, batch.weights)
 
 
 @torch.inference_mode()
