@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llabel.errors import InputError
-from llabel.task import Label
+from llabel.task import Label, TargetLabel
 
 Tokens = tuple[int, ...]
 
@@ -103,6 +103,46 @@ def label_words(classes: Sequence[Label], given: Mapping[str, str] | None = None
             f"Labels: {', '.join(map(str, classes))}."
         )
     return list(owners)
+
+
+def by_target(classes: Sequence[Label]) -> dict[str, list[Label]]:
+    """The labels of each of several targets, in class order; {} where there is one target."""
+    found: dict[str, list[Label]] = {}
+    for label in classes:
+        if isinstance(label, TargetLabel):
+            found.setdefault(label.target, []).append(label.label)
+    return found
+
+
+def target_words(
+    targets: Mapping[str, Sequence[Label]], given: Mapping[str, str] | None = None
+) -> dict[str, list[str]]:
+    """`label_words` of each of several targets, by name.
+
+    Args:
+        targets: for each, its labels in class order.
+        given: words by ``TARGET.LABEL``, for some or all labels.
+
+    Raises:
+        InputError: as `label_words`, or a name that begins with no target's.
+    """
+    mine: dict[str, dict[str, str]] = {name: {} for name in targets}
+    for key, words in (given or {}).items():
+        name = max((n for n in targets if key.startswith(f"{n}.")), key=len, default=None)
+        if name is None:
+            first, labels = next(iter(targets.items()))
+            raise InputError(
+                f"--label-words {key!r}: with several targets write TARGET.LABEL=WORDS, such as "
+                f"'{first}.{labels[0]}=...'. Targets: {', '.join(targets)}."
+            )
+        mine[name][key[len(name) + 1 :]] = words
+    found = {}
+    for name, labels in targets.items():
+        try:
+            found[name] = label_words(labels, mine[name])
+        except InputError as error:
+            raise InputError(f"Target {name}: {error}") from error
+    return found
 
 
 def compile_labels(
