@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, cast
 from llabel.assessment import answers_of, assess
 from llabel.card import render_card
 from llabel.confidence import Judged, answered_rows, decide, refuse_label, write_confidence
-from llabel.config import RunConfig
-from llabel.data import LoadedTask, fingerprint, load_labelled, load_task
+from llabel.config import RunConfig, label_columns
+from llabel.data import LoadedTask, fingerprint, load_labelled, load_targets, load_task
 from llabel.engine.checkpoint import CheckpointFolder
+from llabel.errors import InputError
 from llabel.events import Listener, Note, StageStarted, ignore
 from llabel.folder import TrainingLog, claimed, read_record, write_json, write_text
 from llabel.ladder import registry
@@ -100,8 +101,18 @@ def load(config: RunConfig) -> LoadedTask:
         InputError: as `load_task`.
     """
     settings = asdict(config.data)
-    seed = settings.pop("split_seed")
-    return load_task(config.source, **settings, seed=config.llm.seed if seed is None else seed)
+    seed, target = settings.pop("split_seed"), settings.pop("target")
+    settings["seed"] = config.llm.seed if seed is None else seed
+    columns = label_columns(settings.pop("label"))
+    if target is not None and target not in columns:
+        raise InputError(
+            f"--target {target} is none of the label columns. Choose one of --label "
+            f"{','.join(columns)}."
+        )
+    if len(columns) == 1:
+        return load_task(config.source, label=columns[0], **settings)
+    loaded = load_targets(config.source, labels=columns, **settings)
+    return loaded if target is None else loaded.targets[target]
 
 
 def evaluate(

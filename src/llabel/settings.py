@@ -48,6 +48,11 @@ class Duration:
     """Marks a number of seconds that may be written as 90s, 10m or 1h."""
 
 
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Marks a text that may be several names, written as A,B or as a list."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSettings:
     """What is read, and how it is cut into parts."""
@@ -59,7 +64,15 @@ class DataSettings:
             "one with a comma in its name as '\"A, or B\",C'."
         ),
     ]
-    label: Annotated[str, Help("Label column: string, bool or int.")]
+    label: Annotated[
+        str,
+        Names(),
+        Help("Label column: string, bool or int; several as A,B, for one model that answers all."),
+    ]
+    target: Annotated[
+        str | None,
+        Help("Of several label columns the one to learn alone; rows and splits stay those of all."),
+    ] = None
     group: Annotated[
         str | None, Help("Rows that share this column's value stay on one side of every split.")
     ] = None
@@ -368,6 +381,9 @@ READS: Mapping[RungName, frozenset[str]] = MappingProxyType({
     "llm-lora": _LLM - {"shots"},
 })  # fmt: skip
 """Which settings of `LLMSettings` and `SimplerSettings` decide what a rung becomes."""
+
+JOINT: tuple[RungName, ...] = ("llm-lora",)
+"""Rungs that one training teaches several targets; the others have a model for each."""
 
 SEEDED: tuple[RungName, ...] = (
     *("word-embeddings", "rnn", "transformer", "encoder"),
