@@ -79,7 +79,7 @@ def test_a_class_that_the_cut_leaves_without_rows_is_an_error(tmp_path: Path) ->
     rows = [(f"row {n}", "ab"[n % 2], "xy"[n // 2 % 2]) for n in range(8)]
     rows += [("lone", "a", "z")]
     data = write_csv(tmp_path / "lost.csv", rows, "text,one,two")
-    message = "--label two: 'z' has too few rows: none is left to learn from beside test and valid"
+    message = "--label two: 'z' has too few rows: none is left to learn from beside valid"
     failed = 0
     for seed in range(12):
         with contextlib.suppress(InputError):
