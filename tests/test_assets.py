@@ -326,7 +326,7 @@ def test_an_unreachable_hub_is_told_with_what_to_do(tmp_path):
 # --- the catalogue -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("asset", BUILT_IN.values(), ids=str)
+@pytest.mark.parametrize("asset", BUILT_IN.values(), ids=lambda asset: asset.name)
 def test_built_in_assets_are_pinned_and_say_where_they_come_from(asset):
     assert BUILT_IN[asset.name] is asset
     pins = [asset.sha256, *(member.sha256 for member in asset.members), *asset.outputs.values()]

@@ -12,7 +12,6 @@ from browser import (
     check_labels_apart,
     contrasts_of,
     opener,
-    running_browser,
     written_once,
 )
 from comparisons import ARABIC, LONG_WORD, SCRIPT, SYSTEMS, comparison
@@ -31,12 +30,6 @@ CASES: dict[str, Callable[[], CompareRecord]] = {
         classes=[False, True], failed=["rnn"], seeds=3, texts=False, systems=SYSTEMS[2:6]
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with running_browser() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
