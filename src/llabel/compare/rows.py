@@ -17,6 +17,7 @@ from llabel.comparison import (
     PairRecord,
     TrialRecord,
 )
+from llabel.confidence import coverage_curve
 from llabel.ladder.trials import REFIT, stage
 from llabel.record import RunRecord
 from llabel.task import Task
@@ -72,6 +73,10 @@ def rung_row(
         report=record["report"],
         confusion=confusion(task.test.y, first_answers, len(task.classes)),
         reliability=reliability(task.test.y, first_proba),
+        coverage=coverage_curve(first_proba.argmax(axis=1) == task.test.y, first_proba.max(axis=1)),
+        calibration=record.get("calibration"),
+        abstention=record.get("abstention"),
+        free_answers=record.get("free_answers"),
         lookup_part=_lookup_part(metrics, reference["majority"]),
         note=_note(record, runs),
         command=record["command"],
@@ -106,6 +111,10 @@ def failed_row(runs: Sequence[Outcome], out: Path) -> ComparedRung:
         report=[],
         confusion=[],
         reliability=[],
+        coverage=[],
+        calibration=None,
+        abstention=None,
+        free_answers=None,
         lookup_part=None,
         note="",
         command=planned.command,
