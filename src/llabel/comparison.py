@@ -4,9 +4,10 @@ Keys are added, never renamed; `schema` counts changes that readers must know of
 accuracies and shares are 0..1; losses are nats; intervals are [lower, upper] at 95 %.
 """
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
-from llabel.record import Baseline, Data
+from llabel.confidence import Abstention, Calibration, CoveragePoint
+from llabel.record import Baseline, Data, FreeAnswers
 
 SCHEMA = 1
 
@@ -128,6 +129,10 @@ class ComparedRung(TypedDict):
         confusion: (n_classes + 1 columns: `unknown` last) test rows by true class (row) and
             answer (column), first seed, all draws.
         reliability: bins of the top probability on the test rows, first seed, all draws.
+        coverage: accuracy of the surest answers on the test rows, from few rows to all (see
+            `llabel.confidence.coverage_curve`), first seed, all draws; comparisons recorded before
+            there were any lack this and the next three.
+        calibration, abstention, free_answers: as in run.json, first seed or draw.
         lookup_part: how much of its gain over the majority class is there only on rows that
             share a text with training: gain on all rows less gain on unseen rows, in accuracy.
         note: what a reader must know, or "".
@@ -152,6 +157,10 @@ class ComparedRung(TypedDict):
     report: list[Any]
     confusion: list[list[int]]
     reliability: list[ReliabilityBin]
+    coverage: NotRequired[list[CoveragePoint]]
+    calibration: NotRequired[Calibration | None]
+    abstention: NotRequired[Abstention | None]
+    free_answers: NotRequired[FreeAnswers | None]
     lookup_part: float | None
     note: str
     command: str

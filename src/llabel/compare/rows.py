@@ -17,6 +17,7 @@ from llabel.comparison import (
     PairRecord,
     TrialRecord,
 )
+from llabel.confidence import coverage_curve
 from llabel.ladder.trials import REFIT, stage
 from llabel.metrics import report
 from llabel.record import RunRecord
@@ -73,6 +74,12 @@ def rung_row(
         report=list(report(task.test.y, once.answers[0], task.classes)),
         confusion=confusion(task.test.y, once.answers[0], len(task.classes)),
         reliability=reliability(task.test.y, once.proba[0]),
+        coverage=coverage_curve(
+            once.proba[0].argmax(axis=1) == task.test.y, once.proba[0].max(axis=1)
+        ),
+        calibration=record.get("calibration"),
+        abstention=record.get("abstention"),
+        free_answers=record.get("free_answers"),
         lookup_part=_lookup_part(metrics, reference["majority"]),
         note=_note(record, runs),
         command=record["command"],
@@ -115,6 +122,10 @@ def failed_row(runs: Sequence[Outcome], out: Path) -> ComparedRung:
         report=[],
         confusion=[],
         reliability=[],
+        coverage=[],
+        calibration=None,
+        abstention=None,
+        free_answers=None,
         lookup_part=None,
         note="",
         command=planned.command,
