@@ -121,6 +121,7 @@ def comparison(
             "rows_needed": None,
         },
         "rungs": rungs,
+        "draws": [],
         "pairs": _pairs(names),
         "curve": _curve(names) if curve else [],
         "errors": _errors(names, classes, best, texts) if best else None,

@@ -297,6 +297,14 @@ class CompareSettings:
     seeds: Annotated[
         int, Ge(1), Help("Train each rung with so many seeds; intervals and tests carry them.")
     ] = 1
+    draws: Annotated[
+        int,
+        Ge(1),
+        Help(
+            "Do everything on so many random draws of the rows into training, validation and test; "
+            "scores are their means, intervals and tests carry them."
+        ),
+    ] = 1
     margin: Annotated[
         float, Interval(ge=0, lt=1), Help("Accuracy that a cheaper rung may lack to be preferred.")
     ] = 0.01

@@ -320,11 +320,12 @@ def _row_order(rows: int, seed: int, epoch: int) -> list[int]:
 
 
 def _loss_terms(example: Example) -> float:
-    """What a row counts in the step's mean: label choices make one term, tokens one each.
+    """What a row counts in the step's mean: label choices make one term a target, tokens one each.
 
     Each term counts as much as the row's weight.
     """
-    return example.weight * (sum(b == FULL_VOCABULARY for b in example.branchings) or 1)
+    tokens = sum(b == FULL_VOCABULARY for b in example.branchings)
+    return example.weight * (tokens or max(1, len(example.tails)))
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

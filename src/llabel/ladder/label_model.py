@@ -74,7 +74,14 @@ class LabelModel:
                 log_probs = self.head.log_probs(batch.to(self.head.device), prefix)
                 out[rows] = log_probs.double().exp().cpu().numpy()
                 notify(RowsDone(len(rows)))
-            yield out / out.sum(axis=1, keepdims=True)
+            for first, stop in self._spans():
+                out[:, first:stop] /= out[:, first:stop].sum(axis=1, keepdims=True)
+            yield out
+
+    def _spans(self) -> list[tuple[int, int]]:
+        """From which class up to which each distribution goes: one a target."""
+        trie = self.prompting.trie
+        return [(t.first, t.stop) for t in trie.targets] or [(0, len(trie.words))]
 
     def predict_proba(self, texts: Sequence[Text], notify: Listener = ignore) -> Probabilities:
         """(n,) texts → (n, n_classes) probabilities in class order; rows sum to 1."""
@@ -82,18 +89,29 @@ class LabelModel:
         return np.concatenate(parts) if parts else np.empty((0, len(self.prompting.trie.words)))
 
     def generate(
-        self, texts: Sequence[Text], notify: Listener = ignore
+        self, texts: Sequence[Text], notify: Listener = ignore, *, target: int | None = None
     ) -> tuple[npt.NDArray[np.int64], list[str]]:
         """Let the model write its answer freely, greedily.
 
+        Args:
+            texts: (n,) rows.
+            notify: told of progress.
+            target: which of several is asked for.
+
         Returns:
-            (n,) class indices, -1 where the answer is no label (`unknown`), and the answers.
+            (n,) class indices, counted in the target's classes, -1 where the answer is no label
+            (`unknown`), and the answers.
         """
         trie, answers = self.prompting.trie, [""] * len(texts)
+        words: tuple[str, ...] = trie.words
+        tail: tuple[int, ...] = ()
+        if target is not None:
+            asked = trie.targets[target]
+            words, tail = words[asked.first : asked.stop], asked.tail
         groups = write_answers(
             self.model,
-            self._prompts(texts),
-            max_new_tokens=trie.longest,
+            [(*prompt, *tail) for prompt in self._prompts(texts)],
+            max_new_tokens=trie.longest - len(tail),
             end_token=trie.end_token,
             token_budget=self._budget(None),
         )
@@ -104,7 +122,7 @@ class LabelModel:
                 )
                 answers[row] = str(answer).strip()
             notify(RowsDone(len(group)))
-        index = {word: number for number, word in enumerate(trie.words)}
+        index = {word: number for number, word in enumerate(words)}
         return np.array([index.get(answer, UNKNOWN) for answer in answers], dtype=np.int64), answers
 
     def _prompts(self, texts: Sequence[Text]) -> list[tuple[int, ...]]:

@@ -33,8 +33,8 @@ from llabel.ladder.label_model import (
 from llabel.ladder.llm_folder import ADAPTER, RungRecord, read_rung, save_rung
 from llabel.ladder.lora import lora_settings, training_settings, trial_of
 from llabel.ladder.prompting import Prompting, build_prompting, lasting_name
+from llabel.ladder.targets import mean_log_loss, target_example
 from llabel.ladder.trials import around, best_of
-from llabel.metrics import log_loss
 from llabel.settings import LLMSettings
 from llabel.task import Label, Probabilities, Split, Task, Text
 
@@ -268,7 +268,7 @@ class LLMRung:
             assert job.validation is not None
             notify(StageStarted("validating", len(job.validation)))
             proba = self.predict_proba(job.validation.texts, notify)
-            loss = log_loss(job.validation.y, proba)
+            loss = mean_log_loss(job.validation.y, proba)
             if loss < self._last_validated[0]:
                 self._last_validated = loss, proba
             return loss
@@ -296,8 +296,16 @@ class LLMRung:
         ]
         return examples, sum(prompt.truncated for prompt in prompts)
 
-    def example(self, prompt: Sequence[int], label: int) -> Example:
-        """One row for the loss: which positions are read, and what should stand there."""
+    def example(self, prompt: Sequence[int], label: int | Sequence[int]) -> Example:
+        """One row for the loss: which positions are read, and what should stand there.
+
+        Args:
+            prompt: its tokens.
+            label: the class index; of several targets one each, whose answers stand one after the
+                other behind the prompt, and do not see each other.
+        """
+        if not isinstance(label, int):
+            return target_example(prompt, label, self.trie_, self.settings.loss)
         answer, last = self.trie_.tokens[label], len(prompt) - 1
         if self.settings.loss == "answer":
             steps = self.trie_.steps[label]
@@ -319,7 +327,10 @@ class LLMRung:
         )
 
     def predict_proba(self, texts: Sequence[Text], notify: Listener = ignore) -> Probabilities:
-        """(n,) texts → (n, n_classes) probabilities in the order of `classes_`."""
+        """(n,) texts → (n, n_classes) probabilities in the order of `classes_`.
+
+        Those of each target sum to 1, whatever the others say.
+        """
         return self.reader_.predict_proba(texts, notify)
 
     def stream_proba(
@@ -329,10 +340,10 @@ class LLMRung:
         return self.reader_.stream_proba(texts, notify)
 
     def generate(
-        self, texts: Sequence[Text], notify: Listener = ignore
+        self, texts: Sequence[Text], notify: Listener = ignore, *, target: int | None = None
     ) -> tuple[npt.NDArray[np.int64], list[str]]:
         """Let the model write its answer freely (see `LabelModel.generate`)."""
-        return self.reader_.generate(texts, notify)
+        return self.reader_.generate(texts, notify, target=target)
 
     @property
     def trainable_parameters_(self) -> int:
@@ -374,7 +385,9 @@ class LLMRung:
         rung.fields_, rung.classes_ = record.fields, record.classes
         model = resolve_model(rung.settings.model)
         rung._ask(
-            build_prompting(rung.settings, model, record.fields, record.template, record.words)
+            build_prompting(
+                rung.settings, model, record.fields, record.template, record.words, record.classes
+            )
         )
         rung.device_ = rung.device
         base = load_base(rung.prompting_, rung.settings)

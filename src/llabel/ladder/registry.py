@@ -83,7 +83,9 @@ def saved_classes(folder: Path) -> tuple[Label, ...]:
     Raises:
         InputError: as `saved_name`.
     """
-    return tuple(_saved(folder)["classes"])
+    from llabel.ladder.llm_folder import read_classes
+
+    return read_classes(_saved(folder)["classes"])
 
 
 def refuse_comparison(folder: Path) -> None:
