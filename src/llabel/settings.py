@@ -247,8 +247,8 @@ class RunSettings:
         float | None,
         Interval(gt=0, lt=1),
         Help(
-            "Answer `abstain` below the smallest probability from which on validation shows so "
-            "large a share of right answers, as 0.95."
+            "Answer `abstain` below the smallest probability from which on so large a share of "
+            "answers is right, as 0.95; validation must show it with 95 % confidence."
         ),
     ] = None
     untested: Annotated[

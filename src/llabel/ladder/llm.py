@@ -3,7 +3,7 @@
 import gc
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -17,7 +17,7 @@ from llabel.engine.batching import FULL_VOCABULARY, Example
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.engine.model import add_lora, compile_layers, load_adapter
 from llabel.engine.packed_reader import PackedReader
-from llabel.engine.training import Progress, Trainer, TrainingSettings, Watch, seeded
+from llabel.engine.training import Progress, Trainer, Watch, seeded
 from llabel.events import Listener, Note, StageStarted, ignore
 from llabel.ladder.base_models import BaseModels
 from llabel.ladder.class_weight import weigh
@@ -31,7 +31,7 @@ from llabel.ladder.label_model import (
     to_predict,
 )
 from llabel.ladder.llm_folder import ADAPTER, RungRecord, read_rung, save_rung
-from llabel.ladder.lora import lora_settings, training_settings, trial_of
+from llabel.ladder.lora import Job, lora_settings, training_settings, trial_of
 from llabel.ladder.prompting import Prompting, build_prompting, lasting_name
 from llabel.ladder.targets import mean_log_loss, target_example
 from llabel.ladder.trials import around, best_of
@@ -144,7 +144,7 @@ class LLMRung:
             stage = "refitting on train + validation"
             both = np.concatenate([task.train.y, task.validation.y])
             rows = weigh(train + validation, both, self.settings.class_weight)
-            self.progress_ = self._train(_Job(rows, plan, stage), again, notify)
+            self.progress_ = self._train(Job(rows, plan, stage), again, notify)
             refit = trial_of(rate, self.progress_, validated=False)
         self._keep_lower(False)
         self.record_ = FitRecord(
@@ -201,7 +201,7 @@ class LLMRung:
             folder = checkpoints
             if checkpoints and number:
                 folder = checkpoints.beside(f"trial-{number}")
-            self._last = self._train(_Job(train, plan, stage, validation), folder, notify)
+            self._last = self._train(Job(train, plan, stage, validation), folder, notify)
             return trial_of(rate, self._last)
 
         def keep(number: int) -> None:
@@ -259,9 +259,7 @@ class LLMRung:
         """Where it runs; `auto` is the CPU for int8, which is made for it."""
         return device_of(self.settings)
 
-    def _train(
-        self, job: "_Job", checkpoints: CheckpointFolder | None, notify: Listener
-    ) -> Progress:
+    def _train(self, job: Job, checkpoints: CheckpointFolder | None, notify: Listener) -> Progress:
         self._last_validated: tuple[float, Probabilities | None] = (math.inf, None)
 
         def validation_loss() -> float:
@@ -393,13 +391,3 @@ class LLMRung:
         base = load_base(rung.prompting_, rung.settings)
         rung._ready(load_adapter(base, folder / ADAPTER))
         return rung
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One training: on what, how, under which name, judged by which rows."""
-
-    examples: list[Example]
-    settings: TrainingSettings
-    stage: str
-    validation: Split | None = None
