@@ -3,7 +3,7 @@
 import csv
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
@@ -56,6 +56,8 @@ _ELSEWHERE = {
 class RunConfig:
     """Everything that decides a run's result.
 
+    The rung llm-qlora has a base in 4 bits, said or not.
+
     Attributes:
         source: the data: file, folder, built-in name or Hub id.
         data, run, llm, simpler: the settings, by room.
@@ -66,6 +68,10 @@ class RunConfig:
     run: RunSettings
     llm: LLMSettings
     simpler: SimplerSettings = field(default_factory=SimplerSettings)
+
+    def __post_init__(self) -> None:
+        if self.run.rung == "llm-qlora" and self.llm.base == "auto":
+            object.__setattr__(self, "llm", replace(self.llm, base="nf4"))
 
     def flat(self) -> dict[str, Any]:
         """One level of names, as in YAML and run.json; `data` is the source.

@@ -5,12 +5,13 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
-from llabel.config import RunConfig, option
+from llabel.config import RunConfig, defaults, option
 from llabel.errors import InputError
 from llabel.events import EpochDone, Event, Listener, Note, StepDone
 from llabel.record import RunRecord
@@ -138,11 +139,16 @@ def _started(out: Path) -> dict[str, Any] | None:
 
 
 def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """A folder is one run: other settings or other rows must not be mixed into it."""
+    """A folder is one run: other settings or other rows must not be mixed into it.
+
+    A setting that did not exist when the run was started had its default.
+    """
+    usual = {name: value for name, value in defaults().items() if value is not MISSING}
+    before = json.loads(json.dumps(usual)) | then["config"]
     changed = [
-        f"{option(name)} was {then['config'].get(name)!r}, is {value!r}"
+        f"{option(name)} was {before.get(name)!r}, is {value!r}"
         for name, value in now["config"].items()
-        if then["config"].get(name) != value and not name.startswith(("checkpoint_", "track"))
+        if before.get(name) != value and not name.startswith(("checkpoint_", "track"))
     ]
     if not changed and then["fingerprint"] != now["fingerprint"]:
         changed = ["the rows of the data have changed"]
