@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from llabel.confidence import Abstention, Answered, Calibration
 from llabel.metrics import ReportRow, Scores
 from llabel.record import Baseline, FreeAnswers, RunRecord
+from llabel.settings import ADAPTED
 
 
 def render_card(record: RunRecord) -> str:
@@ -54,7 +55,7 @@ def _front_matter(record: RunRecord) -> str:
     lines = ["---"]
     if base := _base(record):
         lines.append(f"base_model: {base}")
-    if record["rung"] == "llm-lora":
+    if record["rung"] in ADAPTED:
         lines += ["library_name: peft", "tags: [text-classification, lora, llabel]"]
     else:
         lines.append("tags: [text-classification, llabel]")
@@ -72,8 +73,12 @@ def _base(record: RunRecord) -> str | None:
 def _made_of(record: RunRecord) -> str:
     config, training = record["config"], record["training"]
     said = [f"Base: `{base}`"] if (base := _base(record)) else []
-    if record["rung"] == "llm-lora":
-        said.append(f"LoRA r {config['r']}, alpha {config['lora_alpha']:g}")
+    if record["rung"] in ADAPTED:
+        rounded = config.get("base", "auto") != "auto"
+        said.append(
+            f"{'QLoRA (base in 4-bit NF4)' if rounded else 'LoRA'} r {config['r']}, "
+            f"alpha {config['lora_alpha']:g}"
+        )
     if training["epochs"]:
         said.append(f"{training['epochs']:g} epoch(s)")
     if training["refit"]:
@@ -82,7 +87,7 @@ def _made_of(record: RunRecord) -> str:
 
 
 def _files(record: RunRecord) -> Iterator[str]:
-    if record["rung"] == "llm-lora":
+    if record["rung"] in ADAPTED:
         yield (
             "The adapter in `adapter/` is in PEFT's own format. The prompt it was trained with and "
             "the words of each label stand in `rung.json`."

@@ -36,6 +36,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         label_words: what to answer for a label, by the label as text.
         max_seq_length: most tokens of prompt and answer; None is the model's context.
         r, lora_alpha, lora_dropout, target_modules, use_rslora: LoRA.
+        init_lora: `default`, or `loftq` to start from what a 4-bit base rounded off.
         loss: `answer`, `sft` or `all`.
         class_weight: `balanced` lets every class count alike in the training loss.
         learning_rate, schedule, warmup_ratio, epochs, patience, batch_size, weight_decay,
@@ -46,6 +47,9 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         budget: seconds of training for all trials together; None is without limit.
         refit: train anew on all rows with the chosen number of epochs.
         precision: `auto`, `float32`, `bfloat16` or `int8`.
+        base: `auto`, or `nf4` or `nf4-stored` for QLoRA.
+        double_quant: round the scales of 4-bit numbers, too.
+        compute_dtype: what they are unpacked to: `auto`, `float32`, `bfloat16` or `float16`.
         engine: `auto`, or `plain` for the layers of transformers.
         compile: fuse those with torch.compile.
         gradient_checkpointing: compute layers again in the backward pass, for less memory.
@@ -73,6 +77,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         lora_dropout: float = 0.0,
         target_modules: tuple[str, ...] = ("all-linear",),
         use_rslora: bool = False,
+        init_lora: Literal["default", "loftq"] = "default",
         adapt_layers: int | None = None,
         loss: Literal["answer", "sft", "all"] = "answer",
         class_weight: Literal["balanced"] | None = None,
@@ -90,6 +95,9 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         budget: float | None = None,
         refit: bool = False,
         precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
+        base: Literal["auto", "nf4", "nf4-stored"] = "auto",
+        double_quant: bool = True,
+        compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
         engine: Literal["auto", "plain"] = "auto",
         compile: bool = False,
         gradient_checkpointing: bool = False,
@@ -106,6 +114,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         self.lora_dropout = lora_dropout
         self.target_modules = target_modules
         self.use_rslora = use_rslora
+        self.init_lora = init_lora
         self.adapt_layers = adapt_layers
         self.loss = loss
         self.class_weight = class_weight
@@ -123,6 +132,9 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         self.budget = budget
         self.refit = refit
         self.precision = precision
+        self.base = base
+        self.double_quant = double_quant
+        self.compute_dtype = compute_dtype
         self.engine = engine
         self.compile = compile
         self.gradient_checkpointing = gradient_checkpointing

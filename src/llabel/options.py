@@ -34,7 +34,10 @@ PANELS: dict[str, tuple[str, ...]] = {
         *("model", "template", "instruction", "label_words", "max_seq_length", "shots"),
     ),
     "Simpler rungs": tuple(field.name for field in fields(SimplerSettings)),
-    "LoRA": ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "adapt_layers"),
+    "LoRA": (
+        *("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "init_lora"),
+        "adapt_layers",
+    ),
     "Training": (
         *(
             "loss",
@@ -48,7 +51,8 @@ PANELS: dict[str, tuple[str, ...]] = {
         *("batch_size", "weight_decay", "max_grad_norm", "trials", "budget", "refit", "seed"),
     ),
     "Machine": (
-        *("precision", "engine", "compile", "device", "token_budget", "gradient_checkpointing"),
+        *("precision", "base", "double_quant", "compute_dtype", "engine", "compile", "device"),
+        *("token_budget", "gradient_checkpointing"),
     ),
 }
 ONE_RUN = tuple(name for panel, names in PANELS.items() if panel != "Comparison" for name in names)

@@ -15,10 +15,13 @@ from torch import Tensor
 from llabel.assets import resolve_model
 from llabel.engine.batching import FULL_VOCABULARY, Example
 from llabel.engine.checkpoint import CheckpointFolder
+from llabel.engine.four_bit import parameter_count, weight_bytes
+from llabel.engine.loftq import start_from_rounding
 from llabel.engine.model import add_lora, compile_layers, load_adapter
 from llabel.engine.packed_reader import PackedReader
 from llabel.engine.training import Progress, Trainer, Watch, seeded
 from llabel.events import Listener, Note, StageStarted, ignore
+from llabel.ladder.base_form import check_base, check_start, form_in_use, four_bit_of
 from llabel.ladder.base_models import BaseModels
 from llabel.ladder.class_weight import weigh
 from llabel.ladder.contract import FitRecord, Trial
@@ -35,7 +38,7 @@ from llabel.ladder.lora import Job, lora_settings, training_settings, trial_of
 from llabel.ladder.prompting import Prompting, build_prompting, lasting_name
 from llabel.ladder.targets import mean_log_loss, target_example
 from llabel.ladder.trials import around, best_of
-from llabel.settings import LLMSettings
+from llabel.settings import ADAPTED, LLMSettings
 from llabel.task import Label, Probabilities, Split, Task, Text
 
 if TYPE_CHECKING:
@@ -76,6 +79,8 @@ class LLMRung:
         """
         self.fields_, self.classes_ = tuple(fields), tuple(classes)
         self._ask(self.models.prompting(self.settings, self.fields_, self.classes_, notify))
+        check_start(self.settings, self.folder_)
+        check_base(self.settings, self.folder_, self.device, self.precision, notify)
         return self
 
     def _ask(self, prompting: Prompting) -> None:
@@ -119,6 +124,9 @@ class LLMRung:
         self.choice_: Progress | None = None
         self.progress_ = Progress()
         self._load_model()
+        four_bit = four_bit_of(self.settings, self.folder_, self.device_)
+        if self.settings.init_lora == "loftq" and four_bit is not None:
+            start_from_rounding(self.model_, self.folder_, four_bit)
         self._keep_lower(True)
         start = self._adapter()
         self._validated: Probabilities | None = None  # of the best trial's best epoch
@@ -153,6 +161,7 @@ class LLMRung:
                     self.settings,
                     learning_rate=rate,
                     precision=cast(Any, self.precision),
+                    base=cast(Any, form_in_use(four_bit)),
                     device=str(self.device_),
                 )
             )
@@ -161,7 +170,8 @@ class LLMRung:
             chosen=chosen,
             refit=refit,
             trainable_parameters=self.trainable_parameters_,
-            parameters=sum(p.numel() for p in self.model_.parameters()),
+            parameters=parameter_count(self.model_),
+            weight_bytes=weight_bytes(self.model_),
             truncated=self.truncated_,
         )
         return self
@@ -378,7 +388,7 @@ class LLMRung:
         Raises:
             InputError: the folder holds no finished rung of this kind.
         """
-        record = read_rung(folder, cls.name)
+        record = read_rung(folder, *ADAPTED)
         rung = cls(to_predict(record.settings, changes))
         rung.fields_, rung.classes_ = record.fields, record.classes
         model = resolve_model(rung.settings.model)
