@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
 from comparison_runs import cheap, lines_of
+from llabel import LLMClassifier
 from llabel.card import render_card
 from llabel.compare.answers import read_answers
 from llabel.confidence import read_confidence, scaled
@@ -24,7 +26,7 @@ from llabel.metrics import score
 from llabel.predictions import predict
 from llabel.run import evaluate, fit, load
 from llabel.settings import RunSettings
-from runs import config
+from runs import config, write_weather
 
 BAG = RunSettings(rung="bag-of-words")
 
@@ -195,17 +197,34 @@ def test_a_run_from_before_there_was_a_setting_goes_on(
         finished_run(tmp_path / "old", asked, fingerprint)
 
 
-def test_free_answers_are_set_apart(tiny_llama: Path, data: Path, tmp_path: Path) -> None:
-    told = config(data, tiny_llama, RunSettings(decode="free"), epochs=1, lora_alpha=0)
+def test_free_answers_are_set_apart(tiny_llama: Path, tmp_path: Path) -> None:
+    few = write_weather(tmp_path / "few.jsonl", 30)
+    told = config(few, tiny_llama, RunSettings(decode="free"), epochs=1, lora_alpha=0)
     record = fit(told, tmp_path / "run", command="")
     free, lines = record["free_answers"], lines_of(tmp_path / "run", "test")
     assert free
     assert free["unknown"] == sum(line["prediction"] == "unknown" for line in lines)
-    y = np.array([line["label"] for line in lines]) - 1
+    y = np.array([("ice", "sun").index(line["label"]) for line in lines])
     assert free["constrained"] == score(y, proba_of(tmp_path / "run", "test"))
     assert free["accuracy"] == record["metrics"]["test"]["accuracy"]
-    found = evaluate(tmp_path / "run", str(data))
-    assert found["free_answers"]["rows"] == 240
+    found = evaluate(tmp_path / "run", str(few))
+    assert found["free_answers"]["rows"] == 30
+
+
+def test_a_classifier_loads_the_temperature_too(
+    tiny_llama: Path, data: Path, tmp_path: Path
+) -> None:
+    run = RunSettings(calibrate="temperature", abstain_below=0.5)
+    fit(config(data, tiny_llama, run, epochs=1), tmp_path / "run", command="")
+    classifier = LLMClassifier.load(tmp_path / "run")
+    lines = lines_of(tmp_path / "run", "test")
+    texts = pd.DataFrame([line["text"] for line in lines])
+    expected = proba_of(tmp_path / "run", "test")
+    assert classifier.confidence_.temperature != 1
+    assert classifier.predict_proba(texts) == pytest.approx(expected, abs=1e-6)
+    assert set(classifier.predict(texts)) <= {1, 2, 3}
+    classifier.save(tmp_path / "saved")
+    assert read_confidence(tmp_path / "saved") == classifier.confidence_
 
 
 @pytest.mark.parametrize(

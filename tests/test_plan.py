@@ -71,7 +71,8 @@ def test_runs_go_from_cheap_to_dear_whatever_the_order_asked_for(tmp_path: Path)
 
 def test_seeds_share_the_split_and_only_trained_rungs_have_several(tmp_path: Path) -> None:
     config = replace(PLAIN, llm=LLMSettings(seed=5))
-    runs = list(ladder_runs(config, CompareSettings(seeds=3), tmp_path))
+    asked = CompareSettings(rungs=get_args(RungName), seeds=3)
+    runs = list(ladder_runs(config, asked, tmp_path))
     by_rung = {rung: [run.seed for run in runs if run.rung == rung] for rung in get_args(RungName)}
     for rung, seeds in by_rung.items():
         assert seeds == ([5, 6, 7] if rung in SEEDED else [5])

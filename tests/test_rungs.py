@@ -109,6 +109,7 @@ TABLE = [
         for calibrated in (False, True)
     ),
     Entry("llm-lora", "llm.LLMRung", llm=LORA),
+    Entry("llm-qlora", "qlora.QLoRARung", llm=LORA),
 ]
 LEARNERS = [entry for entry in TABLE if entry.learns]
 

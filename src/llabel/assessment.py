@@ -292,6 +292,7 @@ def _cost(rung: Rung, out: Path, rows_per_second: float, single: float) -> Cost:
         peak_gpu_mb=gpu,
         trainable_parameters=fitted.trainable_parameters,
         parameters=fitted.parameters,
+        weights_mb=fitted.weight_bytes / 2**20 if fitted.weight_bytes else None,
         disk_mb=_size_mb(out) + (_size_mb(base) if base else 0),
     )
 

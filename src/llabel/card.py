@@ -6,6 +6,7 @@ from typing import Any, cast
 from llabel.confidence import Abstention, Answered, Calibration
 from llabel.metrics import ReportRow, Scores
 from llabel.record import Baseline, FreeAnswers, JointRecord, RunRecord, target_records
+from llabel.settings import ADAPTED
 
 
 def render_card(record: RunRecord | JointRecord) -> str:
@@ -73,7 +74,7 @@ def _front_matter(record: RunRecord | JointRecord) -> str:
     lines = ["---"]
     if base := _base(record):
         lines.append(f"base_model: {base}")
-    if record["rung"] == "llm-lora":
+    if record["rung"] in ADAPTED:
         lines += ["library_name: peft", "tags: [text-classification, lora, llabel]"]
     else:
         lines.append("tags: [text-classification, llabel]")
@@ -91,8 +92,12 @@ def _base(record: RunRecord | JointRecord) -> str | None:
 def _made_of(record: RunRecord | JointRecord) -> str:
     config, training = record["config"], record["training"]
     said = [f"Base: `{base}`"] if (base := _base(record)) else []
-    if record["rung"] == "llm-lora":
-        said.append(f"LoRA r {config['r']}, alpha {config['lora_alpha']:g}")
+    if record["rung"] in ADAPTED:
+        rounded = config.get("base", "auto") != "auto"
+        said.append(
+            f"{'QLoRA (base in 4-bit NF4)' if rounded else 'LoRA'} r {config['r']}, "
+            f"alpha {config['lora_alpha']:g}"
+        )
     if training["epochs"]:
         said.append(f"{training['epochs']:g} epoch(s)")
     if training["refit"]:
@@ -101,7 +106,7 @@ def _made_of(record: RunRecord | JointRecord) -> str:
 
 
 def _files(record: RunRecord | JointRecord) -> Iterator[str]:
-    if record["rung"] == "llm-lora":
+    if record["rung"] in ADAPTED:
         yield (
             "The adapter in `adapter/` is in PEFT's own format. The prompt it was trained with and "
             "the words of each label stand in `rung.json`."

@@ -3,7 +3,7 @@
 import csv
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
@@ -57,6 +57,8 @@ _ELSEWHERE = {
 class RunConfig:
     """Everything that decides a run's result.
 
+    The rung llm-qlora has a base in 4 bits, said or not.
+
     Attributes:
         source: the data: file, folder, built-in name or Hub id.
         data, run, llm, simpler: the settings, by room.
@@ -87,6 +89,8 @@ class RunConfig:
                 f"{names} and --decode free exclude each other: what the model writes has no "
                 "probability to hold against the threshold. Leave one of them out."
             )
+        if self.run.rung == "llm-qlora" and self.llm.base == "auto":
+            object.__setattr__(self, "llm", replace(self.llm, base="nf4"))
 
     @property
     def targets(self) -> tuple[str, ...]:

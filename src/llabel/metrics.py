@@ -9,6 +9,7 @@ import numpy.typing as npt
 from llabel.task import ClassIndices, Label, Probabilities
 
 UNKNOWN = -1  # the class index of an answer that is no label
+NOT_ASKED = -2  # that of a row which a training was not asked, where several have rows of their own
 LOG_LOSS_EPS = 1e-15
 ECE_BINS = 15
 SUM_TOLERANCE = 1e-4  # a float32 softmax sums to 1 within 1e-6; half precision is worse

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import rich_click as click
 from annotated_types import Ge, Gt, Interval
@@ -34,7 +34,10 @@ PANELS: dict[str, tuple[str, ...]] = {
         *("model", "template", "instruction", "label_words", "max_seq_length", "shots"),
     ),
     "Simpler rungs": tuple(field.name for field in fields(SimplerSettings)),
-    "LoRA": ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "adapt_layers"),
+    "LoRA": (
+        *("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "init_lora"),
+        "adapt_layers",
+    ),
     "Training": (
         *(
             "loss",
@@ -48,7 +51,8 @@ PANELS: dict[str, tuple[str, ...]] = {
         *("batch_size", "weight_decay", "max_grad_norm", "trials", "budget", "refit", "seed"),
     ),
     "Machine": (
-        *("precision", "engine", "compile", "device", "token_budget", "gradient_checkpointing"),
+        *("precision", "base", "double_quant", "compute_dtype", "engine", "compile", "device"),
+        *("token_budget", "gradient_checkpointing"),
     ),
 }
 ONE_RUN = tuple(name for panel, names in PANELS.items() if panel != "Comparison" for name in names)
@@ -209,7 +213,7 @@ def _option(
 
 
 def _without_none(kind: Any) -> Any:
-    if get_origin(kind) is UnionType:
+    if get_origin(kind) in (UnionType, Union):  # X | None, and Literal[...] | None
         (kind,) = (part for part in get_args(kind) if part is not NoneType)
     return kind
 

@@ -94,6 +94,8 @@ class Cost(TypedDict):
         peak_gpu_mb: largest GPU memory in use, MiB; None on the CPU.
         trainable_parameters: numbers that training may change.
         parameters: numbers that the rung computes with.
+        weights_mb: memory of a language model's weights as they stand (in 4 bits only where they
+            stay so), adapters included, MiB; None for other rungs.
         disk_mb: size of the files that predicting needs, a base model included, MiB.
     """
 
@@ -107,6 +109,7 @@ class Cost(TypedDict):
     peak_gpu_mb: float | None
     trainable_parameters: int
     parameters: NotRequired[int]
+    weights_mb: NotRequired[float | None]
     disk_mb: NotRequired[float]
 
 
@@ -257,8 +260,13 @@ def environment(device: str, precision: str) -> dict[str, Any]:
         if torch and device.startswith("cuda")
         else device,
         "precision": precision,
-        "packages": {name: version(name) for name in packages},
+        "packages": {name: version(name) for name in (*packages, *_loaded("bitsandbytes"))},
     }
+
+
+def _loaded(*names: str) -> list[str]:
+    """Packages that few runs need, where this one did."""
+    return [name for name in names if name in sys.modules]
 
 
 def peak_rss_mb() -> float:

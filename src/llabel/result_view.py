@@ -76,7 +76,8 @@ def render_evaluation(
         lines.append(knowledge(free))
     if answered:
         lines.append(answered_told(answered, "labelled"))
-    return Group(table, Text(), _report(report), *map(Text, lines))
+    spaced = [Text(), *map(Text, lines)] if lines else []
+    return Group(table, Text(), _report(report), *spaced)
 
 
 def render_assets(found: Sequence[AssetStatus], cache: Path) -> RenderableType:

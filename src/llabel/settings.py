@@ -24,6 +24,7 @@ RungName: TypeAlias = Literal[
     "llm-few-shot",
     "llm-few-shot-calibrated",
     "llm-lora",
+    "llm-qlora",
 ]
 """The systems of the ladder, from cheap to dear."""
 
@@ -144,6 +145,13 @@ class LLMSettings:
         tuple[str, ...], Help("Linear layers to adapt, as q_proj,v_proj.")
     ] = ("all-linear",)
     use_rslora: Annotated[bool, Help("Scale by lora-alpha / √r instead.")] = False
+    init_lora: Annotated[
+        Literal["default", "loftq"],
+        Help(
+            "LoRA starts from nothing (default), or from the best rank-r approximation of what "
+            "--base nf4 rounded off (loftq)."
+        ),
+    ] = "default"
     adapt_layers: Annotated[
         int | None,
         Ge(1),
@@ -209,6 +217,21 @@ class LLMSettings:
         Literal["auto", "float32", "bfloat16", "int8"],
         Help("Of the frozen weights. auto: bfloat16 on CUDA, float32 on the CPU."),
     ] = "auto"
+    base: Annotated[
+        Literal["auto", "nf4", "nf4-stored"],
+        Help(
+            "The frozen linear layers: as the model has them (auto), or rounded to 4-bit NF4 as in "
+            "QLoRA. A GPU keeps the 4 bits; the CPU unpacks them once (nf4: fast, no memory is "
+            "saved) or for every product (nf4-stored: small, slow)."
+        ),
+    ] = "auto"
+    double_quant: Annotated[
+        bool, Help("With --base nf4: round the scales of the 4-bit numbers, too, to 8 bits.")
+    ] = True
+    compute_dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Help("What 4-bit numbers are unpacked to for products. auto: as --precision."),
+    ] = "auto"
     engine: Annotated[
         Literal["auto", "plain"],
         Help(
@@ -260,8 +283,8 @@ class RunSettings:
         float | None,
         Interval(gt=0, lt=1),
         Help(
-            "Answer `abstain` below the smallest probability from which on validation shows so "
-            "large a share of right answers, as 0.95."
+            "Answer `abstain` below the smallest probability from which on so large a share of "
+            "answers is right, as 0.95; validation must show it with 95 % confidence."
         ),
     ] = None
     untested: Annotated[
@@ -305,10 +328,19 @@ class CompareSettings:
     """What a comparison asks beyond its runs."""
 
     rungs: Annotated[
-        tuple[RungName, ...], Help("Systems to compare, as majority,encoder,llm-lora.")
-    ] = get_args(RungName)
+        tuple[RungName, ...],
+        Help("Systems to compare, as majority,encoder,llm-lora. Default: all but llm-qlora."),
+    ] = tuple(name for name in get_args(RungName) if name != "llm-qlora")
     seeds: Annotated[
         int, Ge(1), Help("Train each rung with so many seeds; intervals and tests carry them.")
+    ] = 1
+    draws: Annotated[
+        int,
+        Ge(1),
+        Help(
+            "Do everything on so many random draws of the rows into training, validation and test; "
+            "scores are their means, intervals and tests carry them."
+        ),
     ] = 1
     margin: Annotated[
         float, Interval(ge=0, lt=1), Help("Accuracy that a cheaper rung may lack to be preferred.")
@@ -364,7 +396,7 @@ _NEURAL = _TRAINED | {"device", "max_seq_length"}
 _LLM = frozenset(field.name for field in fields(LLMSettings))
 _PROMPTED = frozenset({
     *("seed", "model", "template", "instruction", "label_words", "max_seq_length"),
-    *("token_budget", "precision", "engine", "device"),
+    *("token_budget", "precision", "base", "double_quant", "compute_dtype", "engine", "device"),
 })  # fmt: skip
 READS: Mapping[RungName, frozenset[str]] = MappingProxyType({
     "majority": _SPLITS,
@@ -379,17 +411,18 @@ READS: Mapping[RungName, frozenset[str]] = MappingProxyType({
     "llm-few-shot": _PROMPTED | {"shots"},
     "llm-few-shot-calibrated": _PROMPTED | {"shots"},
     "llm-lora": _LLM - {"shots"},
+    "llm-qlora": _LLM - {"shots"},
 })  # fmt: skip
 """Which settings of `LLMSettings` and `SimplerSettings` decide what a rung becomes."""
 
-JOINT: tuple[RungName, ...] = ("llm-lora",)
-"""Rungs that one training teaches several targets; the others have a model for each."""
-
 SEEDED: tuple[RungName, ...] = (
     *("word-embeddings", "rnn", "transformer", "encoder"),
-    *("llm-few-shot", "llm-few-shot-calibrated", "llm-lora"),
+    *("llm-few-shot", "llm-few-shot-calibrated", "llm-lora", "llm-qlora"),
 )
 """Rungs that come out otherwise with another seed."""
+
+ADAPTED: tuple[RungName, ...] = ("llm-lora", "llm-qlora")
+"""Rungs that train adapters, and learn several targets together where there are some."""
 
 VARIED = (
     frozenset({"text", "train_rows", "rung"})

@@ -24,7 +24,7 @@ from llabel.ladder.contract import Rung
 from llabel.ladder.targets import each_target
 from llabel.metrics import report, score
 from llabel.record import JointRecord, RunRecord, joint_record, target_records
-from llabel.settings import JOINT
+from llabel.settings import ADAPTED
 
 if TYPE_CHECKING:
     from llabel.ladder.llm import LLMRung
@@ -39,7 +39,7 @@ def refuse_targets(config: RunConfig, loaded: LoadedTask) -> None:
     Raises:
         InputError: the rung learns one target at a time, or as `refuse_label`.
     """
-    if config.joint and config.run.rung not in JOINT:
+    if config.joint and config.run.rung not in ADAPTED:
         raise InputError(
             f"--rung {config.run.rung} learns one target at a time. Add --target "
             f"{config.targets[0]} (the rows stay those of all), or let `llabel compare` fit one "

@@ -5,6 +5,7 @@ import rich_click as click
 from llabel import __version__
 from llabel.cli.compare_command import compare
 from llabel.cli.data_commands import assets, check, prompt
+from llabel.cli.merge_command import merge
 from llabel.cli.run_commands import evaluate, fit, predict
 from llabel.cli.sweep_command import sweep
 from llabel.command_group import Commands
@@ -38,5 +39,5 @@ def main() -> None:
     """
 
 
-for command in (check, prompt, fit, evaluate, predict, compare, sweep, assets):
+for command in (check, prompt, fit, evaluate, predict, compare, sweep, merge, assets):
     main.add_command(command)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llabel.engine.allocator import keep_freed_memory
+from llabel.engine.four_bit import FourBit, four_bit_layers, loading_options, settle
 from llabel.engine.linear import Int8Linear, largest_inputs, quantise_frozen
 from llabel.errors import InputError
 
@@ -79,7 +80,11 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
 
 
 def load_model(
-    folder: Path, device: torch.device, precision: str, sample: Sequence[int] = ()
+    folder: Path,
+    device: torch.device,
+    precision: str,
+    sample: Sequence[int] = (),
+    four_bit: FourBit | None = None,
 ) -> "PreTrainedModel":
     """The language model at `folder`, frozen, in evaluation mode.
 
@@ -91,6 +96,7 @@ def load_model(
         precision: of the frozen weights: `float32`, `bfloat16`, or `int8` (CPU; products in
             integers, everything between them in float32; see `Int8Linear`).
         sample: token ids of any text, with which int8 layers are smoothed.
+        four_bit: how the frozen linear layers are rounded to 4 bits, or were already.
 
     Raises:
         InputError: unknown precision, int8 on a GPU or for a model without linear layers, or a
@@ -107,7 +113,10 @@ def load_model(
         keep_freed_memory()
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     # Straight to the GPU, whose memory may be larger than the machine's.
-    place: dict[str, Any] = {"device_map": device} if device.type == "cuda" else {}
+    straight = device.type == "cuda" or four_bit is not None
+    place: dict[str, Any] = {"device_map": device} if straight else {}
+    if four_bit is not None:
+        place |= loading_options(four_bit, dtype)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -122,6 +131,13 @@ def load_model(
             f"{folder} holds no causal language model with safetensors weights that transformers "
             f"can load: {str(error).splitlines()[0]}"
         ) from error
+    if four_bit is not None:
+        if not four_bit_layers(model):
+            raise InputError(
+                f"--base nf4: {type(model).__name__} has no linear layers to round to 4 bits. "
+                "Use --base auto."
+            )
+        settle(model, four_bit, dtype)
     model.requires_grad_(False)
     if precision == "int8":
         decoder = model.eval().get_decoder()

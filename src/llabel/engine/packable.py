@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from llabel.engine.four_bit import is_four_bit
+
 # Llama's layer under other names. Others differ in norms, activations, scores or residuals.
 _ALIKE = frozenset({"llama", "mistral", "qwen2"})
 _FIXED_ROTARY = frozenset({"default", "linear", "llama3", "yarn"})  # no tables that change
@@ -59,6 +61,8 @@ def _odd(layer: Any, *, adds: bool) -> str | None:
     frozen = getattr(layer, "base_layer", layer)
     if not isinstance(frozen, nn.Linear) or frozen.weight.dtype not in {torch.float32, torch.int8}:
         return "is no linear layer in float32 or int8"
+    if is_four_bit(frozen):
+        return "is in 4 bits"
     if frozen.weight.requires_grad:
         return "is trained itself"
     if adds and frozen.bias is not None:

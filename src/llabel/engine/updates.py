@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from llabel.engine.four_bit import is_four_bit, unpacked_weight
 from llabel.engine.linear import Int8Linear
 
 if TYPE_CHECKING:
@@ -73,5 +74,7 @@ def _weight(linear: nn.Module) -> Tensor:
 
 def _squared_norm(module: Any) -> float:
     base = module.get_base_layer()
+    if is_four_bit(base):
+        return float(unpacked_weight(base).double().square().sum())
     weight = base.dequantised() if isinstance(base, Int8Linear) else base.weight.detach()
     return float(weight.double().square().sum())

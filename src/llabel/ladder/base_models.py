@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llabel.engine.model import remove_lora
 from llabel.events import Listener, ignore
+from llabel.ladder.base_form import four_bit_of
 from llabel.ladder.label_model import device_of, load_base, precision_of
 from llabel.ladder.prompting import Prompting, prepare_prompting
 from llabel.prompt import Prompt, PromptEncoder
@@ -67,7 +68,8 @@ class KeptBaseModels(BaseModels):
     def frozen(self, prompting: Prompting, settings: LLMSettings) -> "PreTrainedModel":
         """The last one where it is the same."""
         engine = (settings.engine, settings.compile, settings.gradient_checkpointing)
-        asked = (prompting.folder, str(device_of(settings)), precision_of(settings), *engine)
+        form = four_bit_of(settings, prompting.folder, device_of(settings))
+        asked = (prompting.folder, str(device_of(settings)), precision_of(settings), form, *engine)
         if self._model is None or asked != self._known:
             self._model = None  # two of them might not fit into memory
             gc.collect()

@@ -77,6 +77,7 @@ class FitRecord:
         refit: the training on train + validation, if it was asked for.
         trainable_parameters: numbers that training changed.
         parameters: numbers the rung computes with; both 0 for look-up tables.
+        weight_bytes: memory of a language model's weights, adapters included; 0 for other rungs.
         truncated: rows of train and validation whose texts were cut to fit.
     """
 
@@ -86,6 +87,7 @@ class FitRecord:
     refit: Trial | None = None
     trainable_parameters: int = 0
     parameters: int = 0
+    weight_bytes: int = 0
     truncated: dict[str, int]
 
 

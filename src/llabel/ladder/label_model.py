@@ -18,6 +18,7 @@ from llabel.engine.plain import PlainReader
 from llabel.engine.prefix import Prefix, pays, shared_tokens
 from llabel.events import Listener, RowsDone, ignore
 from llabel.labels import LabelTrie
+from llabel.ladder.base_form import four_bit_of
 from llabel.ladder.prompting import Prompting
 from llabel.metrics import UNKNOWN
 from llabel.settings import LLMSettings
@@ -155,7 +156,8 @@ def load_base(prompting: Prompting, settings: LLMSettings) -> "PreTrainedModel":
     """The model that is asked, frozen (see `load_model`)."""
     device, precision = device_of(settings), precision_of(settings)
     sample = prompting.sample_tokens() if precision == "int8" else ()
-    return load_model(prompting.folder, device, precision, sample)
+    four_bit = four_bit_of(settings, prompting.folder, device)
+    return load_model(prompting.folder, device, precision, sample, four_bit)
 
 
 def answer_head(

@@ -3,7 +3,7 @@
 import gc
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -15,10 +15,13 @@ from torch import Tensor
 from llabel.assets import resolve_model
 from llabel.engine.batching import FULL_VOCABULARY, Example
 from llabel.engine.checkpoint import CheckpointFolder
+from llabel.engine.four_bit import parameter_count, weight_bytes
+from llabel.engine.loftq import start_from_rounding
 from llabel.engine.model import add_lora, compile_layers, load_adapter
 from llabel.engine.packed_reader import PackedReader
-from llabel.engine.training import Progress, Trainer, TrainingSettings, Watch, seeded
+from llabel.engine.training import Progress, Trainer, Watch, seeded
 from llabel.events import Listener, Note, StageStarted, ignore
+from llabel.ladder.base_form import check_base, check_start, form_in_use, four_bit_of
 from llabel.ladder.base_models import BaseModels
 from llabel.ladder.class_weight import weigh
 from llabel.ladder.contract import FitRecord, Trial
@@ -31,11 +34,11 @@ from llabel.ladder.label_model import (
     to_predict,
 )
 from llabel.ladder.llm_folder import ADAPTER, RungRecord, read_rung, save_rung
-from llabel.ladder.lora import lora_settings, training_settings, trial_of
+from llabel.ladder.lora import Job, lora_settings, training_settings, trial_of
 from llabel.ladder.prompting import Prompting, build_prompting, lasting_name
 from llabel.ladder.targets import mean_log_loss, target_example
 from llabel.ladder.trials import around, best_of
-from llabel.settings import LLMSettings
+from llabel.settings import ADAPTED, LLMSettings
 from llabel.task import Label, Probabilities, Split, Task, Text
 
 if TYPE_CHECKING:
@@ -76,6 +79,8 @@ class LLMRung:
         """
         self.fields_, self.classes_ = tuple(fields), tuple(classes)
         self._ask(self.models.prompting(self.settings, self.fields_, self.classes_, notify))
+        check_start(self.settings, self.folder_)
+        check_base(self.settings, self.folder_, self.device, self.precision, notify)
         return self
 
     def _ask(self, prompting: Prompting) -> None:
@@ -119,6 +124,9 @@ class LLMRung:
         self.choice_: Progress | None = None
         self.progress_ = Progress()
         self._load_model()
+        four_bit = four_bit_of(self.settings, self.folder_, self.device_)
+        if self.settings.init_lora == "loftq" and four_bit is not None:
+            start_from_rounding(self.model_, self.folder_, four_bit)
         self._keep_lower(True)
         start = self._adapter()
         self._validated: Probabilities | None = None  # of the best trial's best epoch
@@ -144,7 +152,7 @@ class LLMRung:
             stage = "refitting on train + validation"
             both = np.concatenate([task.train.y, task.validation.y])
             rows = weigh(train + validation, both, self.settings.class_weight)
-            self.progress_ = self._train(_Job(rows, plan, stage), again, notify)
+            self.progress_ = self._train(Job(rows, plan, stage), again, notify)
             refit = trial_of(rate, self.progress_, validated=False)
         self._keep_lower(False)
         self.record_ = FitRecord(
@@ -153,6 +161,7 @@ class LLMRung:
                     self.settings,
                     learning_rate=rate,
                     precision=cast(Any, self.precision),
+                    base=cast(Any, form_in_use(four_bit)),
                     device=str(self.device_),
                 )
             )
@@ -161,7 +170,8 @@ class LLMRung:
             chosen=chosen,
             refit=refit,
             trainable_parameters=self.trainable_parameters_,
-            parameters=sum(p.numel() for p in self.model_.parameters()),
+            parameters=parameter_count(self.model_),
+            weight_bytes=weight_bytes(self.model_),
             truncated=self.truncated_,
         )
         return self
@@ -201,7 +211,7 @@ class LLMRung:
             folder = checkpoints
             if checkpoints and number:
                 folder = checkpoints.beside(f"trial-{number}")
-            self._last = self._train(_Job(train, plan, stage, validation), folder, notify)
+            self._last = self._train(Job(train, plan, stage, validation), folder, notify)
             return trial_of(rate, self._last)
 
         def keep(number: int) -> None:
@@ -259,9 +269,7 @@ class LLMRung:
         """Where it runs; `auto` is the CPU for int8, which is made for it."""
         return device_of(self.settings)
 
-    def _train(
-        self, job: "_Job", checkpoints: CheckpointFolder | None, notify: Listener
-    ) -> Progress:
+    def _train(self, job: Job, checkpoints: CheckpointFolder | None, notify: Listener) -> Progress:
         self._last_validated: tuple[float, Probabilities | None] = (math.inf, None)
 
         def validation_loss() -> float:
@@ -380,7 +388,7 @@ class LLMRung:
         Raises:
             InputError: the folder holds no finished rung of this kind.
         """
-        record = read_rung(folder, cls.name)
+        record = read_rung(folder, *ADAPTED)
         rung = cls(to_predict(record.settings, changes))
         rung.fields_, rung.classes_ = record.fields, record.classes
         model = resolve_model(rung.settings.model)
@@ -393,13 +401,3 @@ class LLMRung:
         base = load_base(rung.prompting_, rung.settings)
         rung._ready(load_adapter(base, folder / ADAPTER))
         return rung
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One training: on what, how, under which name, judged by which rows."""
-
-    examples: list[Example]
-    settings: TrainingSettings
-    stage: str
-    validation: Split | None = None

@@ -20,6 +20,7 @@ from llabel.ladder.class_weight import weigh
 from llabel.ladder.contract import FitRecord, FitSettings, Trial
 from llabel.ladder.trials import REFIT, around, best_of, stage
 from llabel.metrics import log_loss
+from llabel.settings import ClassWeight
 from llabel.task import ClassIndices, Probabilities, Text
 
 # Rows are encoded and sorted by length within such windows when predicting.
@@ -99,6 +100,7 @@ class Fitted:
         network: the chosen one, or what the refit made; in evaluation mode.
         trials, chosen, refit: see `FitRecord`.
         validation_proba: (n_validation, n_classes) of the chosen one, before any refit.
+        class_weight: that it was trained with.
     """
 
     network: nn.Module
@@ -106,6 +108,7 @@ class Fitted:
     chosen: int
     refit: Trial | None
     validation_proba: Probabilities
+    class_weight: ClassWeight | None
 
     def record(
         self,
@@ -127,7 +130,12 @@ class Fitted:
         trainable, parameters = count(self.network)
         chosen = self.trials[self.chosen].settings
         return FitRecord(
-            settings={**recipe.record(), **chosen, **settings},
+            settings={
+                **recipe.record(),
+                **chosen,
+                "class_weight": self.class_weight,
+                **settings,
+            },
             trials=self.trials,
             chosen=self.chosen,
             refit=self.refit,
@@ -211,14 +219,15 @@ def fit_network(
         budget = recipe.predict_budget(device)
         proba = predict(best.network, validation.examples, budget, device, notify)
     if not settings.refit:
-        return Fitted(best.network, trials, chosen, None, proba)
+        return Fitted(best.network, trials, chosen, None, proba, settings.class_weight)
     epochs = best.progress.best_step / recipe.steps(passes * len(train.examples))
     trained.clear()
     del best  # let go of one network before the next takes memory
     both = Rows(train.examples + validation.examples, np.concatenate([train.y, validation.y]), 0)
     folder = checkpoints and checkpoints.beside("refit")
     again = session.train(both, None, rate, epochs, None, folder, REFIT)
-    return Fitted(again.network, trials, chosen, _trial(rate, again.progress, passes), proba)
+    refit = _trial(rate, again.progress, passes)
+    return Fitted(again.network, trials, chosen, refit, proba, settings.class_weight)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,10 @@ import torch
 from llabel.assets import resolve_model
 from llabel.data import take
 from llabel.engine.checkpoint import CheckpointFolder
+from llabel.engine.four_bit import parameter_count, weight_bytes
 from llabel.errors import InputError
 from llabel.events import Listener, Note, StageStarted, ignore
+from llabel.ladder.base_form import check_base, form_in_use, four_bit_of
 from llabel.ladder.calibration import prior_corrected
 from llabel.ladder.contract import FitRecord
 from llabel.ladder.few_shot import Shot, choose_rows, fit_shots, shot_tokens
@@ -38,7 +40,10 @@ _NAMES = {
     (True, True): "llm-few-shot-calibrated",
 }
 # What decides the result; the rest of LLMSettings is about training.
-_READ = ("model", "template", "instruction", "label_words", "max_seq_length", "seed")
+_READ = (
+    *("model", "template", "instruction", "label_words", "max_seq_length", "seed"),
+    *("double_quant", "compute_dtype"),
+)
 
 
 class PromptedRung:
@@ -87,6 +92,7 @@ class PromptedRung:
                 self.settings, self.fields_, self.classes_, few_shot=self.few_shot, notify=notify
             )
         )
+        check_base(self.settings, self.folder_, self.device, self.precision, notify)
         return self
 
     def _ask(self, prompting: Prompting) -> None:
@@ -136,7 +142,8 @@ class PromptedRung:
             )
         self.record_ = FitRecord(
             settings=self._settings(),
-            parameters=sum(p.numel() for p in self.reader_.model.parameters()),
+            parameters=parameter_count(self.reader_.model),
+            weight_bytes=weight_bytes(self.reader_.model),
             truncated=self.truncated_,
         )
         return self
@@ -157,6 +164,7 @@ class PromptedRung:
         settings = {name: getattr(self.settings, name) for name in _READ}
         settings |= {
             "precision": self.precision,
+            "base": form_in_use(four_bit_of(self.settings, self.folder_, self.device_)),
             "engine": self.engine_,
             "prior": self.prior_.tolist(),
         }

@@ -8,7 +8,7 @@ from llabel.config import RunConfig
 from llabel.errors import InputError
 from llabel.ladder.contract import FitSettings, Rung
 from llabel.ladder.rung_folder import RECORD, read_json
-from llabel.settings import RungName
+from llabel.settings import ADAPTED, RungName
 from llabel.task import Label
 
 _CLASSES: dict[RungName, str] = {
@@ -24,15 +24,21 @@ _CLASSES: dict[RungName, str] = {
     "llm-few-shot": "prompted.PromptedRung",
     "llm-few-shot-calibrated": "prompted.PromptedRung",
     "llm-lora": "llm.LLMRung",
+    "llm-qlora": "qlora.QLoRARung",
 }
 
 
-def make(config: RunConfig) -> Rung:
-    """The rung that `config` names, not yet prepared."""
+def make(config: RunConfig, **training: Any) -> Rung:
+    """The rung that `config` names, not yet prepared.
+
+    Args:
+        config: all settings.
+        training: `models` and `watch` of rungs that train adapters (see `LLMRung`).
+    """
     name, llm = config.run.rung, config.llm
     kind = _class(name)
-    if name == "llm-lora":
-        return cast(Rung, kind(llm))
+    if name in ADAPTED:
+        return cast(Rung, kind(llm, **training))
     if name.startswith("llm-"):
         few_shot, calibrated = "few-shot" in name, name.endswith("-calibrated")
         return cast(Rung, kind(llm, few_shot=few_shot, calibrated=calibrated))

@@ -9,11 +9,10 @@ from math import sqrt
 from typing import Any
 
 from llabel.config import RunConfig, defaults, short
-from llabel.settings import READS, SEEDED, LLMSettings, SimplerSettings
+from llabel.settings import ADAPTED, READS, SEEDED, LLMSettings, SimplerSettings
 from llabel.sweep.axes import Axes
 from llabel.sweep_record import AXES
 
-LORA = "llm-lora"
 _NO_RESULT = (
     *("checkpoint_minutes", "checkpoint_steps", "track", "untested", "decode", "no_texts"),
     *("calibrate", "abstain_below", "target_precision"),
@@ -48,7 +47,7 @@ class PlannedCell:
     def scaling(self) -> float | None:
         """Of the update: lora_alpha / r, or / √r with rsLoRA; None without LoRA."""
         llm = self.config.llm
-        if self.config.run.rung != LORA:
+        if self.config.run.rung not in ADAPTED:
             return None
         return llm.lora_alpha / (sqrt(llm.r) if llm.use_rslora else llm.r)
 
@@ -64,7 +63,7 @@ class PlannedCell:
     @property
     def row_passes(self) -> int:
         """Epochs that it may train for, in all; 0 where nothing is trained by epochs."""
-        return self.config.llm.epochs if self.config.run.rung == LORA and not self.control else 0
+        return self.config.llm.epochs if self.config.run.rung in ADAPTED and not self.control else 0
 
 
 def grid(axes: Axes) -> list[PlannedCell]:
@@ -103,7 +102,7 @@ def planned(axes: Axes, combination: Mapping[str, Any]) -> PlannedCell:
 
 def is_control(config: RunConfig) -> bool:
     """Whether training changes nothing: LoRA scaled by 0 is the model as it was."""
-    return config.run.rung == LORA and config.llm.lora_alpha == 0
+    return config.run.rung in ADAPTED and config.llm.lora_alpha == 0
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
@@ -136,7 +135,7 @@ def _settings(config: RunConfig, axes: Axes) -> dict[str, Any]:
 def _name(config: RunConfig, settings: Mapping[str, Any]) -> str:
     """Short, and the same whatever else varies: r16-alpha32-lr0.0005-epochs3-seed0."""
     parts = [f"{name.removeprefix('lora_')}{_word(settings[name])}" for name in AXES]
-    if config.run.rung != LORA:
+    if config.run.rung not in ADAPTED:
         parts = [config.run.rung, f"seed{config.llm.seed}"]
     others = [name for name in settings if name not in {*AXES, "rung"}]
     parts += [

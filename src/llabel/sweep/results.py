@@ -15,10 +15,11 @@ from llabel.config import short
 from llabel.data import LoadedTask
 from llabel.metrics import log_loss
 from llabel.record import environment
+from llabel.settings import ADAPTED
 from llabel.statistics.effects import analyse
 from llabel.sweep.arrays import read_proba
 from llabel.sweep.axes import Axes
-from llabel.sweep.cells import LORA, PlannedCell
+from llabel.sweep.cells import PlannedCell
 from llabel.sweep.choose import DoneCell
 from llabel.sweep.folder import LOG, VALIDATION, SweepFolder, read_cell
 from llabel.sweep_record import (
@@ -156,7 +157,7 @@ def _epoch_losses(log: Path) -> list[float]:
 
 def _machine(config: Any) -> tuple[str, str]:
     """Device and precision of the LLM, where there is one."""
-    if config.run.rung != LORA:
+    if config.run.rung not in ADAPTED:
         return "cpu", "float32"
     from llabel.ladder.label_model import device_of, precision_of
 

@@ -19,8 +19,9 @@ from llabel.ladder.base_models import KeptBaseModels
 from llabel.ladder.contract import Rung
 from llabel.ladder.llm import LLMRung
 from llabel.metrics import score
+from llabel.settings import ADAPTED
 from llabel.sweep.arrays import write_proba
-from llabel.sweep.cells import LORA, is_control
+from llabel.sweep.cells import is_control
 from llabel.sweep.folder import (
     CELL,
     CELLS,
@@ -95,7 +96,7 @@ class Runner:
         config, task = order.config, self._task(order)
         values, y = outcome(order, "done"), task.validation.y
         before: Untouched | None = None
-        if config.run.rung == LORA:
+        if config.run.rung in ADAPTED:
             before = read_untouched(self.folder, config, task, self.models, notify)
         if before and is_control(config):
             write_proba(place / VALIDATION, before.proba)
@@ -129,10 +130,10 @@ class Runner:
         return rung
 
     def _rung(self, order: Order) -> Rung:
-        if order.config.run.rung != LORA:
+        if order.config.run.rung not in ADAPTED:
             return registry.make(order.config)
         watch = None if order.trial is None else Halving(self.folder.out, order.trial)
-        return cast(Rung, LLMRung(order.config.llm, self.models, watch))
+        return registry.make(order.config, models=self.models, watch=watch)
 
     def _task(self, order: Order) -> Task:
         task = self.load(order.config).task

@@ -1,0 +1,234 @@
+"""A finished run's adapter put into its base model, and what that changed."""
+
+import gc
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+
+import numpy as np
+
+from llabel import run
+from llabel.config import RunConfig
+from llabel.data import read_texts
+from llabel.data.sources import open_source
+from llabel.errors import InputError
+from llabel.events import Listener, StageStarted, ignore
+from llabel.folder import alone_with, read_record, write_text
+from llabel.ladder import registry
+from llabel.settings import ADAPTED
+from llabel.task import Label, Probabilities, TargetLabel, Text
+
+if TYPE_CHECKING:
+    from llabel.ladder.llm import LLMRung
+
+Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
+_ADAPTER_FILE = "adapter/adapter_model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class MergeCheck:
+    """What the merged model answers otherwise than the run.
+
+    Attributes:
+        rows: that both answered.
+        flips: rows whose most probable label is another.
+        mean_move, max_move: over the rows, the largest change of a label's probability.
+    """
+
+    rows: int
+    flips: int
+    mean_move: float
+    max_move: float
+
+    def within(self, max_flips: float) -> bool:
+        """Whether at most this share of the answers changed."""
+        return self.flips <= max_flips * self.rows
+
+
+def merge(
+    folder: Path,
+    out: Path,
+    *,
+    dtype: Dtype = "float32",
+    data: str | None = None,
+    rows: int = 500,
+    max_flips: float = 0.01,
+    device: str | None = None,
+    notify: Listener = ignore,
+) -> MergeCheck:
+    """Write the model of a tuned run as a plain Hugging Face model, and ask both the same rows.
+
+    `out` appears whole, and only if the answers are within `max_flips` (see `MergeCheck.within`).
+
+    Args:
+        folder: a finished run of llm-lora or llm-qlora, or what `LLMClassifier.save` wrote.
+        out: a new or empty folder.
+        dtype: of the weights that are written; float32 loses nothing.
+        data: whose rows are asked; the run's validation rows by default, never its test rows.
+        rows: how many of them at most; drawn with a fixed seed.
+        max_flips: largest share of answers that may change, in [0, 1].
+        device: where the rows are answered; the best there is by default.
+        notify: told of progress.
+
+    Raises:
+        InputError: there is no adapter, the rows are not at hand, or `out` is taken.
+    """
+    _refuse_others(folder)
+    _refuse_taken(out)
+    texts = _sample(_texts(folder, data), rows)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with alone_with(out, f"-o {out} is being written by another llabel process."):
+        return _merge(folder, out, dtype, texts, max_flips, device, notify)
+
+
+def _merge(
+    folder: Path,
+    out: Path,
+    dtype: Dtype,
+    texts: Sequence[Text],
+    max_flips: float,
+    device: str | None,
+    notify: Listener,
+) -> MergeCheck:
+    import torch
+
+    from llabel.ladder.merged import read_merged, write_merged
+
+    rung = cast("LLMRung", registry.load(folder, device=device or "auto"))
+    notify(StageStarted("asking the run", len(texts)))
+    before = rung.predict_proba(texts, notify)
+    for name in ("model_", "head_", "reader_"):  # two models might not fit into memory
+        vars(rung).pop(name, None)
+    gc.collect()
+    with _temporary(out) as place:
+        write_merged(rung, folder, place, getattr(torch, dtype))
+        write_text(place / "README.md", _card(rung, folder, dtype))
+        gc.collect()
+        notify(StageStarted("asking the merged model", len(texts)))
+        after = read_merged(rung, place).predict_proba(texts, notify)
+        spans = [(target.first, target.stop) for target in rung.trie_.targets]
+        found = _compared(before, after, spans)
+        if found.within(max_flips):
+            if out.exists():
+                out.rmdir()
+            place.rename(out)
+    return found
+
+
+@contextmanager
+def _temporary(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that is gone afterwards, unless it was renamed."""
+    place = out.with_name(f".new-{out.name}")
+    shutil.rmtree(place, ignore_errors=True)  # of a process that was killed here
+    place.mkdir()
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _compared(
+    before: Probabilities, after: Probabilities, spans: Sequence[tuple[int, int]]
+) -> MergeCheck:
+    """A row changes if the answer to any of its targets, whose columns are `spans`, does."""
+    moves = np.abs(before - after).max(axis=1)
+    changed = [
+        before[:, first:stop].argmax(axis=1) != after[:, first:stop].argmax(axis=1)
+        for first, stop in spans or [(0, before.shape[1])]
+    ]
+    flips = int(np.any(changed, axis=0).sum())
+    return MergeCheck(len(before), flips, float(moves.mean()), float(moves.max()))
+
+
+def _refuse_others(folder: Path) -> None:
+    name = registry.saved_name(folder)
+    if name not in ADAPTED:
+        raise InputError(
+            f"{folder} holds the rung {name}, which has no adapter to merge. Give a run of "
+            f"{' or '.join(ADAPTED)}."
+        )
+    if not (folder / _ADAPTER_FILE).is_file():
+        raise InputError(
+            f"{folder} has no {_ADAPTER_FILE}: it was removed, or never written. Train the run "
+            "again with --overwrite."
+        )
+
+
+def _refuse_taken(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"-o {out} is there already. Name a new or empty folder.")
+
+
+def _texts(folder: Path, data: str | None) -> list[Text]:
+    """The rows that both models are asked.
+
+    Raises:
+        InputError: they are not at hand.
+    """
+    if data is not None:
+        return _texts_of(data, registry.saved_fields(folder))
+    if not (folder / "run.json").is_file():
+        raise InputError(
+            f"{folder} does not say on which rows it was validated (run.json is missing). Give "
+            "texts to compare answers on: --data FILE."
+        )
+    record = read_record(folder)
+    try:
+        task = run.load(RunConfig.from_flat(record["config"])).task
+    except InputError as error:
+        raise InputError(
+            "The run's validation rows cannot be read again. Call this where `llabel fit` was "
+            f"called, or give other texts: --data FILE. {error}"
+        ) from error
+    if task.fingerprint != record["data"]["fingerprint"]:
+        raise InputError(
+            f"The rows of {record['data']['source']} are not those of the run any more, so its "
+            "validation rows are not known. Give texts to compare answers on: --data FILE."
+        )
+    return list(task.validation.texts)
+
+
+def _texts_of(data: str, fields: Sequence[str]) -> list[Text]:
+    """The validation part, else all parts that are no test part; a lone file is taken whole."""
+    parts = list(open_source(data).parts)
+    if "validation" in parts:
+        parts = ["validation"]
+    elif len(parts) > 1:
+        parts = [part for part in parts if part != "test"]
+    found = [text for part in parts for _, text in read_texts(data, fields, part=part)]
+    if not found:
+        raise InputError(f"--data {data} has no rows.")
+    return found
+
+
+def _sample(texts: list[Text], rows: int) -> list[Text]:
+    chosen = np.random.default_rng(0).permutation(len(texts))[:rows]
+    return [texts[row] for row in sorted(chosen.tolist())]
+
+
+def _named(label: Label) -> str:
+    return f"{label.target}, {label.label}" if isinstance(label, TargetLabel) else str(label)
+
+
+def _card(rung: "LLMRung", folder: Path, dtype: Dtype) -> str:
+    """What the written folder is, and how it must be asked."""
+    asked = rung.template_.render(tuple(f"{{{name}}}" for name in rung.fields_), rung.fields_)
+    words = "\n".join(
+        f"- {_named(label)}: `{word}`"
+        for label, word in zip(rung.classes_, rung.trie_.words, strict=True)
+    )
+    if tails := rung.template_.tails:
+        asked += "\n\nand then, for each target,\n\n" + "\n".join(tails)
+    return (
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\n"
+        "tags: [text-classification, llabel]\n---\n\n"
+        f"# {rung.settings.model}, tuned by {rung.name}\n\n"
+        f"The adapter of the run {folder.resolve().name} is merged into the weights ({dtype}). "
+        "The model answers one of its labels to this prompt:\n\n"
+        f"```text\n{asked}\n```\n\n{words}\n\n"
+        "```bash\nllabel fit DATA --rung llm-zero-shot --model THIS_FOLDER --template "
+        f"{rung.settings.template} …\n```\n"
+    )
