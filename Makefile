@@ -19,8 +19,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## eight systems on 300 news articles, a verdict and a page: about ten minutes
 	$(BIN)/llabel compare --config examples/demo.yaml --out runs/demo
 
-test: check  ## linters, types, import rules and the whole test suite
-	$(BIN)/python -m pytest
+test: check  ## linters, types, import rules and the whole test suite, a file at a time on each of two cores
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: check  ## the same with the tests that take minutes
 	$(BIN)/python -m pytest -m 'not gpu'

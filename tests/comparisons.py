@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from llabel import metrics
+from llabel import confidence, metrics
 from llabel.comparison import (
     SCHEMA,
     ComparedCost,
@@ -19,6 +19,7 @@ from llabel.comparison import (
     ReliabilityBin,
     TrialRecord,
 )
+from llabel.settings import RunSettings
 
 TOPICS = ("business", "entertainment", "politics", "sport", "tech")
 SCRIPT = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'> & <b>bold</b>"
@@ -67,6 +68,7 @@ def comparison(
     curve: bool = True,
     texts: bool = True,
     leak: bool = True,
+    abstain: bool = False,
 ) -> CompareRecord:
     """A record as a comparison writes it; the same arguments give the same record."""
     rng = np.random.default_rng(7)
@@ -77,6 +79,8 @@ def comparison(
         proba = _proba(rng, y, len(classes), system)
         done = system.name not in failed
         rungs.append(_rung(system, y, proba, unseen, classes, seeds) if done else _failed(system))
+        if done and abstain:
+            rungs[-1] |= _confidence(y, proba, free=system.name.startswith("llm-"))
     done_rungs = [rung for rung in rungs if rung["status"] == "done"]
     best = max(done_rungs, key=_accuracy)["name"] if done_rungs else None
     choose = "bag-of-words" if best and "bag-of-words" in {r["name"] for r in done_rungs} else best
@@ -117,6 +121,7 @@ def comparison(
             "rows_needed": None,
         },
         "rungs": rungs,
+        "draws": [],
         "pairs": _pairs(names),
         "curve": _curve(names) if curve else [],
         "errors": _errors(names, classes, best, texts) if best else None,
@@ -186,9 +191,29 @@ def _rung(
         "report": list(metrics.report(y, answer, list(classes))),
         "confusion": confusion.tolist(),
         "reliability": _reliability(y, proba),
+        "coverage": confidence.coverage_curve(answer == y, proba.max(axis=1)),
         "lookup_part": max(0.0, test["accuracy"] - apart["accuracy"]),
         "note": "its weights were rounded to 4 bits." if name.startswith("llm-") else "",
         "command": f"llabel fit bbc --text title --text text --label topic --rung {name} --out DIR",
+    }
+
+
+def _confidence(y: Any, proba: Any, *, free: bool) -> Any:
+    """What a run records that is calibrated, may abstain, and perhaps writes freely."""
+    settings = RunSettings(calibrate="temperature", target_precision=0.95)
+    validation, test = (confidence.Judged(y[k::2], proba[k::2]) for k in (0, 1))
+    decided = confidence.decide(settings, validation)
+    constrained = metrics.score(y, proba)
+    assert constrained
+    apart = {
+        "rows": len(y), "unknown": 40, "unknown_share": 40 / len(y),
+        "unknown_ci95": list(metrics.wilson_interval(40, len(y))), "accuracy": 0.8,
+        "accuracy_of_labels": 0.9, "constrained": constrained,
+    }  # fmt: skip
+    return {
+        "calibration": confidence.calibration_of(settings, decided, validation, test),
+        "abstention": confidence.abstention_of(settings, decided, validation, test),
+        "free_answers": apart if free else None,
     }
 
 

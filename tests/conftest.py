@@ -5,16 +5,21 @@ import os
 # Set before huggingface_hub is imported: no test may ask the Hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # several at a time get in each other's way with threads
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 
+from browser import running_browser
 from llabel.assets import resolve_dataset, resolve_model
 from llabel.settings import LLMSettings
+from runs import write_weather
+from sweep_runs import Here
 from tiny_models import save_llama
 
 hypothesis.settings.register_profile("llabel", deadline=None)  # other work may share the machine
@@ -43,6 +48,26 @@ def llm_settings(tiny_llama: Path) -> Callable[..., LLMSettings]:
         return LLMSettings(**(start | few | changes))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def weather(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eighty rows, `text,note` and `label`, for sweeps of seconds."""
+    return write_weather(tmp_path_factory.mktemp("data") / "weather.jsonl", 80)
+
+
+@pytest.fixture
+def cells_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells of a sweep are trained in this process, and no page is made."""
+    monkeypatch.setattr("llabel.sweep.sweep.ProcessWorker", Here)
+    monkeypatch.setattr("llabel.sweep.sweep.render_sweep", lambda record: "")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    with running_browser() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

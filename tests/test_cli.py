@@ -6,7 +6,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,13 +75,19 @@ def test_help_starts_at_once_and_imports_nothing_heavy() -> None:
 
 
 def test_help_is_fast() -> None:
+    """In processor time: other work on the machine must not decide."""
     seconds = []
     for _ in range(3):
-        started = time.perf_counter()
+        before = os.times()
         subprocess.run(
             [sys.executable, "-m", "llabel", "--help"], check=True, stdout=subprocess.DEVNULL
         )
-        seconds.append(time.perf_counter() - started)
+        after = os.times()
+        user, system = (
+            after.children_user - before.children_user,
+            after.children_system - before.children_system,
+        )
+        seconds.append(user + system)
     assert statistics.median(seconds) < 0.8, "0.1 s on an idle machine"
 
 

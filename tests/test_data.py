@@ -54,6 +54,30 @@ def test_train_rows_leaves_validation_and_test_alone(tmp_path: Path) -> None:
         load(data, train_rows=141)
 
 
+def test_samples_of_train_and_test_are_drawn_as_asked(tmp_path: Path) -> None:
+    rows = rows_of(180, ("no",)) + rows_of(20, ("yes",), start=180)
+    data = write_csv(tmp_path / "a.csv", rows)
+    whole = load(data)
+    found = load(data, train_rows=24, test_rows=8, sampling="balanced")
+    counts = [[split.y.tolist().count(c) for c in (0, 1)] for split in splits(found.task)]
+    assert counts == [[12, 12], [18, 2], [4, 4]]
+    for part in ("train", "validation", "test"):
+        assert set(getattr(found.task, part).ids) <= set(getattr(whole.task, part).ids)
+    assert found.task.validation.ids == whole.task.validation.ids
+    assert "24 of 140 train rows are drawn: balanced, seed 0." in found.notes
+    assert "8 of 40 test rows are drawn: balanced, seed 0." in found.notes
+    assert found.task.fingerprint != whole.task.fingerprint
+    again = load(data, train_rows=24, test_rows=8, sampling="balanced")
+    assert again.task.fingerprint == found.task.fingerprint
+    by_chance = load(data, train_rows=2, sampling="natural", seed=3)
+    assert len(by_chance.task.train) == 2
+    assert any("natural draw from train has no row of" in note for note in by_chance.notes)
+    with pytest.raises(InputError, match=r"--test-rows 41: choose from 2 .* in the test part"):
+        load(data, test_rows=41)
+    with pytest.raises(InputError, match=r"--sampling balanced says how .* neither is given"):
+        load(data, sampling="balanced")
+
+
 def test_groups_stand_on_one_side_of_both_cuts(tmp_path: Path) -> None:
     rows = [(f"text {i}", "ab"[i // 3 % 2], f"g{i // 3}") for i in range(180)]
     data = write_csv(tmp_path / "t.csv", rows, "text,label,author")

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from llabel.assets import BUILT_IN, asset_status, resolve_encoder
+from llabel.assets import resolve_encoder
 from llabel.data import load_task, take
 from llabel.engine.batching import collate
 from llabel.errors import InputError
@@ -251,11 +251,10 @@ def test_weights_of_another_training_are_refused(fitted, bert, tmp_path):
 
 @pytest.fixture(scope="module")
 def minilm() -> Path:
-    if not asset_status(BUILT_IN["minilm-l6"]).cached:
-        pytest.skip("minilm-l6 was not fetched yet: llabel fetch minilm-l6")
     return resolve_encoder("minilm-l6")
 
 
+@pytest.mark.slow
 def test_minilm_learns_topics_from_few_rows(minilm, monkeypatch):
     monkeypatch.setattr(encoder, "RECIPE", replace(encoder.RECIPE, min_steps=0, epochs=3))
     task = load_task("bbc", text=("title",), label="topic", train_rows=160, seed=0).task

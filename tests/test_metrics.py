@@ -6,8 +6,9 @@ import pytest
 import sklearn.metrics
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import classification_report
 
-from llabel.metrics import majority_accuracy, report, score, wilson_interval
+from llabel.metrics import UNKNOWN, majority_accuracy, report, score, wilson_interval
 
 Y = np.array([0, 0, 1, 1, 2])
 PROBA = np.array(
@@ -142,8 +143,10 @@ def test_report_lists_classes_unknown_accuracy_and_macro_average():
         ("unknown", "unknown"),
         ("accuracy", "accuracy"),
         ("macro avg", "macro avg"),
+        ("macro avg with unknown", "macro avg with unknown"),
+        ("weighted avg", "weighted avg"),
     ]
-    false, true, unknown, accuracy, macro = rows
+    false, true, unknown, accuracy, macro, with_unknown, weighted = rows
     assert (false["precision"], false["recall"], false["f1"]) == (0.5, 0.5, 0.5)
     assert (false["support"], false["predicted"]) == (2, 2)
     assert (true["precision"], true["recall"]) == (1.0, 0.5)
@@ -151,12 +154,39 @@ def test_report_lists_classes_unknown_accuracy_and_macro_average():
     assert (accuracy["precision"], accuracy["recall"], accuracy["f1"]) == (None, None, 0.5)
     assert macro["precision"] == 0.75
     assert macro["f1"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert with_unknown["f1"] == pytest.approx((1 / 2 + 2 / 3) / 3)
+    assert weighted["f1"] == macro["f1"]  # as many rows of each class
+    assert false["precision_ci95"] == false["recall_ci95"] == list(wilson_interval(1, 2))
+    assert true["precision_ci95"] == list(wilson_interval(1, 1))
+    assert [row["recall_ci95"] for row in rows[2:]] == [None] * 5
     assert json.loads(json.dumps(rows)) == rows
 
 
 def test_report_without_unknown_has_no_such_row():
     rows = report(np.array([0, 1]), np.array([0, 1]), ["unknown", "b"])
-    assert [row["kind"] for row in rows] == ["class", "class", "accuracy", "macro avg"]
+    assert [row["kind"] for row in rows] == [
+        *("class", "class", "accuracy", "macro avg", "weighted avg"),
+    ]
+
+
+def test_what_was_never_answered_has_precision_0_and_no_interval():
+    rare = report(np.array([0, 0, 1]), np.array([0, 0, 0]), ["common", "rare"])[1]
+    assert (rare["precision"], rare["precision_ci95"]) == (0.0, None)
+    assert (rare["recall"], rare["recall_ci95"]) == (0.0, list(wilson_interval(0, 1)))
+
+
+@given(predictions())
+def test_averages_equal_scikit_learns_report(case):
+    y, _, predicted = case
+    n_classes = case[1].shape[1]
+    rows = {row["kind"]: row for row in report(y, predicted, [*range(n_classes)])}
+    labels = [*range(n_classes), UNKNOWN] if (predicted == UNKNOWN).any() else [*range(n_classes)]
+    theirs = classification_report(y, predicted, labels=labels, zero_division=0, output_dict=True)
+    macro = rows.get("macro avg with unknown", rows["macro avg"])
+    for ours, name in ((macro, "macro avg"), (rows["weighted avg"], "weighted avg")):
+        for measure in ("precision", "recall", "f1"):
+            key = "f1-score" if measure == "f1" else measure
+            assert ours[measure] == pytest.approx(theirs[name][key])
 
 
 @given(predictions())

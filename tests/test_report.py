@@ -57,11 +57,43 @@ def test_a_page_is_small_and_fetches_nothing(html: str) -> None:
         {"failed": [system.name for system in SYSTEMS], "curve": False},
         {"failed": ["rnn"], "seeds": 3, "texts": False, "systems": SYSTEMS[2:5]},
         {"classes": [False, True], "systems": SYSTEMS[2:3]},
+        {"abstain": True, "systems": SYSTEMS[7:]},
     ],
-    ids=["42 classes", "one rung", "all failed", "seeds, no texts", "booleans"],
+    ids=["42 classes", "one rung", "all failed", "seeds, no texts", "booleans", "abstaining"],
 )
 def test_structure_of_others(changes: dict[str, Any]) -> None:
     check_structure(render_comparison(comparison(**changes)))
+
+
+def test_what_abstaining_and_calibration_do_is_told() -> None:
+    of = comparison(abstain=True, systems=SYSTEMS[7:])
+    page = render_comparison(of)
+    for rung in of["rungs"]:
+        calibration, abstention, free = (
+            rung[name]  # type: ignore[literal-required]
+            for name in ("calibration", "abstention", "free_answers")
+        )
+        row = f'<th scope="row">{rung["name"]}</th>'
+        test = calibration["test"]
+        told = [calibration["temperature"], test["before"]["log_loss"], test["after"]["log_loss"]]
+        cells = [f"{told[0]:.3g}", *map(numbers.score, told[1:])]
+        assert row + "".join(f"<td>{cell}</td>" for cell in cells) in page
+        assert f"{row}<td>{numbers.score(abstention['threshold'])}</td><td>0.95" in page
+        assert f"{row}<td>{numbers.score(free['accuracy'])}</td><td>9 %</td>" in page
+        halves = [p["accuracy"] for p in rung["coverage"] if p["coverage"] >= 0.5]
+        assert f"{row}<td>{numbers.score(halves[0])}</td>" in page
+
+
+def test_a_comparison_from_before_there_was_abstention_has_its_page() -> None:
+    old = comparison(systems=SYSTEMS[2:4], curve=False)
+    for rung in old["rungs"]:
+        del rung["coverage"]
+        for row in rung["report"]:
+            row.pop("precision_ci95")
+            row.pop("recall_ci95")
+    page = render_comparison(old)
+    assert 'id="abstaining"' not in page
+    check_structure(page)
 
 
 def test_structure(html: str) -> None:

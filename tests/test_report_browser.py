@@ -12,7 +12,6 @@ from browser import (
     check_labels_apart,
     contrasts_of,
     opener,
-    running_browser,
     written_once,
 )
 from comparisons import ARABIC, LONG_WORD, SCRIPT, SYSTEMS, comparison
@@ -25,18 +24,13 @@ CASES: dict[str, Callable[[], CompareRecord]] = {
     "long class names": lambda: comparison(
         classes=[*LONG_NAMES, LONG_WORD[:90]], rows=500, systems=SYSTEMS[2:5]
     ),
+    "abstaining": lambda: comparison(abstain=True),
     "one rung": lambda: comparison(systems=SYSTEMS[2:3], curve=False, leak=False),
     "all failed": lambda: comparison(failed=[system.name for system in SYSTEMS], curve=False),
     "seeds, no texts": lambda: comparison(
         classes=[False, True], failed=["rnn"], seeds=3, texts=False, systems=SYSTEMS[2:6]
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with running_browser() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +114,7 @@ def test_each_plot_is_drawn_once_and_legible(
                   text.getBoundingClientRect().height]
         })"""
     )
-    assert len(sizes) == 2 + 1 + 4 + 9
+    assert len(sizes) == 2 + 1 + 1 + 4 + 9
     for shown, label, height in sizes:
         assert shown == 1
         assert label > 20
@@ -130,7 +124,7 @@ def test_each_plot_is_drawn_once_and_legible(
 def test_labels_of_a_plot_do_not_overlap(show: Callable[..., Any]) -> None:
     page = show()
     drawings = page.locator(".wide svg")
-    assert drawings.count() == 3
+    assert drawings.count() == 4
     check_labels_apart(page)
 
 

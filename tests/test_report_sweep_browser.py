@@ -12,7 +12,6 @@ from browser import (
     check_labels_apart,
     contrasts_of,
     opener,
-    running_browser,
     written_once,
 )
 from comparisons import LONG_WORD, SCRIPT
@@ -33,12 +32,6 @@ CASES: dict[str, Callable[[], SweepRecord]] = {
     "all failed": lambda: sweep({"r": [1, 16]}, failed=[0, 1]),
     "strange": lambda: sweep({"r": [1, 16], "template": [SCRIPT, LONG_WORD]}, failed=[1]),
 }
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with running_browser() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ from llabel.record import RunRecord
 from llabel.result_view import render_run
 
 NUMBERS = ("10,000", "0.6122", "0.3122–0.6045", "0.5000", "1.2345", "0.1000")
+REPORT = {"kind": "class", "precision": 0.5, "recall": 0.25, "f1": 0.3333, "support": 10_000,
+          "predicted": 7}  # fmt: skip
 
 
 def scores(rows: int) -> dict[str, Any]:
@@ -31,7 +33,12 @@ def record(*, decode: str = "labels", train_rows: int = 8485) -> RunRecord:
                     "test_unseen": scores(2318)},
         "baselines": {"majority": baseline | {"column": None},
                       "lookup": baseline | {"column": "a_column_with_a_very_long_name"}},
-        "report": [{"kind": "class", "predicted": 7}, {"kind": "unknown", "predicted": 1234}],
+        "report": [
+            REPORT | {"name": "a label|with a very long name", "precision_ci95": [0.31224, 0.6],
+                      "recall_ci95": [0.5, 1.0]},
+            REPORT | {"kind": "unknown", "name": "unknown", "predicted": 1234},
+            REPORT | {"kind": "macro avg with unknown", "name": "macro avg with unknown"},
+        ],
         "training": {"epochs": 2, "refit": False},
         "cost": {"train_seconds": 100.0, "train_rows_per_second": 3.0,
                  "train_tokens_per_second": 500.0, "predict_rows_per_second": 11.0,
@@ -55,7 +62,8 @@ def test_the_scores_stand_whole_in_80_columns(decode: str) -> None:
     assert "…" not in "".join(lines)
     name = "test, free answers" if decode == "free" else "test"
     assert [name, *NUMBERS] in [line.split("  ") for line in map(_single_gaps, lines)]
-    for part in ("train (sample)", "validation", "test, unseen texts", "majority (test)"):
+    parts = ("train (sample)", "validation", "test, unseen texts", "majority (test)", "unknown")
+    for part in parts:
         assert sum(line.startswith(f"{part} ") for line in lines) == 1
 
 
@@ -79,3 +87,53 @@ def test_free_answers_are_marked_and_unknown_ones_counted() -> None:
     assert "| **test** | 10,000 |" in render_card(labels)
     assert told not in render_card(labels)
     assert told not in " ".join(shown(labels, 200))
+
+
+def test_every_class_is_told_with_its_intervals() -> None:
+    line = next(line for line in shown(record(), 80) if line.startswith("a label|with"))
+    assert line.split()[-7:] == ["0.5000", "0.31–0.60", "0.2500", "0.50–1.00", "0.3333", "10,000",
+                                 "7"]  # fmt: skip
+    card = render_card(record())
+    row = (
+        "a label\\|with a very long name | 0.5000 (0.3122–0.6000) | 0.2500 (0.5000–1.0000) | 0.3333"
+    )
+    assert f"\n| {row} | 10,000 | 7 |" in card
+    assert "\n| *unknown* | 0.5000 | 0.2500 | 0.3333 | 10,000 | 1,234 |" in card
+
+
+def test_knowing_and_keeping_the_form_are_told_apart() -> None:
+    of = record(decode="free")
+    of["free_answers"] = {
+        "rows": 10_000, "unknown": 1234, "unknown_share": 0.1234, "unknown_ci95": [0.117, 0.13],
+        "accuracy": 0.6122, "accuracy_of_labels": 0.6984, "constrained": scores(10_000),
+    }  # type: ignore[typeddict-item]  # fmt: skip
+    told = (
+        "It knows the answer: accuracy 0.6122 by the most probable label. It keeps the form: 87.7% "
+        "of its answers are labels (no label: 12.3%, 95 % interval 11.7% to 13.0%); of these "
+        "0.6984 are right."
+    )
+    assert told in " ".join(shown(of, 500))
+    assert told in render_card(of)
+    assert "| test, most probable label | 10,000 |" in render_card(of)
+
+
+def test_calibration_and_abstention_are_told() -> None:
+    of = record()
+    sure = {"before": {"log_loss": 0.7, "ece": 0.2}, "after": {"log_loss": 0.5, "ece": 0.05}}
+    of["calibration"] = {
+        "method": "temperature", "temperature": 2.345, "chosen_on": "validation",
+        "validation": sure, "test": sure,
+    }  # type: ignore[typeddict-item]  # fmt: skip
+    rows = {"rows": 200, "answered": 150, "coverage": 0.75, "coverage_ci95": [0.6, 0.8],
+            "accuracy": 0.96, "accuracy_ci95": [0.9, 0.99]}  # fmt: skip
+    of["abstention"] = {
+        "rule": "target_precision", "threshold": 0.8123, "target_precision": 0.95,
+        "attained": True, "validation": rows, "test": rows, "curve": [],
+    }  # type: ignore[typeddict-item]  # fmt: skip
+    told = " ".join(shown(of, 500))
+    assert "temperature 2.35, chosen on validation: test log loss 0.7000 → 0.5000, ECE" in told
+    assert "`abstain` is answered where no label has probability 0.8123. Of 200 test rows" in told
+    assert "150 (75.0%) are answered, with accuracy 0.9600 (95 % interval 0.9000–0.9900)" in told
+    assert "smallest threshold that shows precision 0.95 on validation." in told
+    of["abstention"]["attained"] = False
+    assert "no threshold shows precision 0.95 on 200 validation rows" in render_card(of)

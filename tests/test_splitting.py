@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llabel.data.splitting import hold_out, subsample
+from llabel.data.splitting import Sampling, hold_out, subsample
+from llabel.errors import InputError
 
 
 @given(
@@ -84,3 +86,71 @@ def test_subsample_keeps_order_shares_and_every_class(
     drawn = np.bincount(y[rows], minlength=len(counts))
     assert drawn.min() >= 1
     assert np.all(np.abs(drawn - np.array(counts) * n / len(y)) <= len(counts))
+
+
+counted = st.lists(st.integers(1, 50), min_size=2, max_size=5)
+
+
+@given(counts=counted, share=st.floats(0, 1), seed=st.integers(0, 99))
+def test_a_balanced_draw_is_as_equal_as_the_classes_allow(
+    counts: list[int], share: float, seed: int
+) -> None:
+    y = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    n = len(counts) + int(share * (len(y) - len(counts)))
+    rows = subsample(y, n, classes=range(len(counts)), seed=seed, sampling="balanced")
+    assert len(set(rows.tolist())) == n
+    assert np.all(np.diff(rows) > 0)
+    drawn = np.bincount(y[rows], minlength=len(counts))
+    whole = drawn < counts  # these could have given more
+    assert drawn.min() >= 1
+    assert not whole.any() or drawn.max() - drawn[whole].min() <= 1
+
+
+@pytest.mark.parametrize(
+    ("counts", "n", "drawn"),
+    [
+        ([100, 100, 100], 30, [10, 10, 10]),
+        ([100, 3, 100], 31, [14, 3, 14]),
+        ([5, 100, 50], 12, [4, 4, 4]),
+        ([5, 100, 50], 13, [4, 5, 4]),
+        ([5, 100, 50], 14, [4, 5, 5]),
+        ([5, 100, 50], 155, [5, 100, 50]),
+        ([2, 0, 9], 6, [2, 0, 4]),
+    ],
+)
+def test_balanced_draws(counts: list[int], n: int, drawn: list[int]) -> None:
+    y = np.repeat(np.arange(3), counts)
+    rows = subsample(y, n, classes="abc", sampling="balanced")
+    assert np.bincount(y[rows], minlength=3).tolist() == drawn
+
+
+@given(counts=counted, seed=st.integers(0, 99), data=st.data())
+def test_a_natural_draw_takes_all_rows_alike(
+    counts: list[int], seed: int, data: st.DataObject
+) -> None:
+    y = np.repeat(np.arange(len(counts)), counts)
+    n = data.draw(st.integers(1, len(y)))
+    rows = subsample(y, n, classes=range(len(counts)), seed=seed, sampling="natural")
+    fewer = subsample(y, (n + 1) // 2, classes=range(len(counts)), seed=seed, sampling="natural")
+    assert len(set(rows.tolist())) == n
+    assert np.all(np.diff(rows) > 0)
+    assert set(fewer.tolist()) <= set(rows.tolist())
+    other = subsample(y[::-1].copy(), n, classes=range(len(counts)), seed=seed, sampling="natural")
+    assert rows.tolist() == other.tolist(), "labels have no say in it"
+
+
+@pytest.mark.parametrize(
+    ("sampling", "n", "message"),
+    [
+        (
+            "stratified",
+            1,
+            r"--test-rows 1: choose from 2 \(one a class\) to 6, .* in the test part",
+        ),
+        ("balanced", 7, r"--test-rows 7: choose from 2 \(one a class\) to 6"),
+        ("natural", 7, "--test-rows 7: choose from 1 to 6"),
+    ],
+)
+def test_draws_that_cannot_be_made(sampling: Sampling, n: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        subsample(np.array([0, 0, 0, 1, 1, 1]), n, classes="ab", sampling=sampling, part="test")

@@ -13,32 +13,21 @@ from llabel.ladder import registry
 from llabel.metrics import log_loss
 from llabel.sweep.arrays import read_proba
 from llabel.sweep_record import SweepRecord
-from runs import write_weather
 from sweep_runs import GRID, Here, after, go, lasting, read, shared, stop
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_weather(tmp_path_factory.mktemp("data") / "weather.jsonl", 80)
-
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cells are trained in this process (test_sweep_processes has others), without a page."""
-    monkeypatch.setattr("llabel.sweep.sweep.ProcessWorker", Here)
-    monkeypatch.setattr("llabel.sweep.sweep.render_sweep", lambda record: "")
+pytestmark = pytest.mark.usefixtures("cells_here")
 
 
 @pytest.fixture(scope="module")
 def finished(
-    tmp_path_factory: pytest.TempPathFactory, data: Path, tiny_llama: Path
+    tmp_path_factory: pytest.TempPathFactory, weather: Path, tiny_llama: Path
 ) -> tuple[Path, SweepRecord, list[Event]]:
     """A sweep of two ranks and three alphas, undisturbed; every adapter is kept."""
     out = tmp_path_factory.mktemp("sweep") / "out"
     events: list[Event] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("llabel.sweep.sweep.ProcessWorker", Here)
-        record = go(shared(data, tiny_llama, **GRID), out, events.append, keep_adapters=True)
+        record = go(shared(weather, tiny_llama, **GRID), out, events.append, keep_adapters=True)
     return out, record, events
 
 
@@ -163,7 +152,7 @@ def started(out: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_stopped_at_random_moments_it_ends_as_if_it_had_not_been(
-    finished, data: Path, tiny_llama: Path, tmp_path: Path, seed: int
+    finished, weather: Path, tiny_llama: Path, tmp_path: Path, seed: int
 ) -> None:
     _, record, events = finished
     rng = np.random.default_rng(seed)
@@ -171,7 +160,7 @@ def test_stopped_at_random_moments_it_ends_as_if_it_had_not_been(
     while True:
         try:
             moment = int(rng.integers(1, len(events) // 2))
-            found = go(shared(data, tiny_llama, **GRID), out, after(moment, stop))
+            found = go(shared(weather, tiny_llama, **GRID), out, after(moment, stop))
             break
         except KeyboardInterrupt:
             stops += 1
@@ -183,11 +172,13 @@ def test_stopped_at_random_moments_it_ends_as_if_it_had_not_been(
     assert not list(out.glob("cells/*/checkpoints"))
 
 
-def test_more_values_extend_a_sweep(finished, data: Path, tiny_llama: Path, tmp_path: Path) -> None:
+def test_more_values_extend_a_sweep(
+    finished, weather: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    first = go(shared(data, tiny_llama, r="2", lora_alpha="8,16"), out)
+    first = go(shared(weather, tiny_llama, r="2", lora_alpha="8,16"), out)
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("cell.json")}
-    values = shared(data, tiny_llama, r="2,4", lora_alpha="8,0,16", use_rslora="false,true")
+    values = shared(weather, tiny_llama, r="2,4", lora_alpha="8,0,16", use_rslora="false,true")
     values["use_rslora"] = "false"
     more = go(values, out)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())

@@ -14,24 +14,15 @@ from llabel.sweep.cells import grid
 from llabel.sweep.folder import SweepFolder
 from llabel.sweep.rows import Rows, load_all, rows_key
 from runs import write_weather
-from sweep_runs import Here, go, read, shared
+from sweep_runs import go, read, shared
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_weather(tmp_path_factory.mktemp("data") / "weather.jsonl", 80)
-
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llabel.sweep.sweep.ProcessWorker", Here)
-    monkeypatch.setattr("llabel.sweep.sweep.render_sweep", lambda record: "")
+pytestmark = pytest.mark.usefixtures("cells_here")
 
 
 def test_a_cell_that_diverges_is_a_row_and_is_not_tried_again(
-    data: Path, tiny_llama: Path, tmp_path: Path
+    weather: Path, tiny_llama: Path, tmp_path: Path
 ) -> None:
-    values = shared(data, tiny_llama, learning_rate="3e-3,1e30", epochs="1")
+    values = shared(weather, tiny_llama, learning_rate="3e-3,1e30", epochs="1")
     events: list[Event] = []
     good, bad = go(values, tmp_path / "out", events.append)["cells"]
     assert (good["status"], bad["status"]) == ("done", "failed")
@@ -48,9 +39,9 @@ def test_a_cell_that_diverges_is_a_row_and_is_not_tried_again(
 
 
 def test_want_of_memory_is_tried_again(
-    data: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weather: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values, out = shared(data, tiny_llama, r="2,4", epochs="1"), tmp_path / "out"
+    values, out = shared(weather, tiny_llama, r="2,4", epochs="1"), tmp_path / "out"
     with monkeypatch.context() as patch:
         fit = LLMRung.fit
 
@@ -72,18 +63,18 @@ def test_want_of_memory_is_tried_again(
 
 
 def test_where_nothing_is_done_nothing_is_chosen(
-    data: Path, tiny_llama: Path, tmp_path: Path
+    weather: Path, tiny_llama: Path, tmp_path: Path
 ) -> None:
-    values = shared(data, tiny_llama, r="2,4", learning_rate="1e30", epochs="1")
+    values = shared(weather, tiny_llama, r="2,4", learning_rate="1e30", epochs="1")
     record = go(values, tmp_path / "out")
     assert record["chosen"] is record["test"] is None
     assert read(tmp_path / "out")["chosen"] is None
 
 
 def test_rungs_and_training_sizes_are_axes_too(
-    data: Path, tiny_llama: Path, tmp_path: Path
+    weather: Path, tiny_llama: Path, tmp_path: Path
 ) -> None:
-    values = shared(data, tiny_llama, rung="majority,bag-of-words", train_rows="20,40")
+    values = shared(weather, tiny_llama, rung="majority,bag-of-words", train_rows="20,40")
     record = go(values, tmp_path / "out")
     assert [cell["name"] for cell in record["cells"]] == [
         "majority-seed0-train-rows-20", "majority-seed0-train-rows-40",
@@ -99,10 +90,10 @@ def test_rungs_and_training_sizes_are_axes_too(
 
 
 def test_columns_are_an_axis_whose_cells_are_judged_on_the_same_rows(
-    data: Path, tiny_llama: Path, tmp_path: Path
+    weather: Path, tiny_llama: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    values = shared(data, tiny_llama, rung="bag-of-words", text=("text,note", "note"))
+    values = shared(weather, tiny_llama, rung="bag-of-words", text=("text,note", "note"))
     both, note = go(values, out)["cells"]
     assert (both["settings"]["text"], note["settings"]["text"]) == (("text", "note"), ("note",))
     losses = [cell["metrics"]["validation"]["log_loss"] for cell in (both, note)]
@@ -129,9 +120,9 @@ def test_columns_are_an_axis_whose_cells_are_judged_on_the_same_rows(
     ids=str,
 )
 def test_another_sweep_s_folder_is_refused(
-    data: Path, tiny_llama: Path, tmp_path: Path, changes: dict[str, str], message: str
+    weather: Path, tiny_llama: Path, tmp_path: Path, changes: dict[str, str], message: str
 ) -> None:
-    values = shared(data, tiny_llama, r="2,4", epochs="1")
+    values = shared(weather, tiny_llama, r="2,4", epochs="1")
     folder = SweepFolder(tmp_path / "out")
     folder.open(read_axes(values, searching=False), None, {"rows": "abc"})
     other = read_axes(values | {"r": "2,4"} | changes | {"seed": "0,1"}, searching=False)
@@ -146,9 +137,9 @@ def test_another_sweep_s_folder_is_refused(
 
 
 def test_nothing_runs_where_the_folder_is_none(
-    data: Path, tiny_llama: Path, tmp_path: Path
+    weather: Path, tiny_llama: Path, tmp_path: Path
 ) -> None:
-    values = shared(data, tiny_llama, r="2,4")
+    values = shared(weather, tiny_llama, r="2,4")
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is a file"):
         go(values, tmp_path / "file")
@@ -173,15 +164,15 @@ def test_nothing_runs_where_the_folder_is_none(
     ids=str,
 )
 def test_mistakes_are_told_before_anything_runs(
-    data: Path, tiny_llama: Path, tmp_path: Path, changes: dict[str, str], message: str
+    weather: Path, tiny_llama: Path, tmp_path: Path, changes: dict[str, str], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        go(shared(data, tiny_llama, r="2,4") | changes, tmp_path / "out")
+        go(shared(weather, tiny_llama, r="2,4") | changes, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_cell_is_told(data: Path, tiny_llama: Path, tmp_path: Path) -> None:
-    values, out = shared(data, tiny_llama, rung="majority", train_rows="20,40"), tmp_path / "out"
+def test_a_damaged_cell_is_told(weather: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    values, out = shared(weather, tiny_llama, rung="majority", train_rows="20,40"), tmp_path / "out"
     record = go(values, out)
     (out / record["cells"][0]["folder"] / "cell.json").write_text("{")
     with pytest.raises(InputError, match="is damaged"):

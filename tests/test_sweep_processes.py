@@ -16,21 +16,15 @@ import pytest
 from llabel.events import CellSays, CellStarted, Event, StepDone
 from llabel.sweep.crew import ProcessWorker, threads_each
 from llabel.sweep.study import open_study
-from runs import write_weather
 from sweep_runs import GRID, Here, go, lasting, read, shared
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_weather(tmp_path_factory.mktemp("data") / "weather.jsonl", 80)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path, tiny_llama: Path) -> Any:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, weather: Path, tiny_llama: Path) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("llabel.sweep.sweep.ProcessWorker", Here)
         out = tmp_path_factory.mktemp("sweep") / "out"
-        return lasting(go(shared(data, tiny_llama, **GRID), out))
+        return lasting(go(shared(weather, tiny_llama, **GRID), out))
 
 
 def alive(pid: int) -> bool:
@@ -42,7 +36,7 @@ def alive(pid: int) -> bool:
 
 
 def test_a_worker_that_is_killed_takes_one_cell_along(
-    data: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weather: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workers: list[ProcessWorker] = []
 
@@ -57,7 +51,7 @@ def test_a_worker_that_is_killed_takes_one_cell_along(
         if isinstance(event, CellStarted) and "rows-40" in event.cell and "bag" in event.cell:
             workers[-1].process.send_signal(signal.SIGKILL)
 
-    values = shared(data, tiny_llama, rung="majority,bag-of-words", train_rows="20,40,50")
+    values = shared(weather, tiny_llama, rung="majority,bag-of-words", train_rows="20,40,50")
     record = go(values, tmp_path / "out", kill)
     states = [(cell["rung"], cell["status"]) for cell in record["cells"]]
     assert states == [("majority", "done")] * 3 + [
@@ -95,10 +89,10 @@ def wait_for(there: Callable[[], bool], process: "subprocess.Popen[str]") -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
-    undisturbed: Any, data: Path, tiny_llama: Path, tmp_path: Path, how: signal.Signals
+    undisturbed: Any, weather: Path, tiny_llama: Path, tmp_path: Path, how: signal.Signals
 ) -> None:
     out, rng = tmp_path / "out", random.Random(int(how))
-    values = shared(data, tiny_llama, **GRID)
+    values = shared(weather, tiny_llama, **GRID)
     for kills in range(3):
         process = begin(values, out)
         wait_for(lambda n=kills: len(list(out.glob("cells/*/cell.json"))) > n, process)
@@ -119,10 +113,10 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
 
 @pytest.mark.slow
 def test_several_at_a_time_come_to_the_same(
-    undisturbed: Any, data: Path, tiny_llama: Path, tmp_path: Path
+    undisturbed: Any, weather: Path, tiny_llama: Path, tmp_path: Path
 ) -> None:
     """Two processes here, and two commands with the same folder."""
-    values = shared(data, tiny_llama, **GRID)
+    values = shared(weather, tiny_llama, **GRID)
     (tmp_path / "a").mkdir()
     assert begin(values, tmp_path / "a" / "out", jobs=2).wait(300) == 0
     assert lasting(read(tmp_path / "a" / "out")) == undisturbed | {
@@ -137,9 +131,9 @@ def test_several_at_a_time_come_to_the_same(
 
 
 @pytest.mark.slow
-def test_two_commands_share_one_study(data: Path, tiny_llama: Path, tmp_path: Path) -> None:
+def test_two_commands_share_one_study(weather: Path, tiny_llama: Path, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
-    values = shared(data, tiny_llama, learning_rate="1e-4..3e-2", r="1..8")
+    values = shared(weather, tiny_llama, learning_rate="1e-4..3e-2", r="1..8")
     out = tmp_path / "out"
     both = [begin(values, out, search="tpe", trials=10) for _ in range(2)]
     said = [process.communicate(timeout=400)[0] for process in both]
@@ -155,7 +149,7 @@ def test_two_commands_share_one_study(data: Path, tiny_llama: Path, tmp_path: Pa
 
 @pytest.mark.slow
 def test_a_killed_worker_s_training_goes_on_at_its_checkpoint(
-    undisturbed: Any, data: Path, tiny_llama: Path, tmp_path: Path,
+    undisturbed: Any, weather: Path, tiny_llama: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     pids: list[int] = []
@@ -175,7 +169,7 @@ def test_a_killed_worker_s_training_goes_on_at_its_checkpoint(
             if len(steps) == 7 and len(pids) == 1:
                 os.kill(pids[-1], signal.SIGKILL)
 
-    values, out = shared(data, tiny_llama, **GRID), tmp_path / "out"
+    values, out = shared(weather, tiny_llama, **GRID), tmp_path / "out"
     first = go(values, out, listen)
     (lost,) = [cell for cell in first["cells"] if cell["status"] == "failed"]
     before = [step for cell, step in steps if cell == lost["name"]]

@@ -11,13 +11,7 @@ import pytest
 
 from llabel.errors import InputError
 from llabel.events import CellSays, Event, StepDone
-from runs import write_weather
 from sweep_runs import GRID, Here, go, lasting, shared
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_weather(tmp_path_factory.mktemp("data") / "weather.jsonl", 80)
 
 
 @pytest.fixture
@@ -34,9 +28,13 @@ def two_workers(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.slow
 def test_a_cluster_comes_to_the_same_results(
-    two_workers: Any, data: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_workers: Any,
+    weather: Path,
+    tiny_llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    values = shared(data, tiny_llama, **GRID)
+    values = shared(weather, tiny_llama, **GRID)
     out = tmp_path / "ray"
     cells: set[str] = set()
 
@@ -61,9 +59,9 @@ def actor() -> int:
 
 @pytest.mark.slow
 def test_an_actor_that_is_killed_takes_one_cell_along_and_others_go_on(
-    two_workers: Any, data: Path, tiny_llama: Path, tmp_path: Path
+    two_workers: Any, weather: Path, tiny_llama: Path, tmp_path: Path
 ) -> None:
-    values, out = shared(data, tiny_llama, **GRID), tmp_path / "out"
+    values, out = shared(weather, tiny_llama, **GRID), tmp_path / "out"
     killed: list[str] = []
 
     def listen(event: Event) -> None:
@@ -81,9 +79,9 @@ def test_an_actor_that_is_killed_takes_one_cell_along_and_others_go_on(
 
 
 def test_no_cluster_and_no_ray_are_told(
-    data: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weather: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"pip install 'llabel\[ray\]'"):
-        go(shared(data, tiny_llama, r="2,4"), tmp_path / "out", ray="default")
+        go(shared(weather, tiny_llama, r="2,4"), tmp_path / "out", ray="default")
     assert not (tmp_path / "out").exists()

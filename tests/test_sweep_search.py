@@ -11,30 +11,21 @@ from llabel.events import CellDone, CellStarted, Event
 from llabel.sweep.axes import read_axes
 from llabel.sweep.pruning import Halving, PrunedError
 from llabel.sweep.study import combination, open_study, propose, sampler_of
-from runs import write_weather
 from sweep_runs import Here, after, go, lasting, read, shared, stop
 
 pytest.importorskip("optuna")
+pytestmark = pytest.mark.usefixtures("cells_here")
 SPACE = {"learning_rate": "1e-4..3e-2", "r": "1..8", "lora_alpha": "8,16"}
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_weather(tmp_path_factory.mktemp("data") / "weather.jsonl", 80)
-
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llabel.sweep.sweep.ProcessWorker", Here)
-    monkeypatch.setattr("llabel.sweep.sweep.render_sweep", lambda record: "")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, data: Path, tiny_llama: Path):
+def finished(tmp_path_factory: pytest.TempPathFactory, weather: Path, tiny_llama: Path):
     out, events = tmp_path_factory.mktemp("search") / "out", []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("llabel.sweep.sweep.ProcessWorker", Here)
-        record = go(shared(data, tiny_llama, **SPACE), out, events.append, search="tpe", trials=8)
+        record = go(
+            shared(weather, tiny_llama, **SPACE), out, events.append, search="tpe", trials=8
+        )
     return out, record, events
 
 
@@ -66,14 +57,14 @@ def test_a_search_stays_in_its_ranges_and_gives_up_what_falls_behind(finished) -
 
 
 def test_a_search_goes_on_as_if_it_had_not_been_stopped(
-    finished, data: Path, tiny_llama: Path, tmp_path: Path
+    finished, weather: Path, tiny_llama: Path, tmp_path: Path
 ) -> None:
     _, record, events = finished
     out, stops, rng = tmp_path / "out", 0, np.random.default_rng(1)
     while True:
         try:
             moment = int(rng.integers(len(events) // 6, len(events) // 2))
-            values = shared(data, tiny_llama, **SPACE)
+            values = shared(weather, tiny_llama, **SPACE)
             found = go(values, out, after(moment, stop), search="tpe", trials=8)
             break
         except KeyboardInterrupt:
@@ -84,9 +75,9 @@ def test_a_search_goes_on_as_if_it_had_not_been_stopped(
 
 
 def test_a_search_may_be_given_more_trials_but_no_other_space(
-    data: Path, tiny_llama: Path, tmp_path: Path
+    weather: Path, tiny_llama: Path, tmp_path: Path
 ) -> None:
-    values = shared(data, tiny_llama, rung="bag-of-words", train_rows="10..50")
+    values = shared(weather, tiny_llama, rung="bag-of-words", train_rows="10..50")
     out = tmp_path / "out"
     first = go(values, out, search="random", trials=2)
     events: list[Event] = []
@@ -102,17 +93,17 @@ def test_a_search_may_be_given_more_trials_but_no_other_space(
 
 
 def test_what_was_tried_before_is_not_trained_again(
-    data: Path, tiny_llama: Path, tmp_path: Path
+    weather: Path, tiny_llama: Path, tmp_path: Path
 ) -> None:
-    values = shared(data, tiny_llama, rung="bag-of-words", train_rows="20,40")
+    values = shared(weather, tiny_llama, rung="bag-of-words", train_rows="20,40")
     record = go(values, tmp_path / "out", search="random", trials=6)
     assert len(record["cells"]) == 2
     states = [t.state.name for t in open_study(tmp_path / "out").get_trials()]
     assert states == ["COMPLETE"] * 6
 
 
-def test_two_sweeps_share_one_study(data: Path, tiny_llama: Path, tmp_path: Path) -> None:
-    values = shared(data, tiny_llama, rung="bag-of-words", train_rows="10..50")
+def test_two_sweeps_share_one_study(weather: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    values = shared(weather, tiny_llama, rung="bag-of-words", train_rows="10..50")
     out, records, errors = tmp_path / "out", [], []
 
     def work() -> None:
@@ -176,9 +167,9 @@ def test_halving_keeps_the_best_third(tmp_path: Path) -> None:
 
 
 def test_a_search_without_optuna_says_what_to_install(
-    data: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weather: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     with pytest.raises(InputError, match=r"pip install 'llabel\[search\]'"):
-        go(shared(data, tiny_llama, **SPACE), tmp_path / "out", search="tpe")
+        go(shared(weather, tiny_llama, **SPACE), tmp_path / "out", search="tpe")
     assert not (tmp_path / "out").exists()

@@ -291,10 +291,10 @@ def test_faults_are_told_with_place_and_remedy(
     path = tmp_path / name
     path.write_bytes(content)
     limit = csv.field_size_limit()
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(InputError) as error:
         read(path, ["text"])
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
     message = str(error.value)
     assert message.startswith(str(path))
     assert [words for words in told if words not in message] == []

@@ -13,19 +13,21 @@ import numpy.typing as npt
 
 from llabel.assets import BUILT_IN
 from llabel.check import best_lookup_column, look_up
+from llabel.confidence import Confidence, Judged, abstention_of, calibration_of
 from llabel.config import RunConfig
 from llabel.data import LoadedTask, take, unseen_rows
 from llabel.data.splitting import subsample
 from llabel.events import Listener, StageStarted
 from llabel.folder import write_json_lines
 from llabel.ladder.contract import FitRecord, Rung, Trial
-from llabel.metrics import report, score, wilson_interval
+from llabel.metrics import UNKNOWN, report, score, wilson_interval
 from llabel.predictions import prediction_lines, refuse_silent
 from llabel.record import (
     SCHEMA,
     Baseline,
     Cost,
     Data,
+    FreeAnswers,
     Metrics,
     RunRecord,
     Training,
@@ -48,18 +50,31 @@ def assess(
     out: Path,
     command: str,
     notify: Listener,
+    confidence: Confidence = Confidence(),  # noqa: B008  (frozen)
 ) -> RunRecord:
-    """Score the trained rung, write `predictions.jsonl` into `out` and return the run's record."""
+    """Score the trained rung, write `predictions.jsonl` into `out` and return the run's record.
+
+    Args:
+        rung: fitted.
+        config, loaded, out, command: of the run.
+        notify: told of progress.
+        confidence: what was decided on validation of how its probabilities become answers.
+    """
     task = loaded.task
     sample = _train_sample(task, config.llm.seed)
     notify(StageStarted("scoring training rows", len(sample)))
-    train_scores = score(sample.y, rung.predict_proba(sample.texts, notify))
+    train_scores = score(sample.y, confidence.scaled(rung.predict_proba(sample.texts, notify)))
     single = _milliseconds_alone(rung, task.validation.texts)
-    proba = rung.validation_proba_
+    validation = Judged(task.validation.y, rung.validation_proba_)
+    proba = confidence.scaled(validation.proba)
     validation_scores = score(task.validation.y, proba)
     assert validation_scores  # no part is ever empty
-    lines = list(prediction_lines(task, "validation", proba, proba.argmax(axis=1)))
+    withheld = confidence.withheld(proba)
+    lines = list(
+        prediction_lines(task, "validation", proba, proba.argmax(axis=1), withheld=withheld)
+    )
     metrics = Metrics(train=train_scores, validation=validation_scores, test=None, test_unseen=None)
+    test, free = None, None
     if config.run.untested:
         notify(StageStarted("timing on validation rows", len(task.validation)))
         started = time.perf_counter()
@@ -69,10 +84,14 @@ def assess(
     else:
         notify(StageStarted("scoring test rows", len(task.test)))
         started = time.perf_counter()
-        answered = answers_of(rung, task.test, config.run.decode, notify)
+        found = answers_of(rung, task.test, config.run.decode, notify, confidence)
         rows_per_second = len(task.test) / (time.perf_counter() - started)
-        lines += prediction_lines(task, "test", *answered)
-        tested = score_test(task, metrics, *answered[:2])
+        test = Judged(task.test.y, found.raw)
+        lines += prediction_lines(
+            task, "test", found.proba, found.answers, found.written, withheld=found.withheld
+        )
+        tested = score_test(task, metrics, found.proba, found.answers)
+        free = found.apart(task.test.y)
     write_predictions(out, lines, with_texts=not config.run.no_texts)
     return RunRecord(
         schema=SCHEMA,
@@ -82,6 +101,9 @@ def assess(
         metrics=metrics,
         baselines=tested.baselines,
         report=tested.report,
+        free_answers=free,
+        calibration=calibration_of(config.run, confidence, validation, test),
+        abstention=abstention_of(config.run, confidence, validation, test),
         training=_training(rung.record_),
         cost=_cost(rung, out, rows_per_second, single),
         model_note=_model_note(config),
@@ -117,20 +139,61 @@ def write_predictions(out: Path, lines: Iterable[dict[str, Any]], *, with_texts:
     write_json_lines(out / "predictions.jsonl", lines)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """What a rung says of rows.
+
+    Attributes:
+        raw: (n, n_classes) its own probabilities.
+        proba: (n, n_classes) calibrated, if they are to be.
+        answers: (n,) class indices, -1 for `unknown`; of all rows.
+        withheld: (n,) rows too unsure to get their answer.
+        written: (n,) what the model wrote, where it answered freely.
+    """
+
+    raw: Probabilities
+    proba: Probabilities
+    answers: ClassIndices
+    withheld: npt.NDArray[np.bool_]
+    written: list[str] | None = None
+
+    def apart(self, y: ClassIndices) -> FreeAnswers | None:
+        """Knowledge and form of free answers, held against (n,) true class indices."""
+        if self.written is None:
+            return None
+        unknown = int((self.answers == UNKNOWN).sum())
+        right = int((self.answers == y).sum())
+        constrained = score(y, self.proba)
+        assert constrained  # no part is ever empty
+        return FreeAnswers(
+            rows=len(y),
+            unknown=unknown,
+            unknown_share=unknown / len(y),
+            unknown_ci95=list(wilson_interval(unknown, len(y))),
+            accuracy=right / len(y),
+            accuracy_of_labels=right / (len(y) - unknown) if unknown < len(y) else None,
+            constrained=constrained,
+        )
+
+
 def answers_of(
-    rung: Rung, split: Split, decode: str, notify: Listener
-) -> tuple[Probabilities, ClassIndices, list[str] | None]:
-    """Probabilities, answers (-1: unknown), and what was written, if anything was.
+    rung: Rung, split: Split, decode: str, notify: Listener, confidence: Confidence
+) -> Found:
+    """What the rung says of the rows of `split`: the most probable labels, or free answers.
+
+    Free answers are never withheld: they have no probability.
 
     Raises:
         InputError: the rung writes no answers of its own.
     """
-    proba = rung.predict_proba(split.texts, notify)
+    raw = rung.predict_proba(split.texts, notify)
+    proba = confidence.scaled(raw)
     if decode == "labels":
-        return proba, proba.argmax(axis=1), None
+        return Found(raw, proba, proba.argmax(axis=1), confidence.withheld(proba))
     refuse_silent(rung)
     notify(StageStarted("writing answers", len(split)))
-    return proba, *cast("LLMRung", rung).generate(split.texts, notify)
+    answers, written = cast("LLMRung", rung).generate(split.texts, notify)
+    return Found(raw, proba, answers, np.zeros(len(split), dtype=np.bool_), written)
 
 
 def baselines(task: Task, unseen: npt.NDArray[np.bool_]) -> dict[str, Baseline]:
@@ -237,6 +300,7 @@ def _cost(rung: Rung, out: Path, rows_per_second: float, single: float) -> Cost:
 # What a run folder holds beside the files that predicting needs.
 _NOT_THE_RUNG = {
     *("README.md", "checkpoints", "predictions.jsonl", "run.json", "started.json"),
+    "confidence.json",
     *("train.log.jsonl", "tensorboard", "mlflow", "wandb"),
 }
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from llabel.metrics import Scores
-from llabel.record import Baseline, RunRecord
+from llabel.confidence import Abstention, Answered, Calibration
+from llabel.metrics import ReportRow, Scores
+from llabel.record import Baseline, FreeAnswers, RunRecord
 from llabel.settings import ADAPTED
 
 
@@ -26,8 +27,13 @@ def render_card(record: RunRecord) -> str:
         "## Results",
         "| rows | n | accuracy (95 % interval) | macro-F1 | log loss | ECE |\n"
         "|---|---|---|---|---|---|\n" + "\n".join(rows),
-        "Intervals are Wilson's; they cover the sampling of test rows, not that of seeds."
-        + (f" {told}" if (told := free_answers(record)) else ""),
+        " ".join(
+            [
+                "Intervals are Wilson's; they cover the sampling of test rows, not that of seeds.",
+                *told(record),
+            ]
+        ),
+        *_classes(record),
         "## Data",
         f"{counts['train']:,} training, {counts['validation']:,} validation and "
         f"{counts['test']:,} test rows; fingerprint `{data['fingerprint'][:16]}…`.\n"
@@ -98,6 +104,8 @@ def scored_parts(record: RunRecord) -> Iterator[tuple[str, Scores]]:
     if metrics["test"]:
         free = record["config"]["decode"] == "free"
         yield "test, free answers" if free else "test", metrics["test"]
+        if found := record.get("free_answers"):
+            yield "test, most probable label", found["constrained"]
     if metrics["test_unseen"]:
         yield "test, unseen texts", metrics["test_unseen"]
 
@@ -107,17 +115,112 @@ def baseline_name(name: str, baseline: Baseline) -> str:
     return f"look-up of {baseline['column']} (test)" if baseline["column"] else f"{name} (test)"
 
 
+def told(record: RunRecord) -> Iterator[str]:
+    """What there is to say of answers that are free, calibrated or withheld, in sentences."""
+    if record["config"]["decode"] == "free" and record["metrics"]["test"]:
+        yield free_answers(record)
+    if calibration := record.get("calibration"):
+        yield calibrated(calibration)
+    if abstention := record.get("abstention"):
+        yield abstained(abstention)
+
+
 def free_answers(record: RunRecord) -> str:
-    """How many answers on the test rows were no label, in a sentence; "" where none was written."""
-    test = record["metrics"]["test"]
-    if record["config"]["decode"] != "free" or test is None:
-        return ""
-    rows = test["rows"]
+    """How many answers on the test rows were no label, and what the constrained ones are worth."""
+    rows = record["data"]["rows"]["test"]
     unknown = sum(row["predicted"] for row in record["report"] if row["kind"] == "unknown")
-    return (
+    said = (
         f"On the test rows the model wrote its answers freely: {unknown:,} of {rows:,} are no "
         "label (`unknown`) and count as wrong; log loss and ECE judge the labels' probabilities."
     )
+    free = record.get("free_answers")
+    return f"{said} {knowledge(free)}" if free else said
+
+
+def knowledge(free: FreeAnswers) -> str:
+    """Knows the answer, formats the answer: apart."""
+    constrained, of_labels = free["constrained"]["accuracy"], free["accuracy_of_labels"]
+    low, high = free["unknown_ci95"]
+    said = (
+        f"It knows the answer: accuracy {constrained:.4f} by the most probable label. It keeps the "
+        f"form: {1 - free['unknown_share']:.1%} of its answers are labels (no label: "
+        f"{free['unknown_share']:.1%}, 95 % interval {low:.1%} to {high:.1%})"
+    )
+    return said + ("." if of_labels is None else f"; of these {of_labels:.4f} are right.")
+
+
+def calibrated(calibration: Calibration) -> str:
+    """The temperature and what it did."""
+    temperature = calibration["temperature"]
+    if temperature == 1:
+        return "Calibration: no temperature is better on validation, probabilities are unchanged."
+    part = "validation" if calibration["test"] is None else "test"
+    change = calibration["test"] or calibration["validation"]
+    before, after = change["before"], change["after"]
+    return (
+        f"Probabilities are calibrated with temperature {temperature:.3g}, chosen on validation: "
+        f"{part} log loss {before['log_loss']:.4f} → {after['log_loss']:.4f}, "
+        f"ECE {before['ece']:.4f} → {after['ece']:.4f}."
+    )
+
+
+def abstained(abstention: Abstention) -> str:
+    """What is answered, and how well."""
+    target = abstention["target_precision"]
+    part = "validation" if abstention["test"] is None else "test"
+    said = (
+        f"`abstain` is answered where no label has probability {abstention['threshold']:.4f}. "
+        + answered_told(abstention["test"] or abstention["validation"], part)
+    )
+    if abstention["attained"] is False:
+        said += (
+            f" The target was missed: no threshold shows precision {target:g} on "
+            f"{abstention['validation']['rows']:,} validation rows; this one comes nearest."
+        )
+    elif target is not None:
+        said += f" It is the smallest threshold that shows precision {target:g} on validation."
+    return said
+
+
+def answered_told(answered: Answered, part: str) -> str:
+    """Coverage and accuracy of the rows that get an answer."""
+    said = (
+        f"Of {answered['rows']:,} {part} rows {answered['answered']:,} "
+        f"({answered['coverage']:.1%}) are answered"
+    )
+    if answered["accuracy"] is None or answered["accuracy_ci95"] is None:
+        return f"{said}."
+    low, high = answered["accuracy_ci95"]
+    return (
+        f"{said}, with accuracy {answered['accuracy']:.4f} (95 % interval {low:.4f}–{high:.4f}); "
+        "the table's scores are of all rows."
+    )
+
+
+def _classes(record: RunRecord) -> Iterator[str]:
+    """The classification report of the test rows."""
+    if not record["report"]:
+        return
+    yield (
+        "### By class\n\n| class | precision | recall | F1 | rows | answered |\n"
+        "|---|---|---|---|---|---|\n" + "\n".join(map(_class_row, record["report"]))
+    )
+
+
+def _class_row(row: ReportRow) -> str:
+    name = row["name"].replace("|", "\\|").replace("\n", " ")
+    cells = (
+        name if row["kind"] == "class" else f"*{name}*",
+        _measure(row["precision"], row.get("precision_ci95")),
+        _measure(row["recall"], row.get("recall_ci95")),
+        *(f"{row['f1']:.4f}", f"{row['support']:,}", f"{row['predicted']:,}"),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _measure(value: float | None, interval: list[float] | None) -> str:
+    bounds = f" ({interval[0]:.4f}–{interval[1]:.4f})" if interval else ""
+    return "" if value is None else f"{value:.4f}{bounds}"
 
 
 def _row(name: str, scores: Scores) -> str:

@@ -1,6 +1,7 @@
 """A comparison as a Rich table and a sentence for the terminal."""
 
 from pathlib import Path
+from statistics import stdev
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -39,6 +40,7 @@ def _table(record: CompareRecord) -> Table:
     leaks = 0 < unseen < data["rows"]["test"]
     table.add_column("rung", overflow="fold")
     names = [f"all {data['rows']['test']:,}", "95 % interval"]
+    names += ["sd"] if _several(record) else []
     names += [f"{unseen:,} unseen"] if leaks else []
     names += ["macro-F1", "log loss", "p, best", "training", "ms/text"]
     for name in names:
@@ -53,7 +55,9 @@ def _title(record: CompareRecord) -> str:
     learned = f"{rows['train']:,} training rows"
     if record["settings"]["refit"]:
         learned = f"{rows['train'] + rows['validation']:,} rows of train + validation"
-    return f"{record['data']['name']}: learned from {learned}; accuracy on test rows"
+    draws = record["draws"]
+    means = f", means over {len(draws)} random draws" if draws else ""
+    return f"{record['data']['name']}: learned from {learned}; accuracy on test rows{means}"
 
 
 def _add(table: Table, rung: ComparedRung, record: CompareRecord, *, leaks: bool) -> None:
@@ -64,6 +68,9 @@ def _add(table: Table, rung: ComparedRung, record: CompareRecord, *, leaks: bool
     test, unseen = metrics["test"], metrics["test_unseen"]
     low, high = test["accuracy_ci95"]
     cells = [f"{test['accuracy']:.4f}", f"{low:.4f}–{high:.4f}"]
+    if _several(record):
+        each = rung["seed_accuracies"]
+        cells.append(f"{stdev(each):.4f}" if len(each) > 1 else "")
     if leaks:
         cells.append(f"{unseen['accuracy']:.4f}" if unseen else "")
     p = rung["p_value_vs_best"]
@@ -78,6 +85,11 @@ def _add(table: Table, rung: ComparedRung, record: CompareRecord, *, leaks: bool
     mark = "→ " if chosen else ""
     style = "bold" if chosen else "dim" if rung["control"] else ""
     table.add_row(Text(mark + rung["name"]), *cells, style=style)
+
+
+def _several(record: CompareRecord) -> bool:
+    """Whether any rung was trained more than once, so that its accuracy has a spread."""
+    return any(len(rung["seed_accuracies"]) > 1 for rung in record["rungs"])
 
 
 def p_value(p: float) -> str:

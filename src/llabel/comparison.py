@@ -4,9 +4,10 @@ Keys are added, never renamed; `schema` counts changes that readers must know of
 accuracies and shares are 0..1; losses are nats; intervals are [lower, upper] at 95 %.
 """
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
-from llabel.record import Baseline, Data
+from llabel.confidence import Abstention, Calibration, CoveragePoint
+from llabel.record import Baseline, Data, FreeAnswers
 
 SCHEMA = 1
 
@@ -114,19 +115,24 @@ class ComparedRung(TypedDict):
         reason: why it failed, else "".
         control: whether it can be no answer to a real task (look-up).
         folder: its run folder, relative to DIR; `llabel predict DIR/FOLDER …` uses it.
-        seeds: of its runs.
+        seeds: of its runs, one a training: of several seeds, or of several draws of the rows.
         settings: everything that decides it (as in run.json's `training.settings`).
         metrics, cost: see there.
-        seed_accuracies: test accuracy of each seed.
+        seed_accuracies: test accuracy of each training, on the rows that it was asked.
         p_value_vs_best: paired test against the best rung, Holm-corrected over the rungs that are
             compared with it; None for the best.
         difference_vs_best, difference_vs_best_ci95: accuracy less the best one's, test rows.
         trials: of the first seed.
         losses: None for rungs without steps.
-        report: rows of the classification report (`llabel.metrics.ReportRow`), first seed.
+        report: rows of the classification report (`llabel.metrics.ReportRow`), first seed, all
+            draws.
         confusion: (n_classes + 1 columns: `unknown` last) test rows by true class (row) and
-            answer (column), first seed.
-        reliability: bins of the top probability on the test rows, first seed.
+            answer (column), first seed, all draws.
+        reliability: bins of the top probability on the test rows, first seed, all draws.
+        coverage: accuracy of the surest answers on the test rows, from few rows to all (see
+            `llabel.confidence.coverage_curve`), first seed, all draws; comparisons recorded before
+            there were any lack this and the next three.
+        calibration, abstention, free_answers: as in run.json, first seed or draw.
         lookup_part: how much of its gain over the majority class is there only on rows that
             share a text with training: gain on all rows less gain on unseen rows, in accuracy.
         note: what a reader must know, or "".
@@ -151,6 +157,10 @@ class ComparedRung(TypedDict):
     report: list[Any]
     confusion: list[list[int]]
     reliability: list[ReliabilityBin]
+    coverage: NotRequired[list[CoveragePoint]]
+    calibration: NotRequired[Calibration | None]
+    abstention: NotRequired[Abstention | None]
+    free_answers: NotRequired[FreeAnswers | None]
     lookup_part: float | None
     note: str
     command: str
@@ -254,14 +264,34 @@ class VerdictRecord(TypedDict):
     rows_needed: int | None
 
 
+class Draw(TypedDict):
+    """One of several random draws of the rows, with its own comparison.
+
+    Attributes:
+        split_seed: that decided it.
+        seed: of what was trained on it.
+        fingerprint: of its rows.
+        folder: of its comparison, relative to DIR.
+    """
+
+    split_seed: int
+    seed: int
+    fingerprint: str
+    folder: str
+
+
 class ComparedData(Data):
     """Data facts, with what the page tells of them.
+
+    With several draws, the test rows are those of all together, one after the other; training and
+    validation rows, notes and fingerprint are those of the first.
 
     Attributes:
         name: short name of the data.
         class_counts: rows of each class (in class order) by part.
         unseen_test_rows: test rows none of whose long texts occurs in train or validation.
-        test_groups: groups in the test part, or None.
+        test_groups: groups in the test part, or None; with several draws and no groups, how many
+            different rows were tested.
     """
 
     name: str
@@ -277,6 +307,7 @@ class CompareRecord(TypedDict):
         schema: `SCHEMA`.
         title: of the page.
         data, verdict, errors: see there.
+        draws: of the rows, where there are several; else empty. Scores are then means over them.
         rungs: in order of cost.
         pairs: every pair of rungs that are done, for the first p values with Holm's correction.
         curve: learning curve, empty without `--curve`.
@@ -289,6 +320,7 @@ class CompareRecord(TypedDict):
     title: str
     data: ComparedData
     verdict: VerdictRecord
+    draws: list[Draw]
     rungs: list[ComparedRung]
     pairs: list[PairRecord]
     curve: list[CurvePoint]

@@ -70,7 +70,25 @@ class RunConfig:
     simpler: SimplerSettings = field(default_factory=SimplerSettings)
 
     def __post_init__(self) -> None:
-        if self.run.rung == "llm-qlora" and self.llm.base == "auto":
+        """Refuse settings that exclude each other; llm-qlora implies a base in 4 bits.
+
+        Raises:
+            InputError: two of them do.
+        """
+        run = self.run
+        asked = [name for name in ("abstain_below", "target_precision") if getattr(run, name)]
+        names = " and ".join(map(option, asked))
+        if len(asked) == 2:
+            raise InputError(
+                f"{names} both say when to give no answer: the first names the probability, the "
+                "second lets validation find it. Choose one of them."
+            )
+        if asked and run.decode == "free":
+            raise InputError(
+                f"{names} and --decode free exclude each other: what the model writes has no "
+                "probability to hold against the threshold. Leave one of them out."
+            )
+        if run.rung == "llm-qlora" and self.llm.base == "auto":
             object.__setattr__(self, "llm", replace(self.llm, base="nf4"))
 
     def flat(self) -> dict[str, Any]:

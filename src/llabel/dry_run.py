@@ -54,7 +54,7 @@ def find_row(config: RunConfig, row: str) -> tuple[Task, str, Text, int]:
     """One row by its name in `predictions.jsonl`.
 
     Args:
-        config: whose `train_rows` is let aside, so that any row can be looked at.
+        config: whose samples are let aside, so that any row can be looked at.
         row: ``part:number``, or a number for a row of the training data.
 
     Returns:
@@ -63,7 +63,8 @@ def find_row(config: RunConfig, row: str) -> tuple[Task, str, Text, int]:
     Raises:
         InputError: there is no such row, or as `load`.
     """
-    task = load(replace(config, data=replace(config.data, train_rows=None))).task
+    whole = replace(config.data, train_rows=None, test_rows=None, sampling="stratified")
+    task = load(replace(config, data=whole)).task
     name = row if ":" in row else f"{_part(task.train.ids[0])}:{row}"
     parts: Counter[str] = Counter()
     for split in (task.train, task.validation, task.test):

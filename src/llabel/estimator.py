@@ -9,6 +9,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from llabel.confidence import Confidence, read_confidence, write_confidence
 from llabel.config import checked
 from llabel.data import fingerprint, take
 from llabel.data.splitting import hold_out
@@ -37,6 +38,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         r, lora_alpha, lora_dropout, target_modules, use_rslora: LoRA.
         init_lora: `default`, or `loftq` to start from what a 4-bit base rounded off.
         loss: `answer`, `sft` or `all`.
+        class_weight: `balanced` lets every class count alike in the training loss.
         learning_rate, schedule, warmup_ratio, epochs, patience, batch_size, weight_decay,
             max_grad_norm: training.
         validation_size: share of the rows that chooses the epoch, in (0, 1).
@@ -57,6 +59,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
     Attributes:
         classes_: (n_classes,) labels, sorted; the order of `predict_proba`'s columns.
         rung_: the fitted `LLMRung`.
+        confidence_: the temperature and the threshold of a run that was loaded (`--calibrate`,
+            `--abstain-below`): probabilities are calibrated, but `predict` always names a label.
         feature_names_in_: the text columns, where a data frame was given.
     """
 
@@ -76,6 +80,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         init_lora: Literal["default", "loftq"] = "default",
         adapt_layers: int | None = None,
         loss: Literal["answer", "sft", "all"] = "answer",
+        class_weight: Literal["balanced"] | None = None,
         learning_rate: float = 5e-4,
         schedule: Literal["cosine", "linear", "constant"] = "cosine",
         warmup_ratio: float = 0.05,
@@ -112,6 +117,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         self.init_lora = init_lora
         self.adapt_layers = adapt_layers
         self.loss = loss
+        self.class_weight = class_weight
         self.learning_rate = learning_rate
         self.schedule = schedule
         self.warmup_ratio = warmup_ratio
@@ -171,7 +177,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         )
         with quiet_libraries():
             rung = LLMRung(settings).fit(task)
-        return self._fitted(rung, named=hasattr(X, "columns"))
+        return self._fitted(rung, Confidence(), named=hasattr(X, "columns"))
 
     def predict_proba(self, X: Any) -> Probabilities:
         """(n, n_classes) probabilities in the order of `classes_`.
@@ -180,7 +186,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
             NotFittedError: before `fit` or `load`.
         """
         check_is_fitted(self, "rung_")
-        return self.rung_.predict_proba(_texts(X, self.rung_.fields_)[1])
+        texts = _texts(X, self.rung_.fields_)[1]
+        return self.confidence_.scaled(self.rung_.predict_proba(texts))
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
         """(n,) the most probable labels."""
@@ -191,6 +198,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
     def save(self, folder: str | Path) -> None:
         """Write `adapter/` (PEFT's format) and `rung.json`, which `llabel predict` reads too."""
         check_is_fitted(self, "rung_")
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_confidence(Path(folder), self.confidence_)
         self.rung_.save(Path(folder))
 
     @classmethod
@@ -202,13 +211,14 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         """
         with quiet_libraries():
             rung = LLMRung.load(Path(folder), device=device)
+        confidence = read_confidence(Path(folder))
         names = set(cls._get_param_names())
         settings = {n: getattr(rung.settings, n) for n in rung.settings.__slots__ if n in names}
         classifier = cls(**settings, random_state=rung.settings.seed)
-        return classifier._fitted(rung, named=rung.fields_ != _NO_FRAME)
+        return classifier._fitted(rung, confidence, named=rung.fields_ != _NO_FRAME)
 
-    def _fitted(self, rung: LLMRung, *, named: bool) -> Self:
-        self.rung_ = rung
+    def _fitted(self, rung: LLMRung, confidence: Confidence, *, named: bool) -> Self:
+        self.rung_, self.confidence_ = rung, confidence
         self.classes_ = np.array(rung.classes_)
         if named:
             self.feature_names_in_ = np.array(rung.fields_, dtype=object)

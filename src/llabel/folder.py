@@ -21,7 +21,7 @@ _NEEDED = ("config", "cost", "data", "metrics", "rung", "training")  # keys of a
 _OURS = (
     *("README.md", "adapter", "checkpoints", "predictions.jsonl", "run.json", "rung.json"),
     *(_STARTED, "train.log.jsonl", ".new-adapter", ".old-adapter"),
-    *("arrays.safetensors", "words.json", "encoder"),
+    *("arrays.safetensors", "words.json", "encoder", "confidence.json"),
     *("tensorboard", "mlflow", "wandb"),
 )
 
@@ -141,10 +141,10 @@ def _started(out: Path) -> dict[str, Any] | None:
 def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """A folder is one run: other settings or other rows must not be mixed into it.
 
-    A setting that did not exist when the run was started had its default.
+    A setting that there was not yet when the run began had what is the default now.
     """
-    usual = {name: value for name, value in defaults().items() if value is not MISSING}
-    before = json.loads(json.dumps(usual)) | then["config"]
+    usual = json.loads(json.dumps({n: v for n, v in defaults().items() if v is not MISSING}))
+    before = usual | then["config"]
     changed = [
         f"{option(name)} was {before.get(name)!r}, is {value!r}"
         for name, value in now["config"].items()

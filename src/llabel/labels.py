@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llabel.errors import InputError
-from llabel.task import Label
+from llabel.task import Label, TargetLabel
 
 Tokens = tuple[int, ...]
 
@@ -30,6 +30,20 @@ class Branching:
 
 
 @dataclass(frozen=True, slots=True)
+class TrieTarget:
+    """One of several targets that a prompt is asked for.
+
+    Attributes:
+        tail: tokens between the prompt and this target's answer position.
+        first, stop: its classes are those from `first` to before `stop`.
+    """
+
+    tail: Tokens
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
 class LabelTrie:
     """Every label as a path through branchings.
 
@@ -39,6 +53,8 @@ class LabelTrie:
         end_token: closes an answer (the tokenizer's end of sequence).
         branchings: nodes where a choice is made, by depth, the root first.
         steps: (n_classes,) pairs (index of branching, index of child) from the root down.
+        targets: several targets, each with a distribution over its own classes; empty where there
+            is one. `tokens` begin with the target's tail then, and so do the branchings' prefixes.
     """
 
     words: tuple[str, ...]
@@ -46,6 +62,7 @@ class LabelTrie:
     end_token: int
     branchings: tuple[Branching, ...]
     steps: tuple[tuple[tuple[int, int], ...], ...]
+    targets: tuple[TrieTarget, ...] = ()
 
     @property
     def longest(self) -> int:
@@ -86,6 +103,46 @@ def label_words(classes: Sequence[Label], given: Mapping[str, str] | None = None
             f"Labels: {', '.join(map(str, classes))}."
         )
     return list(owners)
+
+
+def by_target(classes: Sequence[Label]) -> dict[str, list[Label]]:
+    """The labels of each of several targets, in class order; {} where there is one target."""
+    found: dict[str, list[Label]] = {}
+    for label in classes:
+        if isinstance(label, TargetLabel):
+            found.setdefault(label.target, []).append(label.label)
+    return found
+
+
+def target_words(
+    targets: Mapping[str, Sequence[Label]], given: Mapping[str, str] | None = None
+) -> dict[str, list[str]]:
+    """`label_words` of each of several targets, by name.
+
+    Args:
+        targets: for each, its labels in class order.
+        given: words by ``TARGET.LABEL``, for some or all labels.
+
+    Raises:
+        InputError: as `label_words`, or a name that begins with no target's.
+    """
+    mine: dict[str, dict[str, str]] = {name: {} for name in targets}
+    for key, words in (given or {}).items():
+        name = max((n for n in targets if key.startswith(f"{n}.")), key=len, default=None)
+        if name is None:
+            first, labels = next(iter(targets.items()))
+            raise InputError(
+                f"--label-words {key!r}: with several targets write TARGET.LABEL=WORDS, such as "
+                f"'{first}.{labels[0]}=...'. Targets: {', '.join(targets)}."
+            )
+        mine[name][key[len(name) + 1 :]] = words
+    found = {}
+    for name, labels in targets.items():
+        try:
+            found[name] = label_words(labels, mine[name])
+        except InputError as error:
+            raise InputError(f"Target {name}: {error}") from error
+    return found
 
 
 def compile_labels(
@@ -142,6 +199,49 @@ def compile_labels(
         for path in paths
     )
     return LabelTrie(tuple(words), tuple(tokens), end_token, branchings, steps)
+
+
+def join_tries(tries: Mapping[str, tuple[Tokens, LabelTrie]]) -> LabelTrie:
+    """One trie for several targets, all read behind the same prompt.
+
+    Each target's tail leads to its own trie, so that its answer depends on no other's.
+
+    Args:
+        tries: for each target, by name, its tail and the trie of its labels.
+
+    Raises:
+        InputError: two targets are asked for so alike that one's tail begins the other's.
+    """
+    tails = {name: tail for name, (tail, _) in tries.items()}
+    for name, tail in tails.items():
+        alike = [n for n, other in tails.items() if n != name and other[: len(tail)] == tail]
+        if alike:
+            raise InputError(
+                f"--label: {name!r} and {alike[0]!r} are asked for in the same words. Rename one "
+                "of the columns."
+            )
+    below = [
+        Branching(tail + branching.prefix, branching.children)
+        for tail, trie in tries.values()
+        for branching in trie.branchings
+    ]
+    order = sorted(range(len(below)), key=lambda n: (len(below[n].prefix), below[n].prefix))
+    place = {number: at for at, number in enumerate(order)}
+    steps: list[tuple[tuple[int, int], ...]] = []
+    targets: list[TrieTarget] = []
+    before = 0  # branchings of the targets that were joined already
+    for tail, trie in tries.values():
+        targets.append(TrieTarget(tail, len(steps), len(steps) + len(trie.words)))
+        steps += [tuple((place[before + n], child) for n, child in path) for path in trie.steps]
+        before += len(trie.branchings)
+    return LabelTrie(
+        words=tuple(word for _, trie in tries.values() for word in trie.words),
+        tokens=tuple((*tail, *path) for tail, trie in tries.values() for path in trie.tokens),
+        end_token=next(iter(tries.values()))[1].end_token,
+        branchings=tuple(below[number] for number in order),
+        steps=tuple(steps),
+        targets=tuple(targets),
+    )
 
 
 class AnswerTokeniser:

@@ -34,7 +34,7 @@ class MergeCheck:
 
     Attributes:
         rows: that both answered.
-        flips: rows whose most probable label is another.
+        flips: rows whose most probable label, of any target, is another.
         mean_move, max_move: over the rows, the largest change of a label's probability.
     """
 
@@ -108,7 +108,10 @@ def _merge(
         write_text(place / "README.md", _card(rung, folder, dtype))
         gc.collect()
         notify(StageStarted("asking the merged model", len(texts)))
-        found = _compared(before, read_merged(rung, place).predict_proba(texts, notify))
+        after = read_merged(rung, place).predict_proba(texts, notify)
+        trie = rung.trie_
+        spans = [(t.first, t.stop) for t in trie.targets] or [(0, len(trie.words))]
+        found = _compared(before, after, spans)
         if found.within(max_flips):
             if out.exists():
                 out.rmdir()
@@ -128,9 +131,16 @@ def _temporary(out: Path) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _compared(before: Probabilities, after: Probabilities) -> MergeCheck:
+def _compared(
+    before: Probabilities, after: Probabilities, spans: Sequence[tuple[int, int]]
+) -> MergeCheck:
+    """Of (n, n_classes) probabilities; `spans` are each target's first class and that after it."""
     moves = np.abs(before - after).max(axis=1)
-    flips = int((before.argmax(axis=1) != after.argmax(axis=1)).sum())
+    other = [
+        before[:, first:stop].argmax(axis=1) != after[:, first:stop].argmax(axis=1)
+        for first, stop in spans
+    ]
+    flips = int(np.any(other, axis=0).sum())
     return MergeCheck(len(before), flips, float(moves.mean()), float(moves.max()))
 
 

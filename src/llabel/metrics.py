@@ -1,7 +1,7 @@
 """How good predictions are: scores with their uncertainty, and the table of one row per class."""
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias, TypedDict
+from typing import Literal, NotRequired, TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -9,12 +9,15 @@ import numpy.typing as npt
 from llabel.task import ClassIndices, Label, Probabilities
 
 UNKNOWN = -1  # the class index of an answer that is no label
+NOT_ASKED = -2  # that of a row which a training was not asked, where several have rows of their own
 LOG_LOSS_EPS = 1e-15
 ECE_BINS = 15
 SUM_TOLERANCE = 1e-4  # a float32 softmax sums to 1 within 1e-6; half precision is worse
 
 Interval: TypeAlias = tuple[float, float]
-RowKind: TypeAlias = Literal["class", "unknown", "accuracy", "macro avg"]
+RowKind: TypeAlias = Literal[
+    "class", "unknown", "accuracy", "macro avg", "macro avg with unknown", "weighted avg"
+]
 
 
 class Scores(TypedDict):
@@ -41,7 +44,13 @@ class ReportRow(TypedDict):
     """One row of a classification report, ready for JSON.
 
     ``precision`` and ``recall`` are None in the accuracy row, whose value stands in ``f1`` as in
-    scikit-learn's printed report. ``support`` counts true rows, ``predicted`` counts answers.
+    scikit-learn's printed report. ``support`` counts true rows, ``predicted`` counts answers. A
+    measure without a row to measure it on (the precision of what was never answered) is 0.
+
+    Attributes:
+        precision_ci95, recall_ci95: of a class, [lower, upper] of the 95 % Wilson score interval,
+            over its answers and over its true rows; None where there are none, and in other rows.
+            Reports recorded before there were any lack both.
     """
 
     name: str
@@ -51,6 +60,8 @@ class ReportRow(TypedDict):
     f1: float
     support: int
     predicted: int
+    precision_ci95: NotRequired[list[float] | None]
+    recall_ci95: NotRequired[list[float] | None]
 
 
 def score(
@@ -189,7 +200,10 @@ def report(y: ClassIndices, predicted: ClassIndices, classes: Sequence[Label]) -
 
     Returns:
         One row per class; one for `unknown` where any was answered; accuracy; the macro average
-        over the classes, without `unknown`.
+        over the classes; where any answer was unknown, also the macro average with `unknown` as
+        if it were a class, as scikit-learn's report has it: its measures are 0, so however few
+        such answers there are, this average is n_classes / (n_classes + 1) of the other; the
+        average weighted by support, to which `unknown` adds nothing.
 
     Raises:
         ValueError: no rows, shapes disagree, or an index is out of range.
@@ -202,21 +216,32 @@ def report(y: ClassIndices, predicted: ClassIndices, classes: Sequence[Label]) -
     if len(y) == 0:
         raise ValueError("a classification report needs at least one row")
 
+    n, n_classes = len(y), len(classes)
     table = precision_recall_fscore_support(
-        y, predicted, labels=np.arange(len(classes)), zero_division=0
+        y, predicted, labels=np.arange(n_classes), zero_division=0
     )
-    answered = np.bincount(predicted + 1, minlength=len(classes) + 1)  # position 0 is unknown
-    n = len(y)
+    measures, supports = np.array(table[:3]), table[3]  # (3, n_classes), (n_classes,)
+    answered = np.bincount(predicted + 1, minlength=n_classes + 1)  # position 0 is unknown
+    right = np.bincount(y[y == predicted], minlength=n_classes)
     rows = [
-        _row("class", str(label), (p, r, f1), int(support), int(count))
-        for label, p, r, f1, support, count in zip(classes, *table, answered[1:], strict=True)
+        _row(
+            "class", str(label), measures[:, index], int(supports[index]), int(answered[index + 1])
+        )
+        | {
+            "precision_ci95": _share_interval(right[index], answered[index + 1]),
+            "recall_ci95": _share_interval(right[index], supports[index]),
+        }
+        for index, label in enumerate(classes)
     ]
     if answered[0]:
-        rows.append(_row("unknown", "unknown", (0.0, 0.0, 0.0), 0, int(answered[0])))
-    accuracy = _row("accuracy", "accuracy", (0.0, 0.0, float((y == predicted).mean())), n, n)
+        rows.append(_row("unknown", "unknown", np.zeros(3), 0, int(answered[0])))
+    accuracy = _row("accuracy", "accuracy", np.full(3, (y == predicted).mean()), n, n)
     rows.append(accuracy | {"precision": None, "recall": None})
-    p, r, f1 = np.mean(table[:3], axis=1)
-    rows.append(_row("macro avg", "macro avg", (p, r, f1), n, n))
+    rows.append(_row("macro avg", "macro avg", measures.mean(axis=1), n, n))
+    if answered[0]:
+        name: RowKind = "macro avg with unknown"
+        rows.append(_row(name, name, measures.sum(axis=1) / (n_classes + 1), n, n))
+    rows.append(_row("weighted avg", "weighted avg", measures @ supports / n, n, n))
     return rows
 
 
@@ -238,9 +263,10 @@ def majority_accuracy(train_y: ClassIndices, test_y: ClassIndices) -> float:
 
 
 def _row(
-    kind: RowKind, name: str, prf: tuple[float, float, float], support: int, predicted: int
+    kind: RowKind, name: str, measures: npt.NDArray[np.float64], support: int, predicted: int
 ) -> ReportRow:
-    precision, recall, f1 = map(float, prf)  # NumPy's floats are not JSON's
+    """`measures` (3,): precision, recall, F1."""
+    precision, recall, f1 = measures.tolist()
     return ReportRow(
         name=name,
         kind=kind,
@@ -249,7 +275,13 @@ def _row(
         f1=f1,
         support=support,
         predicted=predicted,
+        precision_ci95=None,
+        recall_ci95=None,
     )
+
+
+def _share_interval(right: int, rows: int) -> list[float] | None:
+    return list(wilson_interval(int(right), int(rows))) if rows else None
 
 
 def _check_probabilities(proba: Probabilities) -> None:

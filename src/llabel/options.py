@@ -39,7 +39,15 @@ PANELS: dict[str, tuple[str, ...]] = {
         "adapt_layers",
     ),
     "Training": (
-        *("loss", "learning_rate", "schedule", "warmup_ratio", "epochs", "patience"),
+        *(
+            "loss",
+            "class_weight",
+            "learning_rate",
+            "schedule",
+            "warmup_ratio",
+            "epochs",
+            "patience",
+        ),
         *("batch_size", "weight_decay", "max_grad_norm", "trials", "budget", "refit", "seed"),
     ),
     "Machine": (
@@ -55,11 +63,35 @@ COMPARISON = tuple(
     if name not in {"rung", "decode", "untested"}
 )
 _ADDRESS: dict[str, Any] = {"is_flag": False, "flag_value": "default", "metavar": "[ADDRESS]"}
-SWEPT = tuple(name for name in ONE_RUN if name not in {"decode", "untested", "trials"})
+_NOT_SWEPT = {
+    *("decode", "untested", "trials"),
+    *("calibrate", "abstain_below", "target_precision"),  # cells are judged as they are
+}
+SWEPT = tuple(name for name in ONE_RUN if name not in _NOT_SWEPT)
+
+
+_BALANCED = click.option(
+    "--balanced",
+    "sampling",
+    flag_value="balanced",
+    default=None,
+    panel="Data",
+    help="Short for --sampling balanced.",
+)
 
 
 class _IntOrNone(click.IntRange):
     """A whole number, or `none`, which becomes None where all values are checked."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or "none"."""
+        if isinstance(value, str) and is_none(value):
+            return "none"
+        return super().convert(value, param, ctx)
+
+
+class _FloatOrNone(click.FloatRange):
+    """The same of any number."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The number, or "none"."""
@@ -78,6 +110,8 @@ def settings_options(*names: str, **defaults: Any) -> Callable[[_Command], _Comm
 
     def decorate(command: _Command) -> _Command:
         for name in reversed(options):
+            if name == "sampling":
+                command = _BALANCED(command)
             command = options[name](command)
         return command
 
@@ -187,11 +221,12 @@ def _without_none(kind: Any) -> Any:
 def _click_type(full: Any, extras: Iterable[Any]) -> click.ParamType[Any]:
     kind = _without_none(full)
     if get_origin(kind) is Literal:
-        return click.Choice(get_args(kind))
+        return click.Choice([*get_args(kind), *(["none"] if kind is not full else [])])
     if kind in (int, float):
         low, high, low_open, high_open = _bounds(extras)
         if kind is float:
-            return click.FloatRange(low, high, low_open, high_open)
+            floats = click.FloatRange if full is float else _FloatOrNone
+            return floats(low, high, low_open, high_open)
         ranges = click.IntRange if full is int else _IntOrNone
         return ranges(low, high, low_open, high_open)
     return click.STRING

@@ -5,10 +5,15 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import numpy as np
+import numpy.typing as npt
+
+from llabel.confidence import ABSTAIN, Confidence, read_confidence
 from llabel.data import read_texts
 from llabel.errors import InputError
 from llabel.events import Listener, Note, RowsDone, StageStarted, ignore
@@ -36,6 +41,7 @@ def prediction_lines(
     proba: Probabilities,
     answers: ClassIndices,
     written: Sequence[str] | None = None,
+    withheld: npt.NDArray[np.bool_] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """One JSON-ready line a row of a part.
 
@@ -45,6 +51,7 @@ def prediction_lines(
         proba: (n, n_classes) probabilities.
         answers: (n,) class indices, -1 for `unknown`.
         written: (n,) what the model wrote, where it answered freely.
+        withheld: (n,) rows whose `prediction` is `abstain`; their label stands in `most_probable`.
     """
     split: Split = getattr(task, part)
     for row, name in enumerate(split.ids):
@@ -57,6 +64,8 @@ def prediction_lines(
         }
         if written is not None:
             line["answer"] = written[row]
+        if withheld is not None and withheld[row]:
+            line |= {"prediction": ABSTAIN, "most_probable": line["prediction"]}
         yield line | {"text": dict(zip(task.fields, split.texts[row], strict=True))}
 
 
@@ -67,6 +76,7 @@ def predict(
     *,
     part: str | None = None,
     decode: Literal["labels", "free"] = "labels",
+    abstain_below: float | None = None,
     device: str | None = None,
     notify: Listener = ignore,
 ) -> int:
@@ -81,6 +91,8 @@ def predict(
         out: .csv, .jsonl or .parquet: id, label, and one `probability_LABEL` column a label.
         part: which part of the data; all by default.
         decode: the most probable label, or whatever the model writes (`unknown` if no label).
+        abstain_below: the label is `abstain` where none is at least so probable; by default as
+            the run was told. Free answers are never withheld.
         device: where to run; the best there is by default.
 
     Returns:
@@ -91,11 +103,12 @@ def predict(
     """
     _check_out(out, data)
     fields = registry.saved_fields(folder)
+    confidence = confidence_of(folder, decode, abstain_below, notify)
     # A pass over all rows first: what is wrong with them is said before a model loads.
     total = sum(1 for _ in read_texts(data, fields, part=part))
     busy = f"-o {out} is being written by another llabel process. Wait, or name another file."
     with alone_with(out, busy):
-        partial = _Partial(out, _job(folder, data, part, decode))
+        partial = _Partial(out, _job(folder, data, part, decode, confidence))
         done = partial.done(notify)
         rung = registry.load(folder, device=device or "auto")
         if decode == "free":
@@ -106,25 +119,58 @@ def predict(
         remaining = islice(read_texts(data, fields, part=part), done, None)
         with partial:
             for window in _batched(remaining, WINDOW):
-                partial.append(_answered(rung, window, decode))
+                partial.append(_answered(rung, window, decode, confidence))
                 notify(RowsDone(len(window)))
-        partial.finish(rung.classes_)
+        others = decode == "free" or confidence.abstain_below is not None
+        partial.finish(rung.classes_, others=others)
     return total
 
 
+def confidence_of(
+    folder: Path, decode: str, abstain_below: float | None, notify: Listener
+) -> Confidence:
+    """What the run at `folder` decided on validation, with another threshold if there is one.
+
+    Raises:
+        InputError: the threshold is out of range, or a class is called `abstain`.
+    """
+    confidence = read_confidence(folder)
+    if abstain_below is not None:
+        if not 0 < abstain_below < 1:
+            raise InputError(f"--abstain-below {abstain_below:g}: above 0 and below 1 is needed.")
+        if decode == "free":
+            raise InputError(
+                "--abstain-below and --decode free exclude each other: what the model writes has "
+                "no probability to hold against the threshold. Leave one of them out."
+            )
+        if ABSTAIN in registry.saved_classes(folder):
+            raise InputError(
+                f"--abstain-below: one of the labels is {ABSTAIN!r}, which is what rows without "
+                "an answer are given."
+            )
+        return Confidence(confidence.temperature, abstain_below)
+    if confidence.abstain_below is not None and decode == "free":
+        notify(Note("Free answers have no probability: none is withheld."))
+        return Confidence(confidence.temperature)
+    if (missed := confidence.missed_target) is not None:
+        notify(Note(f"On validation no threshold showed the precision {missed:g} of the run."))
+    return confidence
+
+
 def _answered(
-    rung: Rung, window: Sequence[tuple[str, Text]], decode: str
+    rung: Rung, window: Sequence[tuple[str, Text]], decode: str, confidence: Confidence
 ) -> Iterator[dict[str, Any]]:
     texts = [text for _, text in window]
-    proba = rung.predict_proba(texts)
+    proba = confidence.scaled(rung.predict_proba(texts))
     if decode == "labels":
         answers = proba.argmax(axis=1)
     else:
         answers, _ = cast("LLMRung", rung).generate(texts)
-    for (name, _), answer, p in zip(window, answers.tolist(), proba, strict=True):
+    withheld = confidence.withheld(proba).tolist()
+    for (name, _), answer, unsure, p in zip(window, answers.tolist(), withheld, proba, strict=True):
         yield {
             "id": name,
-            "label": answer_label(answer, rung.classes_),
+            "label": ABSTAIN if unsure else answer_label(answer, rung.classes_),
             "probabilities": _by_label(rung.classes_, p),
         }
 
@@ -166,7 +212,7 @@ def refuse_silent(rung: Rung) -> None:
         )
 
 
-def _job(folder: Path, data: str, part: str | None, decode: str) -> str:
+def _job(folder: Path, data: str, part: str | None, decode: str, confidence: Confidence) -> str:
     """What must be the same for rows of an earlier call to count."""
     digest = hashlib.sha256((folder / "rung.json").read_bytes())
     for weights in sorted(folder.rglob("*.safetensors")):
@@ -175,6 +221,8 @@ def _job(folder: Path, data: str, part: str | None, decode: str) -> str:
     files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.is_file() else []
     states = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
     digest.update(json.dumps([data, part, decode, states]).encode())
+    if confidence != Confidence():
+        digest.update(json.dumps(asdict(confidence)).encode())
     return digest.hexdigest()
 
 
@@ -220,11 +268,11 @@ class _Partial:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def finish(self, classes: tuple[Label, ...]) -> None:
-        """Turn the lines into the file that was asked for."""
+    def finish(self, classes: tuple[Label, ...], *, others: bool) -> None:
+        """Turn the lines into the file that was asked for; `others`: not only classes in it."""
         temporary = self.out.with_name(f".{os.getpid()}.{self.out.name}")
         _WRITERS[self.out.suffix.lower()](
-            temporary, self._rows(), [f"probability_{c}" for c in classes]
+            temporary, self._rows(), [f"probability_{c}" for c in classes], others
         )
         temporary.replace(self.out)
         self.path.unlink()
@@ -241,22 +289,31 @@ class _Partial:
                 yield line | proba
 
 
-def _write_csv(path: Path, rows: Iterator[dict[str, Any]], probabilities: list[str]) -> None:
+def _write_csv(
+    path: Path, rows: Iterator[dict[str, Any]], probabilities: list[str], others: bool
+) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["id", "label", *probabilities])
         writer.writeheader()
         writer.writerows(rows)
 
 
-def _write_jsonl(path: Path, rows: Iterator[dict[str, Any]], probabilities: list[str]) -> None:
+def _write_jsonl(
+    path: Path, rows: Iterator[dict[str, Any]], probabilities: list[str], others: bool
+) -> None:
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _write_parquet(path: Path, rows: Iterator[dict[str, Any]], probabilities: list[str]) -> None:
+def _write_parquet(
+    path: Path, rows: Iterator[dict[str, Any]], probabilities: list[str], others: bool
+) -> None:
+    """A column has one type: beside `abstain` or `unknown`, labels are texts."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if others:
+        rows = (row | {"label": str(row["label"])} for row in rows)
     first = list(islice(rows, 1))
     label = pa.array([row["label"] for row in first]).type if first else pa.string()
     schema = pa.schema(

@@ -38,12 +38,15 @@ class Template:
         joint: what stands between the prompt and the answer: a space, or nothing after a newline.
             It belongs to the answer, since a prompt that ends in a space changes how the answer
             is tokenised.
+        tails: where several targets are asked for, what follows the prompt for each of them, up to
+            its answer and without the joint.
     """
 
     name: str
     literals: tuple[str, ...]
     fields: tuple[str, ...]
     joint: str
+    tails: tuple[str, ...] = ()
 
     def render(self, text: Text, fields: Sequence[str]) -> str:
         """The prompt as text; `text` gives the values of `fields` in their order."""
@@ -77,46 +80,68 @@ def load_template(
         InputError: unknown name, unreadable file, unknown or unused column, no text after the
             last column.
     """
+    refuse_instruction(name, instruction)
+    labels = ", ".join(label_words)
+    if name in BUILT_IN_TEMPLATES:
+        asked = (instruction or DEFAULT_INSTRUCTION).replace("{labels}", labels)
+        return assemble(name, built_in(name, fields, asked), fields)
+    return assemble(name, parse_template(name, read_template(name), fields, labels), fields)
+
+
+def refuse_instruction(name: str, instruction: str | None) -> None:
+    """Refuse an instruction that the template called `name` has no place for.
+
+    Raises:
+        InputError: there is one.
+    """
     if instruction and name != "alpaca":
         raise InputError(
             f"--instruction was given, but template {name!r} has no place for it. "
             "Use --template alpaca, or write the instruction into your own template file."
         )
-    labels = ", ".join(label_words)
-    if name in BUILT_IN_TEMPLATES:
-        asked = (instruction or DEFAULT_INSTRUCTION).replace("{labels}", labels)
-        return _assemble(name, _built_in(name, fields, asked), fields)
-    return _assemble(name, _parse(name, _read_template(name), fields, labels), fields)
 
 
 @dataclass(frozen=True, slots=True)
-class _Hole:
-    field: int  # position in the task's fields
+class Hole:
+    """Where a text field goes: its position in the task's fields."""
+
+    field: int
 
 
-def _built_in(name: str, fields: Sequence[str], instruction: str) -> list[str | _Hole]:
-    """Pieces of a built-in template; made of pieces, since a column may have any name."""
-    headings = [_heading(field) for field in fields]
-    pieces: list[str | _Hole] = []
+def built_in(
+    name: str, fields: Sequence[str], instruction: str, *, targets: bool = False
+) -> list[str | Hole]:
+    """Pieces of a built-in template; made of pieces, since a column may have any name.
+
+    With `targets` it ends where their headings begin.
+    """
+    headings = [heading_of(field) for field in fields]
+    pieces: list[str | Hole] = []
     if name == "qa":
         for number, heading in enumerate(headings):
-            pieces += [f"### {heading}: ", _Hole(number), "\n "]
-        return [*pieces, "### Answer:"]
+            pieces += [f"### {heading}: ", Hole(number), "\n "]
+        return [*pieces, "###" if targets else "### Answer:"]
     if name == "plain":
         for number in range(len(fields)):
-            pieces += [_Hole(number), "\n"]
-        return [*pieces, "Label:"]
+            pieces += [Hole(number), "\n"]
+        return [*pieces, *([] if targets else ["Label:"])]
     for number, heading in enumerate(headings):
-        pieces += [f"{heading}: " if len(fields) > 1 else "", _Hole(number), "\n"]
+        pieces += [f"{heading}: " if len(fields) > 1 else "", Hole(number), "\n"]
     head = f"{_ALPACA_HEAD}\n\n### Instruction:\n{instruction}\n\n### Input:\n"
     return [head, *pieces, "\n### Response:\n"]
 
 
-def _heading(field: str) -> str:
+def heading_of(field: str) -> str:
+    """What a prompt calls a column."""
     return _HEADINGS.get(field.lower()) or field.replace("_", " ").strip().capitalize()
 
 
-def _read_template(name: str) -> str:
+def read_template(name: str) -> str:
+    """The text of a template file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     path = Path(name)
     try:
         return path.read_text(encoding="utf-8-sig").removesuffix("\n")  # Windows writes a mark
@@ -132,9 +157,9 @@ def _read_template(name: str) -> str:
         ) from error
 
 
-def _parse(name: str, source: str, fields: Sequence[str], labels: str) -> list[str | _Hole]:
+def parse_template(name: str, source: str, fields: Sequence[str], labels: str) -> list[str | Hole]:
     """Cut a template file at its holes; `{labels}` is filled at once."""
-    pieces: list[str | _Hole] = []
+    pieces: list[str | Hole] = []
     try:
         parsed = list(Formatter().parse(source))
     except ValueError as error:
@@ -147,7 +172,7 @@ def _parse(name: str, source: str, fields: Sequence[str], labels: str) -> list[s
             continue
         column = hole + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
         if column in fields:  # a column's name may well hold a colon
-            pieces.append(_Hole(fields.index(column)))
+            pieces.append(Hole(fields.index(column)))
         elif column == "labels":
             pieces.append(labels)
         else:
@@ -158,7 +183,7 @@ def _parse(name: str, source: str, fields: Sequence[str], labels: str) -> list[s
     return pieces
 
 
-def _assemble(name: str, pieces: Sequence[str | _Hole], fields: Sequence[str]) -> Template:
+def assemble(name: str, pieces: Sequence[str | Hole], fields: Sequence[str]) -> Template:
     """Join pieces to a template; settle what stands between prompt and answer."""
     literals, holes = [""], []
     for piece in pieces:
@@ -342,16 +367,21 @@ def answer_tail(template: Template, tokenizer: "PreTrainedTokenizerBase") -> str
     return "" if isinstance(last, int) else str(last[-1])
 
 
+def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
+    """Ids of the tokens that are never text, by how they are written."""
+    return {str(t): i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+
+
 def _split_at_special_tokens(
     template: Template, fields: Sequence[str], tokenizer: "PreTrainedTokenizerBase"
-) -> list[int | list[str | _Hole]]:
+) -> list[int | list[str | Hole]]:
     """Special tokens of the template as ids; between them runs of literal text and holes."""
-    specials = {str(t): i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    specials = special_tokens(tokenizer)
     longest_first = sorted(specials, key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, longest_first))) if specials else None
-    runs: list[int | list[str | _Hole]] = [[]]
+    runs: list[int | list[str | Hole]] = [[]]
 
-    def add(piece: str | _Hole) -> None:
+    def add(piece: str | Hole) -> None:
         if isinstance(runs[-1], int):
             runs.append([])
         run = runs[-1]
@@ -368,5 +398,5 @@ def _split_at_special_tokens(
         if position < len(literal):
             add(literal[position:])
         if number < len(template.fields):
-            add(_Hole(fields.index(template.fields[number])))
+            add(Hole(fields.index(template.fields[number])))
     return [run for run in runs if run != []]

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from llabel.confidence import Abstention, Calibration
 from llabel.data.label_map import MappedLabel
 from llabel.metrics import Scores
 
@@ -131,6 +132,27 @@ class Training(TypedDict):
     trials: NotRequired[list[dict[str, Any]]]
 
 
+class FreeAnswers(TypedDict):
+    """What `--decode free` came to, apart: whether the model knows, and whether it keeps the form.
+
+    Attributes:
+        rows: test rows.
+        unknown: answers that are no label, which count as wrong; `unknown_share` of the rows, with
+            its 95 % Wilson interval `unknown_ci95`.
+        accuracy: of all free answers, as in `metrics`.
+        accuracy_of_labels: of those that are labels; None where none is.
+        constrained: the same rows answered with the most probable label.
+    """
+
+    rows: int
+    unknown: int
+    unknown_share: float
+    unknown_ci95: list[float]
+    accuracy: float
+    accuracy_of_labels: float | None
+    constrained: Scores
+
+
 class RunRecord(TypedDict):
     """The whole of `run.json`.
 
@@ -141,6 +163,10 @@ class RunRecord(TypedDict):
         data, metrics, baselines, training, cost: see there; `baselines` by name.
         report: classification report of the test part (`llabel.metrics.ReportRow`), [] with
             `--untested`.
+        free_answers: with `--decode free`, else None.
+        calibration: with `--calibrate`, else None. All metrics are of calibrated probabilities.
+        abstention: with `--abstain-below` or `--target-precision`, else None. `metrics` and
+            `report` are of all rows, answered or not, so that runs compare.
         model_note: what a reader must know of the model's weights, or None.
         seed: `random_state`.
         environment: versions and machine.
@@ -154,6 +180,9 @@ class RunRecord(TypedDict):
     metrics: Metrics
     baselines: dict[str, Baseline]
     report: list[Any]
+    free_answers: NotRequired[FreeAnswers | None]
+    calibration: NotRequired[Calibration | None]
+    abstention: NotRequired[Abstention | None]
     training: Training
     cost: Cost
     model_note: str | None

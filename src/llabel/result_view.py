@@ -9,11 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from llabel.assets import AssetStatus
-from llabel.card import baseline_name, free_answers, scored_parts
+from llabel.card import answered_told, baseline_name, knowledge, scored_parts, told
 from llabel.check.view import duration
+from llabel.confidence import Answered
 from llabel.config import option
 from llabel.metrics import ReportRow, Scores
-from llabel.record import Baseline, Cost, RunRecord, Training
+from llabel.record import Baseline, Cost, FreeAnswers, RunRecord, Training
 
 _SCORES = ("rows", "accuracy", "95 % interval", "macro-F1", "log loss", "ECE")
 
@@ -28,18 +29,33 @@ def render_run(record: RunRecord, out: Path) -> RenderableType:
     if test:
         for name, baseline in record["baselines"].items():
             _add_baseline(table, baseline_name(name, baseline), baseline, test["rows"])
-    lines = [free_answers(record), _cost(record)]
+    lines = [*told(record), _cost(record)]
     if record["model_note"]:
         lines.append(f"About the base model: {record['model_note']}.")
     lines.append(f"Everything about this run is in {out}; README.md tells it in words.")
-    return Group(table, Text(), *map(Text, filter(None, lines)))
+    report: list[RenderableType] = []
+    if record["report"]:
+        report = [_report(record["report"]), Text()]
+    return Group(table, Text(), *report, *map(Text, lines))
 
 
-def render_evaluation(name: str, scores: Scores, report: Iterable[ReportRow]) -> RenderableType:
-    """Scores on other rows, and the classification report."""
+def render_evaluation(
+    name: str,
+    scores: Scores,
+    report: Iterable[ReportRow],
+    free: FreeAnswers | None = None,
+    answered: Answered | None = None,
+) -> RenderableType:
+    """Scores on other rows, the classification report, and what answers were withheld or free."""
     table = _scores_table(name)
-    _add(table, "all rows", scores)
-    return Group(table, Text(), _report(report))
+    _add(table, "all rows, free answers" if free else "all rows", scores)
+    lines = []
+    if free:
+        _add(table, "all rows, most probable label", free["constrained"])
+        lines.append(knowledge(free))
+    if answered:
+        lines.append(answered_told(answered, "labelled"))
+    return Group(table, Text(), _report(report), *map(Text, lines))
 
 
 def render_assets(found: Sequence[AssetStatus], cache: Path) -> RenderableType:
@@ -130,19 +146,36 @@ def _speed(cost: Cost) -> str:
 
 
 def _report(report: Iterable[ReportRow]) -> Table:
-    table = Table(title="By class", title_justify="left", title_style="bold")
-    table.add_column("class")
-    for name in ("precision", "recall", "F1", "rows", "answered"):
-        table.add_column(name, justify="right")
+    """Intervals are of two digits, so that all fits into 80 columns."""
+    table = Table(
+        title="By class",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+        show_edge=False,
+    )
+    table.add_column("class", overflow="fold")
+    for name in ("precision", "95 % int.", "recall", "95 % int.", "F1", "rows", "answered"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in _with_gap(report, table):
-        measures = (row["precision"], row["recall"], row["f1"])
         table.add_row(
             Text(row["name"], style="" if row["kind"] == "class" else "italic"),
-            *("" if value is None else f"{value:.4f}" for value in measures),
+            *_measure(row["precision"], row.get("precision_ci95")),
+            *_measure(row["recall"], row.get("recall_ci95")),
+            f"{row['f1']:.4f}",
             f"{row['support']:,}",
             f"{row['predicted']:,}",
         )
     return table
+
+
+def _measure(value: float | None, interval: Sequence[float] | None) -> tuple[str, str]:
+    return (
+        "" if value is None else f"{value:.4f}",
+        "" if interval is None else f"{interval[0]:.2f}–{interval[1]:.2f}",
+    )
 
 
 def _with_gap(report: Iterable[ReportRow], table: Table) -> Iterator[ReportRow]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from llabel.assessment import answers_of, assess
 from llabel.card import render_card
+from llabel.confidence import Judged, answered_rows, decide, refuse_label, write_confidence
 from llabel.config import RunConfig
 from llabel.data import LoadedTask, fingerprint, load_labelled, load_task
 from llabel.engine.checkpoint import CheckpointFolder
@@ -15,7 +16,7 @@ from llabel.folder import TrainingLog, claimed, read_record, write_json, write_t
 from llabel.ladder import registry
 from llabel.ladder.contract import Rung
 from llabel.metrics import report, score
-from llabel.predictions import refuse_silent
+from llabel.predictions import confidence_of, refuse_silent
 from llabel.record import RunRecord
 from llabel.tracking import refuse_missing_tracker, tracked
 
@@ -50,6 +51,7 @@ def fit(
     loaded = load(config)
     for text in loaded.notes:
         notify(Note(text))
+    refuse_label(config.run, loaded.task.classes)
     rung = registry.make(config).prepare(loaded.task.fields, loaded.task.classes, notify)
     if config.run.decode == "free":
         refuse_silent(rung)
@@ -66,8 +68,11 @@ def fit(
         with tracked(config, out, out.name, notify) as tracking:
             with TrainingLog(out / "train.log.jsonl", tracking) as log:
                 rung.fit(loaded.task, checkpoints=checkpoints, notify=log)
+            validation = Judged(loaded.task.validation.y, rung.validation_proba_)
+            confidence = decide(config.run, validation)
+            write_confidence(out, confidence)  # first: without it the rung would say other things
             save(rung, out, with_texts=not config.run.no_texts)
-            record = assess(rung, config, loaded, out, command, notify)
+            record = assess(rung, config, loaded, out, command, notify, confidence)
             tracking.tell(record["metrics"]["validation"], "validation")
             if test := record["metrics"]["test"]:
                 tracking.tell(test, "test")
@@ -106,6 +111,7 @@ def evaluate(
     label: str | None = None,
     part: str | None = None,
     decode: str | None = None,
+    abstain_below: float | None = None,
     device: str | None = None,
     notify: Listener = ignore,
 ) -> dict[str, Any]:
@@ -117,14 +123,20 @@ def evaluate(
         label: its label column; the run's own by default. A label map of the run is applied to it.
         part: which part of the data; test, else validation, else all rows.
         decode: `labels` or `free`; the run's own by default.
+        abstain_below: rows whose top probability lies below it get no answer; the run's own
+            threshold by default.
         device: where to run; the best there is by default.
 
     Returns:
-        JSON-ready: `metrics` (Scores), `report` (ReportRows), `rows`, `data.fingerprint`.
+        JSON-ready: `metrics` (Scores), `report` (ReportRows), `rows`, `data.fingerprint`;
+        `free_answers` (`llabel.record.FreeAnswers`) and `answered`
+        (`llabel.confidence.Answered`), each None where there is no such thing.
     """
     registry.refuse_comparison(folder)
     record = read_record(folder)
     config, known = record["config"], record["data"]
+    decode = decode or str(config["decode"])
+    confidence = confidence_of(folder, decode, abstain_below, notify)
     notes: list[str] = []
     split = load_labelled(
         data,
@@ -140,7 +152,8 @@ def evaluate(
         notify(Note(text))
     rung = registry.load(folder, device=device or "auto")
     notify(StageStarted("evaluating", len(split)))
-    proba, answers, _ = answers_of(rung, split, decode or config["decode"], notify)
+    found = answers_of(rung, split, decode, notify, confidence)
+    abstains = confidence.abstain_below is not None
     return {
         "run": folder.name,
         "data": {
@@ -148,6 +161,8 @@ def evaluate(
             "fingerprint": fingerprint(rung.fields_, rung.classes_, {"evaluated": split}),
         },
         "rows": len(split),
-        "metrics": score(split.y, proba, answers),
-        "report": report(split.y, answers, rung.classes_),
+        "metrics": score(split.y, found.proba, found.answers),
+        "report": report(split.y, found.answers, rung.classes_),
+        "free_answers": found.apart(split.y),
+        "answered": answered_rows(confidence, Judged(split.y, found.raw)) if abstains else None,
     }

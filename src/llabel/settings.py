@@ -29,6 +29,10 @@ RungName: TypeAlias = Literal[
 """The systems of the ladder, from cheap to dear."""
 
 
+ClassWeight: TypeAlias = Literal["balanced"]
+"""What a class counts in the loss, where not each row counts alike."""
+
+
 TrackerName: TypeAlias = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 """Who may keep the course of trainings, too."""
 
@@ -73,8 +77,18 @@ class DataSettings:
         float, Interval(gt=0, lt=1), Help("Share of all rows cut off for the test.")
     ] = 0.2
     train_rows: Annotated[
-        int | None, Ge(1), Help("Train on a stratified sample of so many rows.")
+        int | None, Ge(1), Help("Train on a sample of so many rows (see --sampling).")
     ] = None
+    test_rows: Annotated[
+        int | None, Ge(1), Help("Test on a sample of so many of the rows held out for it.")
+    ] = None
+    sampling: Annotated[
+        Literal["stratified", "natural", "balanced"],
+        Help(
+            "How both samples are drawn: stratified keeps the shares of the classes, balanced "
+            "makes them equal as far as there are rows, natural leaves them to chance."
+        ),
+    ] = "stratified"
     normalise_labels: Annotated[
         bool, Help("Treat labels that differ only by case or space as one.")
     ] = False
@@ -140,6 +154,13 @@ class LLMSettings:
             "tokens (sft), or over prompt and answer (all)."
         ),
     ] = "answer"
+    class_weight: Annotated[
+        ClassWeight | None,
+        Help(
+            "balanced: in the training loss every class counts alike, each row in inverse "
+            "proportion to the rows of its class. The validation loss stays as it is."
+        ),
+    ] = None
     learning_rate: Annotated[float, Gt(0), Help("Peak learning rate of AdamW.")] = 5e-4
     schedule: Annotated[
         Literal["cosine", "linear", "constant"], Help("Learning rate after the warm-up.")
@@ -233,6 +254,26 @@ class RunSettings:
             "writes, where an answer that is no label is `unknown` and wrong (free)."
         ),
     ] = "labels"
+    calibrate: Annotated[
+        Literal["temperature"] | None,
+        Help(
+            "Divide the logarithms of all probabilities by one number, the temperature, that makes "
+            "the log loss on validation least; the most probable labels stay."
+        ),
+    ] = None
+    abstain_below: Annotated[
+        float | None,
+        Interval(gt=0, lt=1),
+        Help("Answer `abstain` where no label is at least so probable."),
+    ] = None
+    target_precision: Annotated[
+        float | None,
+        Interval(gt=0, lt=1),
+        Help(
+            "Answer `abstain` below the smallest probability from which on validation shows so "
+            "large a share of right answers, as 0.95."
+        ),
+    ] = None
     untested: Annotated[
         bool, Help("Leave the test part unread, as for one of many runs of which one is chosen.")
     ] = False
@@ -279,6 +320,14 @@ class CompareSettings:
     ] = tuple(name for name in get_args(RungName) if name != "llm-qlora")
     seeds: Annotated[
         int, Ge(1), Help("Train each rung with so many seeds; intervals and tests carry them.")
+    ] = 1
+    draws: Annotated[
+        int,
+        Ge(1),
+        Help(
+            "Do everything on so many random draws of the rows into training, validation and test; "
+            "scores are their means, intervals and tests carry them."
+        ),
     ] = 1
     margin: Annotated[
         float, Interval(ge=0, lt=1), Help("Accuracy that a cheaper rung may lack to be preferred.")
@@ -329,7 +378,7 @@ class SweepSettings:
 
 
 _SPLITS = frozenset({"seed", "refit"})  # every rung is fitted on the same rows
-_TRAINED = _SPLITS | {"trials", "budget"}
+_TRAINED = _SPLITS | {"trials", "budget", "class_weight"}
 _NEURAL = _TRAINED | {"device", "max_seq_length"}
 _LLM = frozenset(field.name for field in fields(LLMSettings))
 _PROMPTED = frozenset({

@@ -8,9 +8,20 @@ import numpy as np
 import numpy.typing as npt
 
 Label: TypeAlias = Hashable  # str, bool or int as it stands in the user's table
+
+
+@dataclass(frozen=True, slots=True)
+class TargetLabel:
+    """One label of one of several targets, where a row has a label for each of them."""
+
+    target: str
+    label: Label
+
+
 Text: TypeAlias = tuple[str, ...]  # one row: the task's fields in their order
-ClassIndices: TypeAlias = npt.NDArray[np.int64]  # (n,), positions in `Task.classes`
-Probabilities: TypeAlias = npt.NDArray[np.float64]  # (n, n_classes), rows sum to 1
+# (n,), positions in `Task.classes`; (n, n_targets) where a row has a label for each target
+ClassIndices: TypeAlias = npt.NDArray[np.int64]
+Probabilities: TypeAlias = npt.NDArray[np.float64]  # (n, n_classes), rows of a target sum to 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +51,8 @@ class Task:
     Attributes:
         name: what the user called the data (a file's or asset's name).
         fields: names of the text columns.
-        classes: the labels in sorted order; class index = position.
+        classes: the labels in sorted order; class index = position. Several targets' labels are
+            `TargetLabel`s, a target's together.
         train: rows to learn from.
         validation: rows to choose on.
         test: rows read once, at the end.

@@ -7,6 +7,7 @@ import rich_click as click
 
 from llabel.cli.shared import (
     DECODE,
+    abstain_option,
     config_option,
     data_argument,
     device_option,
@@ -75,6 +76,7 @@ def fit(
 @click.option(
     "--decode", type=DECODE, help="How rows are answered (see fit). Default: as the run did."
 )
+@abstain_option
 @json_option
 def evaluate(
     run_folder: Path,
@@ -83,6 +85,7 @@ def evaluate(
     split: str | None,
     device: str | None,
     decode: str | None,
+    abstain_below: float | None,
     json_file: Path | None,
 ) -> None:
     """Score the finished run at DIR on labelled rows: DATA's test part, or all its rows.
@@ -107,10 +110,19 @@ def evaluate(
             label=label,
             part=split,
             decode=decode,
+            abstain_below=abstain_below,
             device=device,
             notify=notify,
         )
-    output().print(render_evaluation(f"{run_folder} on {data}", found["metrics"], found["report"]))
+    output().print(
+        render_evaluation(
+            f"{run_folder} on {data}",
+            found["metrics"],
+            found["report"],
+            found["free_answers"],
+            found["answered"],
+        )
+    )
     if json_file:
         write_json(json_file, found)
 
@@ -135,6 +147,7 @@ def evaluate(
     show_default=True,
     help="How rows are answered (see fit); probabilities are given either way.",
 )
+@abstain_option
 def predict(
     run_folder: Path,
     data: str,
@@ -142,6 +155,7 @@ def predict(
     split: str | None,
     device: str | None,
     decode: Literal["labels", "free"],
+    abstain_below: float | None,
 ) -> None:
     """Label every row of DATA with the finished run at DIR.
 
@@ -160,6 +174,13 @@ def predict(
     fetch_data(data)
     with quiet_libraries(), listen(messages()) as notify:
         rows = label_rows(
-            run_folder, data, out, part=split, decode=decode, device=device, notify=notify
+            run_folder,
+            data,
+            out,
+            part=split,
+            decode=decode,
+            abstain_below=abstain_below,
+            device=device,
+            notify=notify,
         )
     click.echo(f"{rows:,} rows labelled in {out}")

@@ -33,6 +33,11 @@ json_option = click.option(
 
 split_option = click.option("--split", metavar="PART", help="Part of DATA, such as test.")
 device_option = click.option("--device", help="auto, cpu, cuda or cuda:N.")
+abstain_option = click.option(
+    "--abstain-below",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Answer `abstain` where no label is at least so probable. Default: as the run was told.",
+)
 DECODE = click.Choice(["labels", "free"])
 
 

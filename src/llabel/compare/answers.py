@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from llabel.compare.plan import PlannedRun
 from llabel.errors import InputError
-from llabel.metrics import UNKNOWN
+from llabel.metrics import NOT_ASKED, UNKNOWN
 from llabel.record import RunRecord
 from llabel.task import Split, Task
 
@@ -31,7 +31,8 @@ class PartAnswers:
 
     Attributes:
         proba: (n_seeds, n, n_classes) probabilities.
-        answers: (n_seeds, n) class indices, -1 for `unknown`.
+        answers: (n_seeds, n) class indices, -1 for `unknown`, -2 for a row that the training was
+            not asked: of several draws of the rows, each has its own.
     """
 
     proba: npt.NDArray[np.float64]
@@ -40,6 +41,16 @@ class PartAnswers:
     def rows(self, chosen: npt.NDArray[np.bool_]) -> "PartAnswers":
         """The same of some rows."""
         return PartAnswers(self.proba[:, chosen], self.answers[:, chosen])
+
+    @property
+    def asked(self) -> npt.NDArray[np.bool_]:
+        """(n_seeds, n) which rows each training was asked."""
+        return self.answers != NOT_ASKED
+
+    def once(self) -> "PartAnswers":
+        """One answer a row: of the first training that was asked it."""
+        first, rows = self.asked.argmax(axis=0), np.arange(self.answers.shape[1])
+        return PartAnswers(self.proba[first, rows][None], self.answers[first, rows][None])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,5 +110,7 @@ def _part(lines: list[dict[str, Any]], split: Split, task: Task) -> _Part:
     labels = list(map(str, task.classes))
     index = {label: number for number, label in enumerate(labels)}
     proba = [[line["probabilities"][label] for label in labels] for line in lines]
-    answers = [index.get(str(line["prediction"]), UNKNOWN) for line in lines]
+    # A rung that abstains is judged on all rows, as the others are.
+    said = [str(line.get("most_probable", line["prediction"])) for line in lines]
+    answers = [index.get(label, UNKNOWN) for label in said]
     return np.array(proba).reshape(-1, len(labels)), np.array(answers, dtype=np.int64)

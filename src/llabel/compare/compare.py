@@ -5,10 +5,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llabel import run
+from llabel.compare.answers import Outcome
 from llabel.compare.derived import derive_calibrated, raw_run
-from llabel.compare.plan import PlannedRun, curve_runs, ladder_runs
+from llabel.compare.draws import DRAWS, DrawnRuns, planned_draws
+from llabel.compare.plan import CURVE, RUNGS, PlannedRun, curve_runs, ladder_runs
 from llabel.compare.processes import RunFailedError, fit_apart
-from llabel.compare.results import Outcome, assemble
+from llabel.compare.results import assemble, assemble_draws
 from llabel.compare.reuse import adopt, is_reused
 from llabel.comparison import CompareRecord
 from llabel.config import RunConfig
@@ -58,27 +60,75 @@ def compare(
         raise InputError(
             "untested: known to `llabel fit` only. A comparison reads the test part once a rung."
         )
-    loaded = run.load(config)
-    for text in loaded.notes:
-        notify(Note(text))
-    _refuse_foreign(out)
+    _refuse_foreign(out, asked)
+    draws = list(planned_draws(config, asked, out)) if asked.draws > 1 else []
     out.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{out} is in use by another llabel process. Wait, or choose another --out."
     with alone_with(out, busy):
+        job = _Job(asked, command, overwrite, notify)
+        if not draws:
+            return job.compare(config, out).record
+        loaded = [job.load(one) for one, _ in draws]  # what is wrong with rows is told first
+        drawn = []
+        for number, (one, folder) in enumerate(draws, 1):
+            done = job.compare(one, folder, loaded[number - 1], f"draw {number}, ")
+            drawn.append(DrawnRuns(one, folder, done.loaded, done.outcomes))
+        return job.written(assemble_draws(config, asked, drawn, out, command), out)
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """A comparison on one draw of the rows."""
+
+    record: CompareRecord
+    loaded: LoadedTask
+    outcomes: list[Outcome]
+
+
+@dataclass(slots=True)
+class _Job:
+    """What is asked of every draw, and what was said of its rows."""
+
+    asked: CompareSettings
+    command: str
+    overwrite: bool
+    notify: Listener
+    notes: set[str] = field(default_factory=set, init=False)
+
+    def load(self, config: RunConfig) -> LoadedTask:
+        """The rows; what is to be said of them once, however many draws there are."""
+        loaded = run.load(config)
+        for text in loaded.notes:
+            if text not in self.notes:
+                self.notify(Note(text))
+        self.notes |= set(loaded.notes)
+        return loaded
+
+    def compare(
+        self, config: RunConfig, out: Path, loaded: LoadedTask | None = None, label: str = ""
+    ) -> _Compared:
+        """Run every rung on one split and write it up in `out`."""
+        loaded = loaded or self.load(config)
+        asked = self.asked
         sizes = _smaller_sizes(asked, loaded)
         table = list(ladder_runs(config, asked, out))
         curve = list(curve_runs(config, replace(asked, curve=sizes), out))
         no_texts = config.run.no_texts
-        adopt(asked.reuse, table, loaded, no_texts=no_texts, overwrite=overwrite)
-        progress = _Progress(loaded, [*table, *curve], overwrite, notify)
+        adopt(asked.reuse, table, loaded, no_texts=no_texts, overwrite=self.overwrite)
+        planned = [replace(one, label=label + one.label) for one in [*table, *curve]]
+        progress = _Progress(loaded, planned, self.overwrite, self.notify)
         progress.prepare()
-        outcomes = [progress.carry_out(planned) for planned in table]
-        points = [progress.carry_out(planned) for planned in curve]
-        notify(Note("Comparing the rungs' answers."))
-        record = assemble(config, asked, loaded, outcomes, points, out, command)
+        ended = [progress.carry_out(one) for one in planned]
+        outcomes, points = ended[: len(table)], ended[len(table) :]
+        self.notify(Note("Comparing the rungs' answers."))
+        record = assemble(config, asked, loaded, outcomes, points, out, self.command)
+        return _Compared(self.written(record, out), loaded, outcomes)
+
+    def written(self, record: CompareRecord, out: Path) -> CompareRecord:
+        """Leave the record and its page."""
         write_json(out / "compare.json", record)
         write_text(out / "report.html", render_comparison(record))
-    return record
+        return record
 
 
 @dataclass(slots=True)
@@ -186,15 +236,21 @@ def _done(planned: PlannedRun, record: RunRecord) -> RungDone:
     )
 
 
-def _refuse_foreign(out: Path) -> None:
+def _refuse_foreign(out: Path, asked: CompareSettings) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file. Name a folder.")
-    ours = {"rungs", "curve", "compare.json", "report.html"}
+    ours = {RUNGS, CURVE, DRAWS, "compare.json", "report.html"}
     there = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if there and not there & ours:
         raise InputError(
             f"--out {out} holds files that are no comparison of llabel's. Name a new or empty "
             "folder."
+        )
+    if there & ({RUNGS} if asked.draws > 1 else {DRAWS}):
+        held = "one draw of the rows" if asked.draws > 1 else "several draws of the rows"
+        raise InputError(
+            f"--out {out} holds a comparison on {held}, and --draws {asked.draws} asks for "
+            "another. Name another folder."
         )
 
 

@@ -27,8 +27,15 @@ CALIBRATED = "-calibrated"
 
 
 def raw_run(planned: PlannedRun, runs: list[PlannedRun]) -> PlannedRun | None:
-    """The run of the same rung without the correction, if it is among `runs`."""
-    if not planned.rung.endswith(CALIBRATED) or planned.config.run.decode != "labels":
+    """The run of the same rung without the correction, if it is among `runs`.
+
+    One whose answers were calibrated or withheld does not serve: what it wrote is no longer what
+    the prior corrects.
+    """
+    asked = planned.config.run
+    changes = (asked.calibrate, asked.abstain_below, asked.target_precision)
+    plain = asked.decode == "labels" and changes == (None, None, None)
+    if not planned.rung.endswith(CALIBRATED) or not plain:
         return None
     raw = planned.rung.removesuffix(CALIBRATED)
     rows = planned.config.data.train_rows

@@ -1,7 +1,7 @@
 """From the runs' folders to `compare.json`: scores with intervals, tests, verdict, errors."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations, groupby
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,14 @@ import numpy.typing as npt
 from llabel.assessment import baselines, data_record
 from llabel.compare.answers import FinishedRung, Outcome, read_answers
 from llabel.compare.diagnosis import RungAnswers, analyse_errors
+from llabel.compare.draws import (
+    DrawnRuns,
+    all_answers,
+    all_rows,
+    all_unseen,
+    mean_baselines,
+    told,
+)
 from llabel.compare.rows import CONTROLS, failed_row, rung_row
 from llabel.comparison import (
     SCHEMA,
@@ -24,7 +32,7 @@ from llabel.comparison import (
 )
 from llabel.config import RunConfig
 from llabel.data import LoadedTask, unseen_rows
-from llabel.record import environment
+from llabel.record import Baseline, environment
 from llabel.settings import CompareSettings
 from llabel.statistics.paired import Pair, compare_pair, holm
 from llabel.statistics.resampling import resampled
@@ -57,30 +65,76 @@ def assemble(
     unseen = unseen_rows([task.train, task.validation], task.test, task.fields)
     by_rung = [list(runs) for _, runs in groupby(outcomes, key=lambda run: run.planned.rung)]
     done = {rung.name: rung for runs in by_rung if (rung := _read(runs, task))}
+    table = _Table(task, loaded, unseen, by_rung, done, baselines(task, unseen))
+    return _record(table, config, asked, out, command) | {"curve": _curve(points, outcomes)}
+
+
+def assemble_draws(
+    config: RunConfig, asked: CompareSettings, drawn: Sequence[DrawnRuns], out: Path, command: str
+) -> CompareRecord:
+    """The same of several draws of the rows, put together.
+
+    Raises:
+        InputError: the draws have different classes.
+    """
+    task = all_rows(drawn)
+    first = drawn[0].loaded
+    facts = replace(first, task=replace(first.task, test=task.test))
+    by_rung = [list(runs) for runs in zip(*(one.outcomes for one in drawn), strict=True)]
+    done = all_answers(drawn)
+    table = _Table(task, facts, all_unseen(drawn), by_rung, done, mean_baselines(drawn))
+    return _record(table, config, asked, out, command) | {"draws": told(drawn, out)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Table:
+    """What a comparison's record is made from.
+
+    Attributes:
+        task: the rows that were answered.
+        facts: what is told of the data.
+        unseen: (n_test,) test rows that share no long text with train or validation.
+        runs: of each rung, from cheap to dear.
+        done: rungs that have results, by name.
+        reference: majority class and look-up.
+    """
+
+    task: Task
+    facts: LoadedTask
+    unseen: _Mask
+    runs: list[list[Outcome]]
+    done: dict[str, FinishedRung]
+    reference: dict[str, Baseline]
+
+
+def _record(
+    table: _Table, config: RunConfig, asked: CompareSettings, out: Path, command: str
+) -> CompareRecord:
+    task, unseen, done = table.task, table.unseen, table.done
     pairs = _pairs(done, task)
-    names: list[str] = [runs[0].planned.rung for runs in by_rung]
+    names: list[str] = [runs[0].planned.rung for runs in table.runs]
     failed = {name: _kind(name) == "llm" for name in names if name not in done}
     verdict = _verdict(done, failed, task, unseen, asked.margin)
     best = verdict["best"]
     p_values = _against_best(pairs, best)
-    facts = _data(config, loaded, unseen)
-    reference = baselines(task, unseen)
+    facts = _data(config, table.facts, unseen)
     rungs = [
-        rung_row(done[name], runs, task, unseen, pairs, p_values, best, reference, out)
+        rung_row(done[name], runs, task, unseen, pairs, p_values, best, table.reference, out)
         if (name := runs[0].planned.rung) in done
         else failed_row(runs, out)
-        for runs in by_rung
+        for runs in table.runs
     ]
     return CompareRecord(
         schema=SCHEMA,
         title=f"{facts['name']}: {task_title(task)}",
         data=facts,
         verdict=verdict,
+        draws=[],
         rungs=rungs,
         pairs=pairs,
-        curve=_curve(points, outcomes),
+        curve=[],
         errors=_errors(done, task, best, with_texts=not config.run.no_texts),
-        baselines=reference,
+        baselines=table.reference,
         settings=_settings(config, asked),
         environment=environment("cpu", "float32") | _machine(done),
         command=command,
@@ -192,10 +246,11 @@ def _errors(
         RungAnswers(
             name=rung.name,
             kind=_kind(rung.name),
-            answers=rung.answers["test"].answers[0],
-            proba=rung.answers["test"].proba[0],
+            answers=once.answers[0],
+            proba=once.proba[0],
         )
         for rung in done.values()
+        for once in [rung.answers["test"].once()]
     ]
     return analyse_errors(
         task,

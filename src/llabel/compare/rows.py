@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llabel.compare.answers import FinishedRung, Outcome
+from llabel.compare.answers import FinishedRung, Outcome, PartAnswers
 from llabel.compare.diagnosis import confusion, loss_curve, reliability
 from llabel.compare.scores import compared_metrics
 from llabel.comparison import (
@@ -17,9 +17,11 @@ from llabel.comparison import (
     PairRecord,
     TrialRecord,
 )
+from llabel.confidence import coverage_curve
 from llabel.ladder.trials import REFIT, stage
+from llabel.metrics import report
 from llabel.record import RunRecord
-from llabel.task import Task
+from llabel.task import ClassIndices, Task
 
 CONTROLS = ("majority", "lookup")
 
@@ -50,7 +52,7 @@ def rung_row(
     """
     record, planned = rung.records[0], rung.outcomes[0].planned
     test = rung.answers["test"]
-    first_proba, first_answers = test.proba[0], test.answers[0]
+    once = test.once()
     metrics = compared_metrics(rung.answers, task, unseen)
     pair = _against(rung.name, best, pairs)
     return ComparedRung(
@@ -63,19 +65,31 @@ def rung_row(
         settings=record["training"].get("settings", record["config"]),
         metrics=metrics,
         cost=_cost(record),
-        seed_accuracies=(test.answers == task.test.y).mean(axis=1).tolist(),
+        seed_accuracies=_accuracies(test, task.test.y),
         p_value_vs_best=p_values.get(rung.name),
         difference_vs_best=pair and pair["difference"],
         difference_vs_best_ci95=pair and pair["ci95"],
         trials=_trials(record),
         losses=loss_curve(planned.folder / "train.log.jsonl", _stages(record)),
-        report=record["report"],
-        confusion=confusion(task.test.y, first_answers, len(task.classes)),
-        reliability=reliability(task.test.y, first_proba),
+        report=list(report(task.test.y, once.answers[0], task.classes)),
+        confusion=confusion(task.test.y, once.answers[0], len(task.classes)),
+        reliability=reliability(task.test.y, once.proba[0]),
+        coverage=coverage_curve(
+            once.proba[0].argmax(axis=1) == task.test.y, once.proba[0].max(axis=1)
+        ),
+        calibration=record.get("calibration"),
+        abstention=record.get("abstention"),
+        free_answers=record.get("free_answers"),
         lookup_part=_lookup_part(metrics, reference["majority"]),
         note=_note(record, runs),
         command=record["command"],
     )
+
+
+def _accuracies(test: PartAnswers, y: ClassIndices) -> list[float]:
+    """Of each training on the rows that it was asked."""
+    shares: list[float] = ((test.answers == y).sum(axis=1) / test.asked.sum(axis=1)).tolist()
+    return shares
 
 
 def _note(record: RunRecord, runs: Sequence[Outcome]) -> str:
@@ -85,12 +99,14 @@ def _note(record: RunRecord, runs: Sequence[Outcome]) -> str:
 
 
 def failed_row(runs: Sequence[Outcome], out: Path) -> ComparedRung:
-    """The row of a rung of which no seed came to a result."""
+    """The row of a rung of which no seed came to a result, or not every draw."""
     planned = runs[0].planned
+    lost = next(run for run in runs if run.record is None)
+    where = "" if lost is runs[0] else f"{lost.planned.label}: "
     return ComparedRung(
         name=planned.rung,
         status="failed",
-        reason=runs[0].reason,
+        reason=where + lost.reason,
         control=planned.rung in CONTROLS,
         folder=planned.folder.relative_to(out).as_posix(),
         seeds=[],
@@ -106,6 +122,10 @@ def failed_row(runs: Sequence[Outcome], out: Path) -> ComparedRung:
         report=[],
         confusion=[],
         reliability=[],
+        coverage=[],
+        calibration=None,
+        abstention=None,
+        free_answers=None,
         lookup_part=None,
         note="",
         command=planned.command,

@@ -38,8 +38,8 @@ def compared_metrics(
 def _scores(part: PartAnswers, y: ClassIndices, groups: Sequence[str] | None) -> ComparedScores:
     each = [
         scores
-        for proba, answers in zip(part.proba, part.answers, strict=True)
-        if (scores := score(y, proba, answers))
+        for proba, answers, asked in zip(part.proba, part.answers, part.asked, strict=True)
+        if (scores := score(y[asked], proba[asked], answers[asked]))
     ]
     intervals = bootstrap_scores(y, part.proba, part.answers, groups=resampled(groups))
     return ComparedScores(

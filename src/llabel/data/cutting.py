@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from llabel.data.cells import shown
+from llabel.data.cells import listed, shown
 from llabel.data.rows import take
-from llabel.data.splitting import hold_out
+from llabel.data.splitting import Sampling, hold_out, subsample
 from llabel.errors import InputError
 from llabel.task import Label, Split
 
@@ -58,3 +58,51 @@ def cut_missing(
             f"{role} part: {how}, seed {seed}."
         )
     return splits
+
+
+def draw(
+    splits: Mapping[str, Split],
+    counts: Mapping[str, int | None],
+    sampling: Sampling,
+    classes: Sequence[Label],
+    seed: int,
+    notes: list[str],
+) -> dict[str, Split]:
+    """Keep only so many rows of a part, drawn at random.
+
+    Args:
+        splits: by role.
+        counts: of the parts that may be made smaller; None keeps all.
+        sampling: how (see `subsample`).
+        classes: the labels, for messages.
+        seed: of the draws.
+        notes: a sentence for each draw but a stratified one from train is added, and one for
+            classes that a natural one missed.
+
+    Raises:
+        InputError: there are fewer rows than that, or too few are asked for.
+    """
+    drawn = dict(splits)
+    for part, count in counts.items():
+        if count is None:
+            continue
+        whole = splits[part]
+        rows = subsample(whole.y, count, classes=classes, seed=seed, sampling=sampling, part=part)
+        drawn[part] = take(whole, rows)
+        if part != "train" or sampling != "stratified":
+            notes.append(
+                f"{len(rows):,} of {len(whole):,} {part} rows are drawn: {sampling}, seed {seed}."
+            )
+        there = set(drawn[part].y.tolist())
+        missed = [classes[index] for index in sorted(set(whole.y.tolist()) - there)]
+        if missed and part == "train":
+            notes.append(
+                f"the natural draw from train has no row of {listed(missed, 5)}, which cannot be "
+                "learned then. Draw more rows, or choose --sampling stratified."
+            )
+    if sampling != "stratified" and not any(counts.values()):
+        raise InputError(
+            f"--sampling {sampling} says how --train-rows and --test-rows are drawn, and neither "
+            "is given. Give one of them, or leave --sampling out."
+        )
+    return drawn

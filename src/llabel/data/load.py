@@ -14,7 +14,7 @@ from llabel.data.classes import (
     sorted_classes,
 )
 from llabel.data.columns import ROLES, Columns, Table, read_part, refuse_empty, row_texts
-from llabel.data.cutting import cut_missing
+from llabel.data.cutting import cut_missing, draw
 from llabel.data.label_map import (
     LabelMap,
     MappedLabel,
@@ -29,9 +29,9 @@ from llabel.data.notes import (
     note_separator,
     note_shared_groups,
 )
-from llabel.data.rows import fingerprint, take
+from llabel.data.rows import fingerprint
 from llabel.data.sources import Part, Source, file_part, open_source, part_name, require_part
-from llabel.data.splitting import check_size, subsample
+from llabel.data.splitting import Sampling, check_size
 from llabel.errors import InputError
 from llabel.task import Label, Split, Task, Text
 
@@ -69,6 +69,8 @@ def load_task(
     validation_size: float = 0.1,
     test_size: float = 0.2,
     train_rows: int | None = None,
+    test_rows: int | None = None,
+    sampling: Sampling = "stratified",
     normalise_labels: bool = False,
     map_labels: str | None = None,
     seed: int = 0,
@@ -79,7 +81,7 @@ def load_task(
     validation part as the test part (its labels are those people report on; the labels of public
     test parts are often withheld). What is missing is cut from the training rows, stratified by
     class; with `group`, whole groups are cut. The rows of test and validation do not depend on
-    `train_rows`.
+    `train_rows`, nor those of train and validation on `test_rows`.
 
     Args:
         data: a table file (.csv, .tsv, .jsonl, .parquet, each also .gz), a folder with train,
@@ -97,7 +99,9 @@ def load_task(
         test_split: which of `data`'s parts is the test part.
         validation_size: share of `data`'s training rows to cut as validation, in (0, 1).
         test_size: likewise for test; the two add up to less than 1.
-        train_rows: train on so many rows only, drawn at random, stratified; 1 per class at least.
+        train_rows: train on so many rows only, drawn at random as `sampling` says.
+        test_rows: test on so many rows only, drawn in the same way from those held out.
+        sampling: see `llabel.data.splitting.subsample`.
         normalise_labels: lower-case string labels and collapse their white space.
         map_labels: a file that says what labels become, before anything is cut (see
             `llabel.data.label_map`).
@@ -126,9 +130,8 @@ def load_task(
     cut = tuple(role for role in _CUT_PARTS if role not in splits)
     sizes = {"test": test_size, "validation": validation_size}
     splits = cut_missing(splits, sizes, classes, seed, notes, group=group)
-    if train_rows is not None:
-        rows = subsample(splits["train"].y, train_rows, classes=classes, seed=seed)
-        splits["train"] = take(splits["train"], rows)
+    drawn = {"train": train_rows, "test": test_rows}
+    splits = draw(splits, drawn, sampling, classes, seed, notes)
     note_lacking_classes(splits, classes, cut, notes)
     note_empty_texts(splits, columns.fields, notes)
     task = Task(

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from llabel.data.cells import shown
 from llabel.errors import InputError
 from llabel.task import ClassIndices, Label
 
+Sampling: TypeAlias = Literal["stratified", "natural", "balanced"]
 Rows = npt.NDArray[np.int64]  # positions in a table, ascending
 MAX_FOLDS = 20
 
@@ -62,17 +64,29 @@ def hold_out(
     return kept, held
 
 
-def subsample(y: ClassIndices, count: int, *, classes: Sequence[Label], seed: int = 0) -> Rows:
-    """Draw rows at random with every class's share kept and none lost.
+def subsample(
+    y: ClassIndices,
+    count: int,
+    *,
+    classes: Sequence[Label],
+    seed: int = 0,
+    sampling: Sampling = "stratified",
+    part: str = "train",
+) -> Rows:
+    """Draw rows at random, each at most once.
 
     Of two draws with one seed, the larger holds nearly all of the smaller, so learning curves
     compare like with like.
 
     Args:
         y: (n,) class indices.
-        count: how many rows, from the number of classes to n.
+        count: how many rows, from the number of classes (1 for `natural`) to n.
         classes: the labels, for messages.
         seed: the same seed gives the same rows.
+        sampling: `stratified` keeps every class's share, and loses none; `balanced` takes as many
+            rows of each class, and of a class that has fewer all, so that the others share what
+            it lacks; `natural` draws from all rows alike and may miss a rare class.
+        part: what the rows are of, for messages.
 
     Returns:
         (count,) positions, ascending.
@@ -81,13 +95,17 @@ def subsample(y: ClassIndices, count: int, *, classes: Sequence[Label], seed: in
         InputError: there are fewer rows than `count`, or `count` is less than the classes.
     """
     sizes = np.bincount(y, minlength=len(classes))
-    if not len(classes) <= count <= len(y):
+    natural = sampling == "natural"
+    if not (1 if natural else len(classes)) <= count <= len(y):
+        least = "1" if natural else f"{len(classes):,} (one a class)"
         raise InputError(
-            f"--train-rows {count}: choose from {len(classes):,} (one a class) to {len(y):,}, the "
-            "rows there are in the train part. Without --train-rows all are used."
+            f"--{part}-rows {count}: choose from {least} to {len(y):,}, the rows there are in the "
+            f"{part} part. Without --{part}-rows all are used."
         )
-    quotas = _quotas(sizes, count)
     rng = np.random.default_rng(seed)
+    if natural:
+        return np.sort(rng.permutation(len(y))[:count])
+    quotas = _level(sizes, count) if sampling == "balanced" else _quotas(sizes, count)
     drawn = [
         rng.permutation(np.flatnonzero(y == index))[:quota] for index, quota in enumerate(quotas)
     ]
@@ -188,4 +206,16 @@ def _quotas(sizes: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
     short = count - quotas.sum()
     order = np.argsort(-(exact - np.floor(exact)), kind="stable")
     quotas[order[:short]] += 1
+    return quotas
+
+
+def _level(sizes: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """As equal as the classes allow: filled up to one level, what is left over to the largest."""
+    quotas = np.zeros_like(sizes)
+    while (left := int(count - quotas.sum())) > 0:
+        open_to = np.flatnonzero(quotas < sizes)
+        if left < len(open_to):  # one more of the largest, of equal ones the first
+            open_to = open_to[np.argsort(-sizes[open_to], kind="stable")[:left]]
+        share = max(1, left // len(open_to))
+        quotas[open_to] = np.minimum(quotas[open_to] + share, sizes[open_to])
     return quotas

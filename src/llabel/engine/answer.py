@@ -56,17 +56,22 @@ class AnswerHead:
         return _scaled(raw, self.model.config)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Sum of the cross-entropies (nats) of every choice in the batch, a scalar."""
+        """Sum of the cross-entropies (nats) of every choice in the batch, each times its weight."""
         hidden = self.reader.at_choices(batch)  # (m, hidden)
         total = hidden.new_zeros((), dtype=torch.float32)
         branchings, counts = batch.branchings.unique_consecutive(return_counts=True)
         sizes: list[int] = counts.tolist()
+        weights = [None] * len(sizes) if batch.weights is None else batch.weights.split(sizes)
         parts = zip(
-            branchings.tolist(), hidden.split(sizes), batch.targets.split(sizes), strict=True
+            branchings.tolist(),
+            hidden.split(sizes),
+            batch.targets.split(sizes),
+            weights,
+            strict=True,
         )
-        for branching, here, targets in parts:
+        for branching, here, targets, weight in parts:
             logits = self.logits(here, branching)
-            total = total + F.cross_entropy(logits, targets, reduction="sum")
+            total = total + weighted_cross_entropy(logits, targets, weight)
         return total
 
     def read_prefix(self, tokens: Sequence[int]) -> Prefix | None:
@@ -108,6 +113,19 @@ class AnswerHead:
                 f"not know (largest difference {(ours - theirs).abs().max():.3g}). "
                 "Choose a model of another architecture."
             )
+
+
+def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    """Sum over rows of weight · cross-entropy (nats).
+
+    Args:
+        logits: (m, n) float32.
+        targets: (m,) the right column.
+        weights: (m,) float32; None is 1 each.
+    """
+    if weights is None:
+        return F.cross_entropy(logits, targets, reduction="sum")
+    return (weights * F.cross_entropy(logits, targets, reduction="none")).sum()
 
 
 def _scaled(logits: Tensor, config: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -19,12 +20,17 @@ class Example:
         branchings: (m,) which choice it is: an index into the trie's branchings, or
             `FULL_VOCABULARY`.
         targets: (m,) the right child of that branching, or the right token id.
+        weight: what each of its choices counts in the loss, above 0.
+        tails: where in `input_ids` each of several endings begins. What stands before the first is
+            read once and seen by all of them; none sees another. Empty where there is one ending.
     """
 
     input_ids: tuple[int, ...]
     positions: tuple[int, ...] = ()
     branchings: tuple[int, ...] = ()
     targets: tuple[int, ...] = ()
+    weight: float = 1.0
+    tails: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,8 @@ class Batch:
         branchings: (m,) its branching, ascending; on the CPU wherever the rest is, so that choices
             can be told apart without waiting for a GPU.
         targets: (m,) its right answer.
+        weights: (m,) float32, what it counts in the loss; None where each counts 1.
+        tails: (batch,) those of each `Example`; None where no row has any.
     """
 
     input_ids: Tensor
@@ -49,6 +57,8 @@ class Batch:
     positions: Tensor
     branchings: Tensor
     targets: Tensor
+    weights: Tensor | None = None
+    tails: tuple[tuple[int, ...], ...] | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`: to a GPU in one copy that nothing waits for."""
@@ -61,7 +71,8 @@ class Batch:
         there = flat.to(device, non_blocking=True).split([part.numel() for part in parts])
         ids, lengths, rows, positions, targets = there
         ids = ids.view_as(self.input_ids)
-        return Batch(ids, lengths, rows, positions, self.branchings, targets)
+        weights = None if self.weights is None else self.weights.to(device, non_blocking=True)
+        return Batch(ids, lengths, rows, positions, self.branchings, targets, weights, self.tails)
 
 
 def collate(examples: Sequence[Example], pad_token: int = 0) -> Batch:
@@ -71,15 +82,77 @@ def collate(examples: Sequence[Example], pad_token: int = 0) -> Batch:
     for row, example in enumerate(examples):
         input_ids[row, : lengths[row]] = torch.tensor(example.input_ids)
     choices = [
-        (row, position, branching, target)
-        for row, example in enumerate(examples)
+        (number, position, branching, target)
+        for number, example in enumerate(examples)
         for position, branching, target in zip(
             example.positions, example.branchings, example.targets, strict=True
         )
     ]
     choices.sort(key=lambda choice: choice[2])  # stable: within a branching as they came
-    columns = torch.tensor(choices, dtype=torch.long).reshape(-1, 4).unbind(1)
-    return Batch(input_ids, torch.tensor(lengths), *columns)
+    rows, positions, branchings, targets = (
+        torch.tensor(choices, dtype=torch.long).reshape(-1, 4).unbind(1)
+    )
+    weights = None
+    if any(example.weight != 1 for example in examples):
+        weights = torch.tensor([examples[row].weight for row, *_ in choices])
+    tails = tuple(example.tails for example in examples)
+    return Batch(
+        input_ids,
+        torch.tensor(lengths),
+        rows,
+        positions,
+        branchings,
+        targets,
+        weights,
+        tails if any(tails) else None,
+    )
+
+
+def own_starts(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Where endings stand: a token sees what is before it, but not from the first up to the second.
+
+    Returns:
+        (batch, 1) where the first ending of each row begins, and (batch, seq) where that of each
+        token does, which is the first for tokens that stand before. On the CPU.
+    """
+    rows, width = batch.input_ids.shape
+    first = torch.full((rows, 1), width)
+    own = torch.full((rows, width), width)
+    for row, starts in enumerate(batch.tails or ()):
+        if starts:
+            first[row] = own[row] = starts[0]
+        for start in starts:
+            own[row, start:] = start
+    return first, own
+
+
+def apart(batch: Batch) -> Batch:
+    """The same choices in rows of one ending each, what they share repeated in each of them."""
+    assert batch.tails is not None
+    rows: list[list[int]] = []
+    place: dict[tuple[int, int], tuple[int, int]] = {}  # (row, position) here → there
+    for row, starts in enumerate(batch.tails):
+        ids = batch.input_ids[row, : batch.lengths[row]].tolist()
+        shared = starts[0] if starts else len(ids)
+        place |= {(row, at): (len(rows), at) for at in range(shared)}
+        for start, stop in pairwise((*starts, len(ids))):
+            place |= {(row, start + at): (len(rows), shared + at) for at in range(stop - start)}
+            rows.append([*ids[:shared], *ids[start:stop]])
+        if not starts:
+            rows.append(ids)
+    choices = zip(batch.rows.tolist(), batch.positions.tolist(), strict=True)
+    moved = torch.tensor([place[choice] for choice in choices], dtype=torch.long).reshape(-1, 2)
+    whole = collate([Example(tuple(ids)) for ids in rows]).to(batch.input_ids.device)
+    there, at = moved.to(batch.input_ids.device).unbind(1)
+    return Batch(
+        whole.input_ids,
+        whole.lengths,
+        there,
+        at,
+        batch.branchings,
+        batch.targets,
+        batch.weights,
+    )
 
 
 def micro_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:

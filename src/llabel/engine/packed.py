@@ -30,6 +30,8 @@ class Tokens:
         behind: what the segments' ranges are.
         past: (layers, p, 2 · kv_heads · width) keys and values of earlier tokens.
         states: (n, hidden) what `PackedDecoder.lower` gives for them, if that is known.
+        hidden: (n, 2) int64, which tokens of its own segment each does not see though they stand
+            before it: from the first up to the second, counted in the segment.
     """
 
     ids: Tensor
@@ -39,6 +41,7 @@ class Tokens:
     behind: Behind | None = None
     past: Tensor | None = None
     states: Tensor | None = None
+    hidden: Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -207,7 +210,7 @@ class _Layer:
         if keys_and_values is not None:
             keys_and_values.append(qkv[:, self.heads[0] * self.heads[2] :].clone())
         attended, logs = k.attention(
-            qkv, self.heads, tokens.segments, self.scale, tokens.behind, past
+            qkv, self.heads, tokens.segments, self.scale, tokens.behind, past, tokens.hidden
         )
         residual, seen = (x, attended) if read is None else (x[read], attended[read])
         n = len(seen)
@@ -266,8 +269,9 @@ class _Layer:
             d_seen = torch.zeros_like(kept.attended).index_copy_(0, read, d_seen)
 
         d_tokens = k.attention_backward(
-            d_seen, kept.tokens, kept.attended, kept.logs, self.heads, tokens.segments, self.scale
-        )
+            d_seen, kept.tokens, kept.attended, kept.logs, self.heads, tokens.segments, self.scale,
+            tokens.hidden,
+        )  # fmt: skip
         into = self.qkv.backward.begin(n)
         into.entered = d_tokens
         k.rotary_backward(d_tokens, rotary, into.inside)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from llabel.engine.batching import Batch
+from llabel.engine.batching import Batch, own_starts
 from llabel.engine.lower_states import LowerStates
 from llabel.engine.native.kernels import Behind, Kernels
 from llabel.engine.native.library import CannotCompile
@@ -50,21 +50,33 @@ class PackedReader:
         read, places = torch.unique(at, return_inverse=True)
         ids, positions = _flat(batch)
         tokens = Tokens(ids, positions, segments, read)
+        if batch.tails is not None:
+            tokens = _with_tails(tokens, batch)
         if self.lower is not None:
-            tokens = replace(tokens, states=self._lower(tokens, self.lower))
+            tokens = replace(tokens, states=self._lower(tokens, self.lower, batch.tails))
         return self.decoder.hidden(tokens)[places]
 
-    def _lower(self, tokens: Tokens, known: LowerStates) -> Tensor:
+    def _lower(
+        self, tokens: Tokens, known: LowerStates, tails: tuple[tuple[int, ...], ...] | None
+    ) -> Tensor:
         """(n, hidden) states below the lowest adapter; rows that are not known are read."""
         spans = [slice(s, s + n) for s, n in tokens.segments[:, :2].tolist()]
         rows = [tuple(tokens.ids[span].tolist()) for span in spans]
+        if tails is not None:  # the same tokens with other endings are another row
+            rows = [(*row, *(-at for at in ats)) for row, ats in zip(rows, tails, strict=True)]
         states = [known.get(row) for row in rows]
         missing = [number for number, found in enumerate(states) if found is None]
         if missing:
-            lengths = torch.tensor([len(rows[number]) for number in missing])
+            lengths = tokens.segments[missing, 1]
             taken = torch.cat([torch.arange(spans[n].start, spans[n].stop) for n in missing])
             found = self.decoder.lower(
-                Tokens(tokens.ids[taken], tokens.positions[taken], _segments(lengths), taken[:0])
+                Tokens(
+                    tokens.ids[taken],
+                    tokens.positions[taken],
+                    _segments(lengths),
+                    taken[:0],
+                    hidden=None if tokens.hidden is None else tokens.hidden[taken],
+                )
             )
             for number, state in zip(missing, found.split(lengths.tolist()), strict=True):
                 known.keep(rows[number], state)
@@ -143,6 +155,16 @@ def _segments(lengths: Tensor) -> Tensor:
     """(rows, 4) segments of rows that see nothing but themselves."""
     nothing = torch.zeros_like(lengths)
     return torch.stack([lengths.cumsum(0) - lengths, lengths, nothing, nothing], dim=1)
+
+
+def _with_tails(tokens: Tokens, batch: Batch) -> Tokens:
+    """Rows with several endings: where they stand, and what they do not see."""
+    first, own = own_starts(batch)
+    places = torch.arange(batch.input_ids.shape[1]).expand_as(batch.input_ids)
+    inside = places < batch.lengths[:, None]
+    hidden = torch.stack([first.expand_as(own), own], dim=-1)[inside]
+    positions = (places - own + first)[inside]
+    return replace(tokens, positions=positions, hidden=hidden.contiguous())
 
 
 def _flat(batch: Batch) -> tuple[Tensor, Tensor]:

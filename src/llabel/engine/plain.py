@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llabel.engine.batching import Batch, Example, collate
+from llabel.engine.batching import Batch, Example, apart, collate, own_starts
 from llabel.engine.prefix import Prefix, hidden_behind, read_prefix, whole_rows
 from llabel.engine.tree import Tree
 from llabel.errors import InputError
@@ -65,7 +65,11 @@ class PlainReader:
 
     def at_choices(self, batch: Batch) -> Tensor:
         """(m, hidden) at every choice of the batch, differentiable."""
-        return self._hidden(batch.input_ids)[batch.rows, batch.positions]
+        if batch.tails is None:
+            return self._hidden(batch.input_ids)[batch.rows, batch.positions]
+        if self.tree is not None and self._within_window(batch.input_ids.shape[1]):
+            return self._hidden_of_tails(batch)[batch.rows, batch.positions]
+        return self.at_choices(apart(batch))
 
     def at_branchings(self, batch: Batch, prefix: Prefix | None) -> Tensor:
         """(batch, n_branchings, hidden) where each branching of the trie is read; no gradient."""
@@ -94,6 +98,21 @@ class PlainReader:
     def _hidden(self, input_ids: Tensor) -> Tensor:
         """(batch, seq) → (batch, seq, hidden), causal, padding on the right and never read."""
         output: Tensor = self._run(input_ids=input_ids, use_cache=False).last_hidden_state
+        return output
+
+    def _hidden_of_tails(self, batch: Batch) -> Tensor:
+        """(batch, seq, hidden) of rows with several endings, none of which sees another."""
+        first, own = own_starts(batch)
+        place = torch.arange(batch.input_ids.shape[1])
+        seen = (place <= place[:, None]) & ((place < first[..., None]) | (place >= own[..., None]))
+        dtype = self.model.dtype
+        mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+        output: Tensor = self._run(
+            input_ids=batch.input_ids,
+            attention_mask=mask[:, None].to(self.device),  # (batch, 1, seq, seq)
+            position_ids=(place - own + first).to(self.device),
+            use_cache=False,
+        ).last_hidden_state
         return output
 
     def _hidden_after(self, batch: Batch, prefix: Sequence[int]) -> Tensor:

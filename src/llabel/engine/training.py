@@ -173,7 +173,11 @@ class Trainer:
         return progress
 
     def _step(self, examples: Sequence[Example], optimizer: torch.optim.Optimizer) -> float:
-        """One optimiser step over exactly these rows; returns their mean loss."""
+        """One optimiser step over exactly these rows; returns their mean loss.
+
+        The mean is weighted, over the whole step: however it is cut into micro-batches, it is the
+        same.
+        """
         total = sum(_loss_terms(example) for example in examples)
         optimizer.zero_grad(set_to_none=True)
         losses: list[Tensor] = []
@@ -315,9 +319,13 @@ def _row_order(rows: int, seed: int, epoch: int) -> list[int]:
     return torch.randperm(rows, generator=generator).tolist()
 
 
-def _loss_terms(example: Example) -> int:
-    """What a row counts in the step's mean: label choices make one term, tokens one each."""
-    return sum(b == FULL_VOCABULARY for b in example.branchings) or 1
+def _loss_terms(example: Example) -> float:
+    """What a row counts in the step's mean: label choices make one term a target, tokens one each.
+
+    Each term counts as much as the row's weight.
+    """
+    tokens = sum(b == FULL_VOCABULARY for b in example.branchings)
+    return example.weight * (tokens or max(1, len(example.tails)))
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

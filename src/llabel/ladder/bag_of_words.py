@@ -81,6 +81,7 @@ class BagOfWordsRung:
             usual=USUAL_C,
             trials=self.settings.trials,
             budget=self.settings.budget,
+            class_weight=self.settings.class_weight,
             spent=spent,
             notify=notify,
         )
@@ -91,7 +92,10 @@ class BagOfWordsRung:
             texts = (*task.train.texts, *task.validation.texts)
             y = np.concatenate([task.train.y, task.validation.y])
             features, spent = self._learn_features(texts, notify)
-            self.model_, refit = fit_logistic(features, y, n_classes, search.C, spent=spent)
+            weight = self.settings.class_weight
+            self.model_, refit = fit_logistic(
+                features, y, n_classes, search.C, class_weight=weight, spent=spent
+            )
         terms = {
             f"{kind} of {field}": len(block.vectoriser.vocabulary_)
             for block in self.blocks_
@@ -100,6 +104,7 @@ class BagOfWordsRung:
         self.record_ = FitRecord(
             settings={
                 "C": search.C,
+                "class_weight": self.settings.class_weight,
                 "word_ngrams": [1, 2],
                 "character_ngrams": [2, 5],
                 "max_features": FEATURES,

@@ -7,6 +7,7 @@ from typing import Any, Protocol, Self
 
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.events import Listener, ignore
+from llabel.settings import ClassWeight
 from llabel.task import Label, Probabilities, Task, Text
 
 
@@ -23,6 +24,7 @@ class FitSettings:
         max_seq_length: most tokens a text; None leaves it to the rung.
         embeddings: GloVe vectors: built-in name or file.
         encoder: built-in name, local folder or Hub id of a pre-trained encoder.
+        class_weight: `balanced` lets every class count alike in the training loss.
     """
 
     seed: int = 0
@@ -33,6 +35,7 @@ class FitSettings:
     max_seq_length: int | None = None
     embeddings: str = "glove-6b-50d"
     encoder: str = "minilm-l6"
+    class_weight: ClassWeight | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

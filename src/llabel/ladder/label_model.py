@@ -1,7 +1,8 @@
 """A causal language model that is read for its labels: what all LLM rungs do the same way."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from llabel.engine.plain import PlainReader
 from llabel.engine.prefix import Prefix, pays, shared_tokens
 from llabel.events import Listener, RowsDone, ignore
 from llabel.labels import LabelTrie
-from llabel.ladder.base_form import four_bit_of
+from llabel.ladder.base_form import form_in_use, four_bit_of
 from llabel.ladder.prompting import Prompting
 from llabel.metrics import UNKNOWN
 from llabel.settings import LLMSettings
@@ -75,7 +76,14 @@ class LabelModel:
                 log_probs = self.head.log_probs(batch.to(self.head.device), prefix)
                 out[rows] = log_probs.double().exp().cpu().numpy()
                 notify(RowsDone(len(rows)))
-            yield out / out.sum(axis=1, keepdims=True)
+            for first, stop in self._spans():
+                out[:, first:stop] /= out[:, first:stop].sum(axis=1, keepdims=True)
+            yield out
+
+    def _spans(self) -> list[tuple[int, int]]:
+        """From which class up to which each distribution goes: one a target."""
+        trie = self.prompting.trie
+        return [(t.first, t.stop) for t in trie.targets] or [(0, len(trie.words))]
 
     def predict_proba(self, texts: Sequence[Text], notify: Listener = ignore) -> Probabilities:
         """(n,) texts → (n, n_classes) probabilities in class order; rows sum to 1."""
@@ -83,18 +91,29 @@ class LabelModel:
         return np.concatenate(parts) if parts else np.empty((0, len(self.prompting.trie.words)))
 
     def generate(
-        self, texts: Sequence[Text], notify: Listener = ignore
+        self, texts: Sequence[Text], notify: Listener = ignore, *, target: int | None = None
     ) -> tuple[npt.NDArray[np.int64], list[str]]:
         """Let the model write its answer freely, greedily.
 
+        Args:
+            texts: (n,) rows.
+            notify: told of progress.
+            target: which of several is asked for.
+
         Returns:
-            (n,) class indices, -1 where the answer is no label (`unknown`), and the answers.
+            (n,) class indices, counted in the target's classes, -1 where the answer is no label
+            (`unknown`), and the answers.
         """
         trie, answers = self.prompting.trie, [""] * len(texts)
+        words: tuple[str, ...] = trie.words
+        tail: tuple[int, ...] = ()
+        if target is not None:
+            asked = trie.targets[target]
+            words, tail = words[asked.first : asked.stop], asked.tail
         groups = write_answers(
             self.model,
-            self._prompts(texts),
-            max_new_tokens=trie.longest,
+            [(*prompt, *tail) for prompt in self._prompts(texts)],
+            max_new_tokens=trie.longest - len(tail),
             end_token=trie.end_token,
             token_budget=self._budget(None),
         )
@@ -105,7 +124,7 @@ class LabelModel:
                 )
                 answers[row] = str(answer).strip()
             notify(RowsDone(len(group)))
-        index = {word: number for number, word in enumerate(trie.words)}
+        index = {word: number for number, word in enumerate(words)}
         return np.array([index.get(answer, UNKNOWN) for answer in answers], dtype=np.int64), answers
 
     def _prompts(self, texts: Sequence[Text]) -> list[tuple[int, ...]]:
@@ -157,6 +176,16 @@ def answer_head(
         if not isinstance(reader, str):
             return AnswerHead(base, trie, reader), "packed"
     return AnswerHead(base, trie), "plain"
+
+
+def settings_in_use(settings: LLMSettings, folder: Path) -> dict[str, Any]:
+    """All settings, JSON-ready; what was left to us is what it came to for the model there."""
+    device = device_of(settings)
+    return asdict(settings) | {
+        "device": str(device),
+        "precision": precision_of(settings),
+        "base": form_in_use(four_bit_of(settings, folder, device)),
+    }
 
 
 def device_of(settings: LLMSettings) -> torch.device:

@@ -3,7 +3,7 @@
 import gc
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -19,10 +19,11 @@ from llabel.engine.four_bit import parameter_count, weight_bytes
 from llabel.engine.loftq import start_from_rounding
 from llabel.engine.model import add_lora, compile_layers, load_adapter
 from llabel.engine.packed_reader import PackedReader
-from llabel.engine.training import Progress, Trainer, TrainingSettings, Watch, seeded
+from llabel.engine.training import Progress, Trainer, Watch, seeded
 from llabel.events import Listener, Note, StageStarted, ignore
-from llabel.ladder.base_form import check_base, check_start, form_in_use, four_bit_of
+from llabel.ladder.base_form import check_base, check_start
 from llabel.ladder.base_models import BaseModels
+from llabel.ladder.class_weight import weigh
 from llabel.ladder.contract import FitRecord, Trial
 from llabel.ladder.label_model import (
     LabelModel,
@@ -30,13 +31,14 @@ from llabel.ladder.label_model import (
     device_of,
     load_base,
     precision_of,
+    settings_in_use,
     to_predict,
 )
 from llabel.ladder.llm_folder import ADAPTER, RungRecord, read_rung, save_rung
-from llabel.ladder.lora import lora_settings, training_settings, trial_of
+from llabel.ladder.lora import TrainingJob, lora_settings, training_settings, trial_of
 from llabel.ladder.prompting import Prompting, build_prompting, lasting_name
+from llabel.ladder.targets import mean_log_loss, target_example
 from llabel.ladder.trials import around, best_of
-from llabel.metrics import log_loss
 from llabel.settings import ADAPTED, LLMSettings
 from llabel.task import Label, Probabilities, Split, Task, Text
 
@@ -123,13 +125,13 @@ class LLMRung:
         self.choice_: Progress | None = None
         self.progress_ = Progress()
         self._load_model()
-        four_bit = four_bit_of(self.settings, self.folder_, self.device_)
-        if self.settings.init_lora == "loftq" and four_bit is not None:
-            start_from_rounding(self.model_, self.folder_, four_bit)
+        if self.settings.init_lora == "loftq":
+            start_from_rounding(self.model_, self.folder_, self.settings.double_quant)
         self._keep_lower(True)
         start = self._adapter()
         self._validated: Probabilities | None = None  # of the best trial's best epoch
-        trials, chosen = self._search(train, task.validation, start, checkpoints, notify)
+        weighted = weigh(train, task.train.y, self.settings.class_weight)
+        trials, chosen = self._search(weighted, task.validation, start, checkpoints, notify)
         if self._validated is None:  # its best epoch was before the last interruption
             notify(StageStarted("scoring validation rows", len(task.validation)))
             self._validated = self.predict_proba(task.validation.texts, notify)
@@ -148,20 +150,14 @@ class LLMRung:
             again = checkpoints and checkpoints.beside("refit")
             self._set_adapter(start)
             stage = "refitting on train + validation"
-            self.progress_ = self._train(_Job(train + validation, plan, stage), again, notify)
+            both = np.concatenate([task.train.y, task.validation.y])
+            rows = weigh(train + validation, both, self.settings.class_weight)
+            self.progress_ = self._train(TrainingJob(rows, plan, stage), again, notify)
             refit = trial_of(rate, self.progress_, validated=False)
         self._keep_lower(False)
         self.record_ = FitRecord(
-            settings=asdict(
-                replace(
-                    self.settings,
-                    learning_rate=rate,
-                    precision=cast(Any, self.precision),
-                    base=cast(Any, form_in_use(four_bit)),
-                    device=str(self.device_),
-                )
-            )
-            | {"engine": self.engine_},
+            settings=settings_in_use(self.settings, self.folder_)
+            | {"learning_rate": rate, "engine": self.engine_},
             trials=trials,
             chosen=chosen,
             refit=refit,
@@ -207,7 +203,7 @@ class LLMRung:
             folder = checkpoints
             if checkpoints and number:
                 folder = checkpoints.beside(f"trial-{number}")
-            self._last = self._train(_Job(train, plan, stage, validation), folder, notify)
+            self._last = self._train(TrainingJob(train, plan, stage, validation), folder, notify)
             return trial_of(rate, self._last)
 
         def keep(number: int) -> None:
@@ -266,7 +262,7 @@ class LLMRung:
         return device_of(self.settings)
 
     def _train(
-        self, job: "_Job", checkpoints: CheckpointFolder | None, notify: Listener
+        self, job: TrainingJob, checkpoints: CheckpointFolder | None, notify: Listener
     ) -> Progress:
         self._last_validated: tuple[float, Probabilities | None] = (math.inf, None)
 
@@ -274,7 +270,7 @@ class LLMRung:
             assert job.validation is not None
             notify(StageStarted("validating", len(job.validation)))
             proba = self.predict_proba(job.validation.texts, notify)
-            loss = log_loss(job.validation.y, proba)
+            loss = mean_log_loss(job.validation.y, proba)
             if loss < self._last_validated[0]:
                 self._last_validated = loss, proba
             return loss
@@ -302,8 +298,16 @@ class LLMRung:
         ]
         return examples, sum(prompt.truncated for prompt in prompts)
 
-    def example(self, prompt: Sequence[int], label: int) -> Example:
-        """One row for the loss: which positions are read, and what should stand there."""
+    def example(self, prompt: Sequence[int], label: int | Sequence[int]) -> Example:
+        """One row for the loss: which positions are read, and what should stand there.
+
+        Args:
+            prompt: its tokens.
+            label: the class index; of several targets one each, whose answers stand one after the
+                other behind the prompt, and do not see each other.
+        """
+        if not isinstance(label, int):
+            return target_example(prompt, label, self.trie_, self.settings.loss)
         answer, last = self.trie_.tokens[label], len(prompt) - 1
         if self.settings.loss == "answer":
             steps = self.trie_.steps[label]
@@ -325,7 +329,10 @@ class LLMRung:
         )
 
     def predict_proba(self, texts: Sequence[Text], notify: Listener = ignore) -> Probabilities:
-        """(n,) texts → (n, n_classes) probabilities in the order of `classes_`."""
+        """(n,) texts → (n, n_classes) probabilities in the order of `classes_`.
+
+        Those of each target sum to 1, whatever the others say.
+        """
         return self.reader_.predict_proba(texts, notify)
 
     def stream_proba(
@@ -335,10 +342,10 @@ class LLMRung:
         return self.reader_.stream_proba(texts, notify)
 
     def generate(
-        self, texts: Sequence[Text], notify: Listener = ignore
+        self, texts: Sequence[Text], notify: Listener = ignore, *, target: int | None = None
     ) -> tuple[npt.NDArray[np.int64], list[str]]:
         """Let the model write its answer freely (see `LabelModel.generate`)."""
-        return self.reader_.generate(texts, notify)
+        return self.reader_.generate(texts, notify, target=target)
 
     @property
     def trainable_parameters_(self) -> int:
@@ -380,19 +387,11 @@ class LLMRung:
         rung.fields_, rung.classes_ = record.fields, record.classes
         model = resolve_model(rung.settings.model)
         rung._ask(
-            build_prompting(rung.settings, model, record.fields, record.template, record.words)
+            build_prompting(
+                rung.settings, model, record.fields, record.template, record.words, record.classes
+            )
         )
         rung.device_ = rung.device
         base = load_base(rung.prompting_, rung.settings)
         rung._ready(load_adapter(base, folder / ADAPTER))
         return rung
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One training: on what, how, under which name, judged by which rows."""
-
-    examples: list[Example]
-    settings: TrainingSettings
-    stage: str
-    validation: Split | None = None

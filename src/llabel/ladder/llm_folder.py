@@ -1,7 +1,7 @@
 """What an LLM rung leaves on disk: `rung.json`, and PEFT's `adapter/` where one was trained."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from llabel.ladder.few_shot import Shot
 from llabel.ladder.rung_folder import replace_folder, write_record
 from llabel.prompt import Template
 from llabel.settings import LLMSettings
-from llabel.task import Label
+from llabel.task import Label, TargetLabel
 
 SCHEMA = 1
 ADAPTER = "adapter"
@@ -90,9 +90,15 @@ def read_rung(folder: Path, *allowed: str) -> RungRecord:
             rung=name,
             settings=LLMSettings(**settings),
             fields=tuple(values["fields"]),
-            classes=tuple(values["classes"]),
+            classes=read_classes(values["classes"]),
             words=tuple(values["words"]),
-            template=Template(template["name"], literals, holes, template["joint"]),
+            template=Template(
+                template["name"],
+                literals,
+                holes,
+                template["joint"],
+                tuple(template.get("tails", ())),
+            ),
             prior=None if prior is None else tuple(prior),
             shots=None if shots is None else tuple(map(_shot, shots)),
         )
@@ -103,6 +109,11 @@ def read_rung(folder: Path, *allowed: str) -> RungRecord:
             f"{path} cannot be read ({type(error).__name__}: {error}): it is damaged, or of "
             "another version of llabel. Train the run again with --overwrite."
         ) from error
+
+
+def read_classes(values: Sequence[Any]) -> tuple[Label, ...]:
+    """The classes as `rung.json` has them."""
+    return tuple(TargetLabel(**v) if isinstance(v, dict) else v for v in values)
 
 
 def _shot(values: dict[str, Any]) -> Shot:

@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from llabel.events import Listener, RowsDone, StageStarted, ignore
+from llabel.ladder.class_weight import row_weights
 from llabel.ladder.contract import Trial
 from llabel.ladder.rung_folder import Array
 from llabel.ladder.trials import around, best_of
 from llabel.metrics import log_loss
+from llabel.settings import ClassWeight
 from llabel.task import ClassIndices, Probabilities
 
 if TYPE_CHECKING:
@@ -79,6 +81,7 @@ def fit_logistic(
     n_classes: int,
     C: float,
     *,
+    class_weight: ClassWeight | None = None,
     limit: float | None = None,
     spent: float = 0.0,
 ) -> tuple[Logistic, Trial]:
@@ -89,6 +92,7 @@ def fit_logistic(
         y: (n,) class indices; some classes may be missing.
         n_classes: how many there are.
         C: inverse strength of the L2 penalty, as in scikit-learn.
+        class_weight: `balanced` lets every class count alike in the loss.
         limit: seconds after which to stop; None is without limit.
         spent: seconds that making the features took, told in the trial.
 
@@ -103,10 +107,11 @@ def fit_logistic(
     weights = np.zeros((len(present), features.shape[1]), dtype=np.float32)
     bias = np.zeros(len(present), dtype=np.float32)
     if len(present) > 1 and features.shape[1]:
-        model, iterations, stopped = _minimise(features, y, C, start, limit)
+        model, iterations, stopped = _minimise(features, y, C, class_weight, start, limit)
         weights, bias = _by_class(model.coef_, model.intercept_)
     elif len(present) > 1:
-        bias = np.log(np.bincount(y)[present] / len(y)).astype(np.float32)
+        counts = np.bincount(y, weights=row_weights(y, class_weight))[present]
+        bias = np.log(counts / len(y)).astype(np.float32)
     trial = Trial(
         settings={"C": C},
         validation_loss=None,
@@ -120,14 +125,19 @@ def fit_logistic(
 
 
 def _minimise(
-    features: Features, y: ClassIndices, C: float, start: float, limit: float | None
+    features: Features,
+    y: ClassIndices,
+    C: float,
+    class_weight: ClassWeight | None,
+    start: float,
+    limit: float | None,
 ) -> tuple[Any, int, str]:
     """L-BFGS by scikit-learn, in slices where time is limited; model, iterations, why it ended."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     at_once = MAX_ITERATIONS if limit is None else _SLICE
-    model = LogisticRegression(C=C, max_iter=at_once, warm_start=True)
+    model = LogisticRegression(C=C, max_iter=at_once, warm_start=True, class_weight=class_weight)
     iterations = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # told in `stopped`
@@ -176,6 +186,7 @@ def search_c(
     usual: float,
     trials: int,
     budget: float | None = None,
+    class_weight: ClassWeight | None = None,
     spent: float = 0.0,
     notify: Listener = ignore,
 ) -> Search:
@@ -187,6 +198,7 @@ def search_c(
         usual: the first value of C.
         trials: how many values.
         budget: seconds for all together, those spent included.
+        class_weight: see `fit_logistic`.
         spent: seconds that making the training features took; told in the first trial.
         notify: told of each trial.
     """
@@ -197,7 +209,15 @@ def search_c(
         notify(StageStarted(f"training with C = {C:.3g}", len(y)))
         before = 0.0 if number else spent
         left = None if limit is None else limit - before
-        model, trial = fit_logistic(features, y, n_classes, C, limit=left, spent=before)
+        model, trial = fit_logistic(
+            features,
+            y,
+            n_classes,
+            C,
+            class_weight=class_weight,
+            limit=left,
+            spent=before,
+        )
         notify(RowsDone(len(y)))
         made.append((model, model.predict_proba(validation[0])))
         return replace(trial, validation_loss=log_loss(validation[1], made[-1][1]))

@@ -1,9 +1,23 @@
 """Between a rung's settings and the engine's: adapters, their training, and what came of it."""
 
+from dataclasses import dataclass
+
+from llabel.engine.batching import Example
 from llabel.engine.model import LoraSettings
 from llabel.engine.training import Progress, TrainingSettings
 from llabel.ladder.contract import Trial
 from llabel.settings import LLMSettings
+from llabel.task import Split
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    """One training: on what, how, under which name, judged by which rows."""
+
+    examples: list[Example]
+    settings: TrainingSettings
+    stage: str
+    validation: Split | None = None
 
 
 def trial_of(rate: float, progress: Progress, *, validated: bool = True) -> Trial:

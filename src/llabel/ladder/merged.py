@@ -39,7 +39,9 @@ def read_merged(rung: LLMRung, model: Path) -> LabelModel:
     settings = replace(
         rung.settings, model=str(model), base="auto", precision="auto", compile=False
     )
-    prompting = build_prompting(settings, model, rung.fields_, rung.template_, rung.trie_.words)
+    prompting = build_prompting(
+        settings, model, rung.fields_, rung.template_, rung.trie_.words, rung.classes_
+    )
     base = load_base(prompting, settings)
     head, _ = answer_head(base, prompting.trie, settings)
     return LabelModel(base, head, prompting, settings.token_budget)

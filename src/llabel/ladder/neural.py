@@ -11,13 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from llabel.engine.allocator import keep_freed_memory
+from llabel.engine.answer import weighted_cross_entropy
 from llabel.engine.batching import Batch, Example, collate, micro_batches
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.engine.training import Progress, Trainer, TrainingSettings, seeded
 from llabel.events import Listener, Note, RowsDone, StageStarted, ignore
+from llabel.ladder.class_weight import weigh
 from llabel.ladder.contract import FitRecord, FitSettings, Trial
 from llabel.ladder.trials import REFIT, around, best_of, stage
 from llabel.metrics import log_loss
+from llabel.settings import ClassWeight
 from llabel.task import ClassIndices, Probabilities, Text
 
 # Rows are encoded and sorted by length within such windows when predicting.
@@ -97,6 +100,7 @@ class Fitted:
         network: the chosen one, or what the refit made; in evaluation mode.
         trials, chosen, refit: see `FitRecord`.
         validation_proba: (n_validation, n_classes) of the chosen one, before any refit.
+        class_weight: that it was trained with.
     """
 
     network: nn.Module
@@ -104,6 +108,7 @@ class Fitted:
     chosen: int
     refit: Trial | None
     validation_proba: Probabilities
+    class_weight: ClassWeight | None
 
     def record(
         self,
@@ -125,7 +130,12 @@ class Fitted:
         trainable, parameters = count(self.network)
         chosen = self.trials[self.chosen].settings
         return FitRecord(
-            settings={**recipe.record(), **chosen, **settings},
+            settings={
+                **recipe.record(),
+                **chosen,
+                "class_weight": self.class_weight,
+                **settings,
+            },
             trials=self.trials,
             chosen=self.chosen,
             refit=self.refit,
@@ -188,7 +198,7 @@ def fit_network(
         notify(Note(f"{cut} of {total} rows are longer than the rung reads: their end was cut."))
     rates = around(recipe.learning_rate, settings.trials)
     passes = recipe.passes(len(train.examples))
-    session = _Session(build, recipe, passes, settings.seed, device, notify)
+    session = _Session(build, recipe, passes, settings, device, notify)
     trained: dict[int, _Trained] = {}  # the latest, and the best so far
 
     def run(number: int, rate: float, limit: float | None) -> Trial:
@@ -209,14 +219,15 @@ def fit_network(
         budget = recipe.predict_budget(device)
         proba = predict(best.network, validation.examples, budget, device, notify)
     if not settings.refit:
-        return Fitted(best.network, trials, chosen, None, proba)
+        return Fitted(best.network, trials, chosen, None, proba, settings.class_weight)
     epochs = best.progress.best_step / recipe.steps(passes * len(train.examples))
     trained.clear()
     del best  # let go of one network before the next takes memory
     both = Rows(train.examples + validation.examples, np.concatenate([train.y, validation.y]), 0)
     folder = checkpoints and checkpoints.beside("refit")
     again = session.train(both, None, rate, epochs, None, folder, REFIT)
-    return Fitted(again.network, trials, chosen, _trial(rate, again.progress, passes), proba)
+    refit = _trial(rate, again.progress, passes)
+    return Fitted(again.network, trials, chosen, refit, proba, settings.class_weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +246,7 @@ class _Session:
     build: Callable[[], nn.Module]
     recipe: Recipe
     passes: int
-    seed: int
+    settings: FitSettings
     device: torch.device
     notify: Listener
 
@@ -249,8 +260,8 @@ class _Session:
         checkpoints: CheckpointFolder | None,
         stage: str,
     ) -> _Trained:
-        recipe, device = self.recipe, self.device
-        with seeded(self.seed, device):
+        recipe, device, seed = self.recipe, self.device, self.settings.seed
+        with seeded(seed, device):
             network = self.build().to(device)
 
         seen: dict[float, Probabilities] = {}  # by loss, the best so far
@@ -279,7 +290,7 @@ class _Session:
                 weight_decay=recipe.weight_decay,
                 max_grad_norm=1.0,
                 patience=None if validation is None else recipe.patience,
-                seed=self.seed,
+                seed=seed,
                 betas=(0.9, 0.999),
                 time_limit=limit,
                 fused=True,
@@ -290,8 +301,9 @@ class _Session:
             stage=stage,
             device=device,
         )
-        with seeded(self.seed, device):
-            progress = trainer.run(rows.examples * self.passes)
+        examples = weigh(rows.examples, rows.y, self.settings.class_weight)
+        with seeded(seed, device):
+            progress = trainer.run(examples * self.passes)
         return _Trained(network, progress, seen.get(progress.best_loss))
 
 
@@ -311,8 +323,8 @@ def _trial(rate: float, progress: Progress, passes: int) -> Trial:
 
 
 def class_loss(network: nn.Module, batch: Batch) -> Tensor:
-    """Sum over the batch's rows of the cross-entropy of their class, nats."""
-    return nn.functional.cross_entropy(network(batch).float(), batch.targets, reduction="sum")
+    """Sum over the batch's rows of the cross-entropy of their class, nats, times their weight."""
+    return weighted_cross_entropy(network(batch).float(), batch.targets, batch.weights)
 
 
 @torch.inference_mode()

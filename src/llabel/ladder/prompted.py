@@ -256,7 +256,13 @@ class PromptedRung:
         model = resolve_model(settings.model)
         rung._ask(
             build_prompting(
-                settings, model, record.fields, record.template, record.words, few_shot=few_shot
+                settings,
+                model,
+                record.fields,
+                record.template,
+                record.words,
+                record.classes,
+                few_shot=few_shot,
             )
         )
         rung.prior_, rung.shots_ = np.array(record.prior), record.shots

@@ -1,7 +1,7 @@
 """What an LLM rung asks: tokenizer, template, label trie, and how long a prompt may be."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,10 +9,19 @@ from typing import TYPE_CHECKING
 from llabel.assets import BUILT_IN, is_hub_id, resolve_model
 from llabel.errors import InputError
 from llabel.events import Fetching, Listener, ignore
-from llabel.labels import AnswerTokeniser, LabelTrie, compile_labels, label_words
+from llabel.labels import (
+    AnswerTokeniser,
+    LabelTrie,
+    by_target,
+    compile_labels,
+    join_tries,
+    label_words,
+    target_words,
+)
 from llabel.ladder.sample_text import SAMPLE
-from llabel.prompt import PromptEncoder, Template, answer_tail, load_template
+from llabel.prompt import PromptEncoder, Template, answer_tail, load_template, special_tokens
 from llabel.settings import LLMSettings
+from llabel.target_template import load_targets_template
 from llabel.task import Label
 
 if TYPE_CHECKING:
@@ -66,9 +75,17 @@ def prepare_prompting(
     folder = resolve_model(
         settings.model, progress=lambda what, share: notify(Fetching(what, share))
     )
-    words = label_words(classes, settings.label_words)
-    template = load_template(settings.template, tuple(fields), words, settings.instruction)
-    return build_prompting(settings, folder, tuple(fields), template, words, few_shot=few_shot)
+    name, instruction = settings.template, settings.instruction
+    if targets := by_target(classes):
+        asked = target_words(targets, settings.label_words)
+        template = load_targets_template(name, tuple(fields), asked, instruction)
+        words = [word for own in asked.values() for word in own]
+    else:
+        words = label_words(classes, settings.label_words)
+        template = load_template(name, tuple(fields), words, instruction)
+    return build_prompting(
+        settings, folder, tuple(fields), template, words, classes, few_shot=few_shot
+    )
 
 
 def build_prompting(
@@ -77,6 +94,7 @@ def build_prompting(
     fields: tuple[str, ...],
     template: Template,
     words: Sequence[str],
+    classes: Sequence[Label],
     *,
     few_shot: bool = False,
 ) -> Prompting:
@@ -88,6 +106,7 @@ def build_prompting(
         fields: text columns.
         template: the prompt.
         words: (n_classes,) what is answered.
+        classes: (n_classes,) the labels.
         few_shot: examples stand before the rows: without `max_seq_length`, a row may take half of
             the context, and they get the other half.
 
@@ -97,10 +116,13 @@ def build_prompting(
     from llabel.engine.model import load_tokenizer
 
     tokenizer = load_tokenizer(folder)
-    answers = AnswerTokeniser(
-        lambda text: _encode(tokenizer, text), answer_tail(template, tokenizer), template.joint
-    )
-    trie = compile_labels(words, answers, tokenizer.eos_token_id)
+    if targets := by_target(classes):
+        trie = _targets_trie(template, words, targets, tokenizer)
+    else:
+        answers = AnswerTokeniser(
+            lambda text: _encode(tokenizer, text), answer_tail(template, tokenizer), template.joint
+        )
+        trie = compile_labels(words, answers, tokenizer.eos_token_id)
     context = _context(folder)
     asked = settings.max_seq_length
     if asked is not None and asked > context:
@@ -111,6 +133,34 @@ def build_prompting(
     total = asked or (context // 2 if few_shot else context)
     encoder = PromptEncoder(tokenizer, template, fields, total - trie.longest, begin=not few_shot)
     return Prompting(folder, tokenizer, template, trie, encoder, context, total)
+
+
+def _targets_trie(
+    template: Template,
+    words: Sequence[str],
+    targets: Mapping[str, Sequence[Label]],
+    tokenizer: "PreTrainedTokenizerBase",
+) -> LabelTrie:
+    """The labels of several targets behind the same prompt, each behind its own tail."""
+    before, tries, start = answer_tail(template, tokenizer), {}, 0
+    specials = special_tokens(tokenizer)
+    ask = AnswerTokeniser(lambda text: _encode(tokenizer, text), before, "")
+    for (name, labels), tail in zip(targets.items(), template.tails, strict=True):
+        if found := [token for token in specials if token in tail]:
+            raise InputError(
+                f"Template {template.name!r} has the special token {found[0]} behind {{target}}, "
+                "where it would be read as text. Put it before {target}."
+            )
+        answers = AnswerTokeniser(
+            lambda text: _encode(tokenizer, text), before + tail, template.joint
+        )
+        own = words[start : start + len(labels)]
+        try:
+            tries[name] = ask(tail), compile_labels(own, answers, tokenizer.eos_token_id)
+        except InputError as error:
+            raise InputError(f"Target {name}: {error}") from error
+        start += len(labels)
+    return join_tries(tries)
 
 
 def lasting_name(settings: LLMSettings, folder: Path) -> str:

@@ -9,6 +9,7 @@ from llabel.errors import InputError
 from llabel.ladder.contract import FitSettings, Rung
 from llabel.ladder.rung_folder import RECORD, read_json
 from llabel.settings import ADAPTED, RungName
+from llabel.task import Label
 
 _CLASSES: dict[RungName, str] = {
     "majority": "majority.MajorityRung",
@@ -50,6 +51,7 @@ def make(config: RunConfig, **training: Any) -> Rung:
         max_seq_length=llm.max_seq_length,
         embeddings=config.simpler.embeddings,
         encoder=config.simpler.encoder,
+        class_weight=llm.class_weight,
     )
     return cast(Rung, kind(settings))
 
@@ -79,6 +81,17 @@ def saved_fields(folder: Path) -> tuple[str, ...]:
         InputError: as `saved_name`.
     """
     return tuple(_saved(folder)["fields"])
+
+
+def saved_classes(folder: Path) -> tuple[Label, ...]:
+    """The labels that the rung at `folder` answers with, without loading it.
+
+    Raises:
+        InputError: as `saved_name`.
+    """
+    from llabel.ladder.llm_folder import read_classes
+
+    return read_classes(_saved(folder)["classes"])
 
 
 def refuse_comparison(folder: Path) -> None:

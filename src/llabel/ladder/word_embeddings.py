@@ -73,6 +73,7 @@ class WordEmbeddingsRung:
             usual=USUAL_C,
             trials=self.settings.trials,
             budget=self.settings.budget,
+            class_weight=self.settings.class_weight,
             spent=time.perf_counter() - start,
             notify=notify,
         )
@@ -83,10 +84,14 @@ class WordEmbeddingsRung:
             both = np.concatenate([pooled, held_out])
             y = np.concatenate([task.train.y, task.validation.y])
             self._learn_scale(both)
-            self.model_, refit = fit_logistic(self._scaled(both), y, n_classes, search.C)
+            weight = self.settings.class_weight
+            self.model_, refit = fit_logistic(
+                self._scaled(both), y, n_classes, search.C, class_weight=weight
+            )
         self.record_ = FitRecord(
             settings={
                 "C": search.C,
+                "class_weight": self.settings.class_weight,
                 "embeddings": self.settings.embeddings,
                 "pooling": ["mean", "max", "min"],
                 "features": features.shape[1],

@@ -7,6 +7,7 @@ from typing import Literal
 
 from llabel.comparison import ComparedRung, ComparedScores, CompareRecord
 from llabel.report import numbers, plots, wording
+from llabel.report.coverage import CoverageView, coverage_view
 from llabel.report.page import Figure, render
 
 _WIDE, _NARROW = (480, 350), (340, 360)
@@ -72,6 +73,10 @@ def render_comparison(record: CompareRecord) -> str:
             "curve": _learning_curve(record),
             "loss_figures": _loss_figures(done),
             "reliability": _reliability(done),
+            "coverage": _coverage(done),
+            "calibrated": [rung for rung in done if rung.row.get("calibration")],
+            "abstaining": [rung for rung in done if rung.row.get("abstention")],
+            "free": [rung for rung in done if rung.row.get("free_answers")],
             "confusions": [_confusion(record, rung) for rung in picked if rung.row["confusion"]],
             "examples": wording.examples(record),
             "lacks_texts": wording.lacks_texts(record),
@@ -310,6 +315,12 @@ def _reliability(done: Sequence[RungView]) -> list[tuple[RungView, Figure]]:
         )
         figures.append((rung, Figure(rung.row["name"], svg)))
     return figures
+
+
+def _coverage(done: Sequence[RungView]) -> CoverageView | None:
+    floor = _floor([rung.row["metrics"]["test"] for rung in done if rung.row["metrics"]])
+    strong = {rung.row["name"] for rung in done if {"chosen", "best"} & set(rung.tags)}
+    return coverage_view([rung.row for rung in done], strong, floor)
 
 
 def _confusion(record: CompareRecord, rung: RungView) -> Confusion:

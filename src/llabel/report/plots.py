@@ -193,7 +193,7 @@ def learning_curve(lines: Sequence[Line], *, key: str, label: str, size: Range) 
         axes.set_xlabel("training rows")
         axes.set_ylabel("accuracy on validation rows")
         _row_ticks(axes, sizes)
-        _score_ticks(axes)
+        score_ticks(axes)
         figure.draw_without_rendering()
         name_ends(axes, lines, {name: style["color"] for name, style in styles.items()})
         return inline_svg(figure, key=key, label=label)
@@ -205,7 +205,7 @@ def _score_limits(axes: "Axes", shown: Sequence[Point], points: Sequence[Point])
     room = max(high - low, 0.02)
     below = 0.2 * room if len(shown) < len(points) else 0.06 * room
     axes.set_ylim(low - below, high + 0.08 * room)
-    _score_ticks(axes, low - 0.06 * room)
+    score_ticks(axes, low - 0.06 * room)
     return low - 0.14 * room
 
 
@@ -313,7 +313,7 @@ def _cost_ticks(axes: "Axes", costs: Sequence[float], unit: str) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _score_ticks(axes: "Axes", least: float = 0.0) -> None:
+def score_ticks(axes: "Axes", least: float = 0.0) -> None:
     """About six ticks, none below `least` or above 1."""
     from matplotlib.ticker import FixedLocator, MaxNLocator
 

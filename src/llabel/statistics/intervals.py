@@ -10,6 +10,7 @@ import numpy.typing as npt
 from llabel.metrics import (
     ECE_BINS,
     LOG_LOSS_EPS,
+    NOT_ASKED,
     UNKNOWN,
     Interval,
     confidence_bins,
@@ -37,15 +38,19 @@ class ScoreIntervals(TypedDict):
 class _Columns:
     """Per-row quantities whose weighted sums give every score of every seed.
 
+    All are 0 in rows that a seed was not asked.
+
     Attributes:
+        asked: (n_seeds, n) 1 for a row that the seed was asked.
         right: (n_seeds, n) 1 for a right answer.
         loss: (n_seeds, n) -ln p(true class).
         hit: (n_seeds, n_classes, n) right answers by class.
         answered: (n_seeds, n_classes, n) answers by class.
-        truth: (n_classes, n) true classes.
+        truth: (n_seeds, n_classes, n) true classes.
         gap: (n_seeds, bins, n) right - confidence of the top class, in the row's bin.
     """
 
+    asked: Floats
     right: Floats
     loss: Floats
     hit: Floats
@@ -92,7 +97,8 @@ def bootstrap_scores(
     Args:
         y: (n,) true class indices, n at least 2.
         proba: (n_seeds, n, n_classes) or (n, n_classes) probabilities, rows summing to 1.
-        answers: (n_seeds, n) or (n,) answered class indices, -1 for unknown (wrong).
+        answers: (n_seeds, n) or (n,) answered class indices, -1 for unknown (wrong), -2 for rows
+            that a training was not asked: they are no part of its score.
         groups: (n,) the group of each row, or None.
         resamples: bootstrap draws.
         seed: of the bootstrap.
@@ -157,29 +163,31 @@ def effective_wilson(p: float, error: Spread, units: int, confidence: float = 0.
 
 def _columns(y: ClassIndices, proba: Floats, answers: npt.NDArray[np.int64]) -> _Columns:
     _, n, n_classes = proba.shape
-    if answers.min() < UNKNOWN or answers.max() >= n_classes:
-        raise ValueError(f"answers must lie in {UNKNOWN}..{n_classes - 1}")
+    if answers.min() < NOT_ASKED or answers.max() >= n_classes:
+        raise ValueError(f"answers must lie in {UNKNOWN}..{n_classes - 1}, or be {NOT_ASKED}")
     classes = np.arange(n_classes)[:, None]
-    truth = y == classes  # (n_classes, n)
+    asked = answers != NOT_ASKED  # (seeds, n)
+    truth = asked[:, None] & (y == classes)  # (seeds, n_classes, n)
     answered = answers[:, None] == classes  # (seeds, n_classes, n)
     confidence = proba.max(axis=2)
     bin_of, _ = confidence_bins(confidence)
     gap = (proba.argmax(axis=2) == y) - confidence
     in_bin = bin_of[:, None] == np.arange(ECE_BINS)[:, None]  # (seeds, bins, n)
     return _Columns(
+        asked=asked.astype(np.float64),
         right=(answers == y).astype(np.float64),
-        loss=-np.log(np.clip(proba[:, np.arange(n), y], LOG_LOSS_EPS, 1.0)),
+        loss=-np.log(np.clip(proba[:, np.arange(n), y], LOG_LOSS_EPS, 1.0)) * asked,
         hit=(answered & truth).astype(np.float64),
         answered=answered.astype(np.float64),
         truth=truth.astype(np.float64),
-        gap=in_bin * gap[:, None],
+        gap=in_bin * (gap * asked)[:, None],
     )
 
 
 def _scores(columns: _Columns, weights: Floats) -> _Draws:
     """Score every seed under (draws, n) row weights: (n_seeds, draws) each."""
-    total = weights.sum(axis=1)
     across = weights.T  # (n, draws)
+    total = columns.asked @ across  # (n_seeds, draws)
     either = columns.answered @ across + columns.truth @ across  # (n_seeds, n_classes, draws)
     with np.errstate(invalid="ignore"):
         f1 = np.where(either > 0, 2 * (columns.hit @ across) / either, 0.0)

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from llabel.metrics import Interval
+from llabel.metrics import NOT_ASKED, Interval
 from llabel.statistics.resampling import Floats, Part, Spread, Units, spread, units_of
 from llabel.task import ClassIndices
 
@@ -82,9 +82,13 @@ def compare_pair(
     from the same draws. A trained system with a single seed counts as it is: its seeds' spread is
     unknown and not in the interval.
 
+    Trainings need not have answered the same rows: those on draws of their own are seeds, too, and
+    rows that one was not asked are no part of its score. `groups` then tells which rows are the
+    same one, drawn several times.
+
     Args:
         y: (n,) true class indices.
-        a: (n_seeds_a, n) or (n,) answered class indices, -1 for unknown (wrong).
+        a: (n_seeds_a, n) or (n,) answered class indices, -1 for unknown (wrong), -2 for not asked.
         b: (n_seeds_b, n) or (n,) the same of the other system.
         groups: (n,) the group of each row, or None.
         confidence: coverage of the interval, between 0 and 1.
@@ -97,7 +101,8 @@ def compare_pair(
     """
     right_a, right_b = _right("a", y, a), _right("b", y, b)
     n, seeds = len(y), (len(right_a), len(right_b))
-    difference = float(right_a.mean() - right_b.mean())
+    asked_a, asked_b = _asked(a), _asked(b)
+    difference = float(right_a.sum() / asked_a.sum() - right_b.sum() / asked_b.sum())
     if groups is None and seeds == (1, 1):
         only_a = int((right_a & ~right_b).sum())
         only_b = int((right_b & ~right_a).sum())
@@ -115,7 +120,8 @@ def compare_pair(
         )
 
     units = units_of(n, groups)
-    error = _paired_spread(right_a, right_b, units, resamples, np.random.default_rng(seed))
+    asked = np.concatenate([asked_a, asked_b])
+    error = _paired_spread(right_a, right_b, asked, units, resamples, np.random.default_rng(seed))
     draws = difference + error.deviations
     tail = (1 - confidence) / 2
     lower, upper = np.clip(np.quantile(draws, [tail, 1 - tail]), -1, 1)
@@ -261,6 +267,10 @@ def _right(name: str, y: ClassIndices, answers: npt.NDArray[np.int64]) -> npt.ND
     return answers == np.asarray(y)
 
 
+def _asked(answers: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    return np.atleast_2d(answers) != NOT_ASKED
+
+
 def _discordance_variance(only_a: int, only_b: int, n: int) -> float:
     """Variance of the difference, one row added to each discordant cell.
 
@@ -274,21 +284,29 @@ def _discordance_variance(only_a: int, only_b: int, n: int) -> float:
 def _paired_spread(
     right_a: npt.NDArray[np.bool_],
     right_b: npt.NDArray[np.bool_],
+    asked: npt.NDArray[np.bool_],
     units: Units,
     resamples: int,
     rng: np.random.Generator,
 ) -> Spread:
-    """Resample units; those with the same counts are drawn as one pile, which is the same law."""
-    n = right_a.shape[1]
+    """Resample units; those with the same counts are drawn as one pile, which is the same law.
+
+    Args:
+        right_a, right_b: (n_seeds, n) which answers of a and of b are right.
+        asked: (n_seeds_a + n_seeds_b, n) which rows each was asked.
+        units: what is drawn.
+        resamples: how often.
+        rng: source of chance.
+    """
+    n, seeds = right_a.shape[1], len(asked)
     both = np.concatenate([right_a, right_b])  # (seeds a + b, n)
-    sizes = np.bincount(units.of_row, minlength=units.count)
-    table = np.vstack([units.total(both), sizes])  # (seeds a + b + 1, units)
+    table = np.vstack([units.total(both), units.total(asked)])  # (2 × (seeds a + b), units)
     table = np.hstack([table, _pseudo_units(right_a, right_b, n / units.count)])
     piles, heights = np.unique(table, axis=1, return_counts=True)
     total = heights.sum()
     drawn = rng.multinomial(total, heights / total, size=resamples) @ piles.T  # (resamples, rows)
-    draws = (drawn[:, :-1] / drawn[:, -1:]).T
-    points = table[:-1].sum(axis=1) / table[-1].sum()
+    draws = (drawn[:, :seeds] / drawn[:, seeds:]).T
+    points = table[:seeds].sum(axis=1) / table[seeds:].sum(axis=1)
     cut = len(right_a)
     parts = [Part(points[:cut], draws[:cut]), Part(points[cut:], draws[cut:], sign=-1)]
     return spread(parts, units.count, rng)
@@ -306,4 +324,5 @@ def _pseudo_units(
     seeds_a, seeds_b = len(right_a), len(right_b)
     a, b = [size] * seeds_a, [size] * seeds_b
     none_a, none_b = [0.0] * seeds_a, [0.0] * seeds_b
-    return np.array([[*a, *none_b, size], [*none_a, *b, size]]).T
+    sizes = [size] * (seeds_a + seeds_b)
+    return np.array([[*a, *none_b, *sizes], [*none_a, *b, *sizes]]).T

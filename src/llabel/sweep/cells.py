@@ -13,7 +13,10 @@ from llabel.settings import ADAPTED, READS, SEEDED, LLMSettings, SimplerSettings
 from llabel.sweep.axes import Axes
 from llabel.sweep_record import AXES
 
-_NO_RESULT = ("checkpoint_minutes", "checkpoint_steps", "track", "untested", "decode", "no_texts")
+_NO_RESULT = (
+    *("checkpoint_minutes", "checkpoint_steps", "track", "untested", "decode", "no_texts"),
+    *("calibrate", "abstain_below", "target_precision"),
+)
 
 
 @dataclass(frozen=True, slots=True)

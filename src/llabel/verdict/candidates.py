@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from llabel.metrics import NOT_ASKED
 from llabel.statistics.paired import Pair, compare_pair
 from llabel.task import ClassIndices
 from llabel.verdict.text import Basis, Named
@@ -20,7 +21,8 @@ class Candidate:
     Attributes:
         name: the rung's name; `majority` and `lookup` are the controls.
         cost_rank: place in the order of cost, the cheapest lowest.
-        answers: (n_seeds, n) or (n,) answers on all test rows, -1 for unknown (wrong).
+        answers: (n_seeds, n) or (n,) answers on all test rows, -1 for unknown (wrong), -2 for rows
+            that a training was not asked.
         validation_accuracy: 0..1, mean over seeds; None where it was not measured.
         validation_log_loss: nats, mean over seeds; breaks ties of accuracy.
         is_llm: whether it needs an LLM when used.
@@ -80,7 +82,9 @@ class TestRows:
 
     def accuracy(self, rung: Candidate) -> float:
         """Mean accuracy over seeds on the rows kept, 0..1."""
-        return float((np.atleast_2d(rung.answers)[:, self.keep] == self.y[self.keep]).mean())
+        answers = np.atleast_2d(rung.answers)[:, self.keep]
+        right = answers == self.y[self.keep]
+        return float(right.sum() / (answers != NOT_ASKED).sum())
 
     def named(self, rung: Candidate) -> Named:
         """Name a rung with its accuracy on the rows kept."""

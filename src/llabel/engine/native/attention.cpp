@@ -35,6 +35,7 @@ void transpose(const float* rows, int64_t n, int64_t width, float* out) {
 struct Mask {
   const uint8_t* seen;  // (size, size), null for none
   int64_t size, first;  // the block's first query
+  const int64_t* hidden;  // (queries, 2) of the segment's tokens, from and up to; null for none
   bool hides(int64_t query, int64_t key) const { return !seen[(first + query) * size + key]; }
 };
 
@@ -50,6 +51,8 @@ void softmax(float* scores, int64_t ld, int64_t queries, int64_t seen, const Mas
     if (mask.seen)
       for (int64_t j = 0; j < own; j++)
         if (mask.hides(i, j)) row[keys - own + j] = -1e30f;
+    float* mine = row + keys - own;
+    if (mask.hidden) std::fill(mine + mask.hidden[2 * i], mine + mask.hidden[2 * i + 1], -1e30f);
     vec top = load(row);
     for (int64_t j = LANES; j < width; j += LANES) top = larger(top, load(row + j));
     const float most = largest(top) * scale;
@@ -63,6 +66,7 @@ void softmax(float* scores, int64_t ld, int64_t queries, int64_t seen, const Mas
     if (mask.seen)
       for (int64_t j = 0; j < own; j++)
         if (mask.hides(i, j)) row[keys - own + j] = 0.0f;
+    if (mask.hidden) std::fill(mine + mask.hidden[2 * i], mine + mask.hidden[2 * i + 1], 0.0f);
     sums[i] = sum(total);
     logs[i] = most + std::log(sums[i]);
   }
@@ -111,12 +115,14 @@ Seen gather(const Layout& at, int64_t head, const float* past, int64_t past_toke
 // (first token, tokens, first range, ranges), `ranges` (first token, tokens), where tokens below
 // `past_tokens` are those of `past` (past_tokens, 2 · kv_heads, width), and the others follow.
 // In segments from `first_tree` on, a token sees only those earlier ones that `tree` (size, size)
-// says.
+// says. `hidden` (n, 2) says which tokens of its segment, from the first up to the second, a token
+// does not see though they stand before it; null for none.
 // out (n, heads, width); logs (n, heads), the logarithms of the softmax's sums.
 API void attention(const float* tokens, int64_t heads, int64_t kv_heads, int64_t width,
                    const float* past, int64_t past_tokens, const int64_t* segments,
                    int64_t n_segments, const int64_t* ranges, int64_t first_tree,
-                   const uint8_t* tree, int64_t tree_size, float scale, float* out, float* logs) {
+                   const uint8_t* tree, int64_t tree_size, const int64_t* hidden, float scale,
+                   float* out, float* logs) {
   const Layout at{heads, kv_heads, width};
 #pragma omp parallel for schedule(dynamic)
   for (int64_t task = 0; task < n_segments * kv_heads; task++) {
@@ -135,8 +141,8 @@ API void attention(const float* tokens, int64_t heads, int64_t kv_heads, int64_t
         const float* queries = tokens + (first + i) * at.token() + h * width;
         product(0, block, ld, width, queries, at.token(), 1, seen.keys.data(), seen.ld,
                 scores.data(), ld, Zero{});
-        softmax(scores.data(), ld, block, before + i + 1, {visible, tree_size, i}, scale, sums,
-                log_sums);
+        const Mask mask{visible, tree_size, i, hidden ? hidden + 2 * (first + i) : nullptr};
+        softmax(scores.data(), ld, block, before + i + 1, mask, scale, sums, log_sums);
         product(0, block, width, limit, scores.data(), ld, 1, seen.values.data(), width,
                 out + ((first + i) * heads + h) * width, heads * width, Zero{});
         for (int64_t q = 0; q < block; q++) {
@@ -154,8 +160,8 @@ API void attention(const float* tokens, int64_t heads, int64_t kv_heads, int64_t
 // (Dao et al. 2022, FlashAttention, appendix B.4).
 API void attention_backward(const float* grad, const float* tokens, const float* out,
                             const float* logs, int64_t heads, int64_t kv_heads, int64_t width,
-                            const int64_t* segments, int64_t n_segments, float scale,
-                            float* d_tokens) {
+                            const int64_t* segments, int64_t n_segments, const int64_t* hidden,
+                            float scale, float* d_tokens) {
   const Layout at{heads, kv_heads, width};
   const int64_t token = at.token(), row = heads * width;
 #pragma omp parallel for schedule(dynamic)
@@ -190,6 +196,11 @@ API void attention_backward(const float* grad, const float* tokens, const float*
           }
           std::fill(p + visible, p + ld, 0.0f);
           std::fill(d + visible, d + ld, 0.0f);
+          if (hidden) {
+            const int64_t* none = hidden + 2 * (first + i + q);
+            std::fill(p + none[0], p + none[1], 0.0f);
+            std::fill(d + none[0], d + none[1], 0.0f);
+          }
         }
         product(0, block, width, limit, d_scores.data(), ld, 1, keys, token,
                 d_tokens + (first + i) * token + h * width, token, Zero{});

@@ -182,7 +182,7 @@ class Kernels:
 
     def attention(
         self, tokens: Tensor, heads: tuple[int, int, int], segments: Tensor, scale: float,
-        behind: Behind | None = None, past: Tensor | None = None,
+        behind: Behind | None = None, past: Tensor | None = None, hidden: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """(n, heads + 2 · kv_heads, width) flat → (n, heads · width) and (n, heads) logarithms.
 
@@ -193,6 +193,7 @@ class Kernels:
             scale: of the scores.
             behind: what segments see besides themselves.
             past: (p, 2 · kv_heads · width).
+            hidden: (n, 2) int64, the tokens of its segment that each does not see, from and up to.
         """
         n = len(tokens)
         out, logs = tokens.new_empty(n, heads[0] * heads[2]), tokens.new_empty(n, heads[0])
@@ -200,20 +201,20 @@ class Kernels:
             _p(tokens), *map(_i, heads), _p(past), _i(0 if past is None else len(past)),
             _p(segments), _i(len(segments)), _p(behind.ranges if behind else None),
             _i(behind.first_tree if behind else len(segments)),
-            _p(behind.tree if behind else None), _i(len(behind.tree) if behind else 0),
+            _p(behind.tree if behind else None), _i(len(behind.tree) if behind else 0), _p(hidden),
             ctypes.c_float(scale), _p(out), _p(logs),
         )  # fmt: skip
         return out, logs
 
     def attention_backward(
         self, grad: Tensor, tokens: Tensor, out: Tensor, logs: Tensor, heads: tuple[int, int, int],
-        segments: Tensor, scale: float,
+        segments: Tensor, scale: float, hidden: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """(n, heads · width) gradient → that of `tokens`, for segments without ranges."""
         d_tokens = torch.empty_like(tokens)
         self._c.attention_backward(
             _p(grad), _p(tokens), _p(out), _p(logs), *map(_i, heads), _p(segments),
-            _i(len(segments)), ctypes.c_float(scale), _p(d_tokens),
+            _i(len(segments)), _p(hidden), ctypes.c_float(scale), _p(d_tokens),
         )  # fmt: skip
         return d_tokens
 

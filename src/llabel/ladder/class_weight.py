@@ -1,0 +1,35 @@
+"""Rare classes that count as much as frequent ones in the loss."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from llabel.settings import ClassWeight
+from llabel.task import ClassIndices
+
+if TYPE_CHECKING:
+    from llabel.engine.batching import Example
+
+
+def row_weights(y: ClassIndices, class_weight: ClassWeight | None) -> npt.NDArray[np.float64]:
+    """(n,) what each row counts: 1, or with `balanced` n / (n_classes · rows of its class).
+
+    These are scikit-learn's (King & Zeng 2001): every class that `y` (n,) has counts alike, and
+    the mean over the rows is 1.
+    """
+    from sklearn.utils.class_weight import compute_sample_weight
+
+    return compute_sample_weight(class_weight, y)
+
+
+def weigh(
+    examples: Sequence["Example"], y: ClassIndices, class_weight: ClassWeight | None
+) -> list["Example"]:
+    """The rows with their weights; `y` (n,) are their classes."""
+    if class_weight is None:
+        return list(examples)
+    weights = row_weights(y, class_weight).tolist()
+    return [replace(row, weight=weight) for row, weight in zip(examples, weights, strict=True)]

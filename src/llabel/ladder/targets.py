@@ -1,0 +1,119 @@
+"""Several targets of one rung: rows for its loss, and each target as a rung of its own."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from llabel.events import Listener, RowsDone, ignore
+from llabel.ladder.contract import FitRecord
+from llabel.metrics import log_loss
+from llabel.task import ClassIndices, Label, Probabilities, TargetLabel, Text
+
+if TYPE_CHECKING:
+    from llabel.engine.batching import Example
+    from llabel.labels import LabelTrie
+    from llabel.ladder.llm import LLMRung
+
+
+def mean_log_loss(y: ClassIndices, proba: Probabilities) -> float:
+    """`log_loss`; of several targets, y (n, n_targets), the mean of theirs."""
+    columns = y.reshape(len(y), -1).T
+    return float(np.mean([log_loss(column, proba) for column in columns]))
+
+
+def target_example(
+    prompt: Sequence[int], labels: Sequence[int], trie: "LabelTrie", loss: str
+) -> "Example":
+    """A row of several targets for the loss: one ending for each, none of which sees another.
+
+    Args:
+        prompt: tokens that all targets share.
+        labels: (n_targets,) the row's class of each.
+        trie: of all targets.
+        loss: `answer`, `sft` or `all` (see `llabel.settings`). With `all` the headings that ask
+            for the targets are learned, too.
+    """
+    from llabel.engine.batching import FULL_VOCABULARY, Example
+
+    ids, last = list(prompt), len(prompt) - 1
+    tails: list[int] = []
+    choices: list[tuple[int, int, int]] = []  # position, branching, right answer
+    if loss == "all":
+        choices += [(at, FULL_VOCABULARY, prompt[at + 1]) for at in range(last)]
+    for target, label in zip(trie.targets, labels, strict=True):
+        start, answer = len(ids), trie.tokens[label]
+        tails.append(start)
+        if loss == "answer":
+            depths = [(len(trie.branchings[n].prefix), n, child) for n, child in trie.steps[label]]
+            ids += answer[: max(depth for depth, _, _ in depths)]
+            choices += [(start + depth - 1, n, child) for depth, n, child in depths]
+            continue
+        ids += answer
+        whole = (*answer, trie.end_token)
+        first = 0 if loss == "all" else len(target.tail)
+        before = [last, *range(start, len(ids))]  # where each token of the ending is foretold
+        choices += [(before[at], FULL_VOCABULARY, whole[at]) for at in range(first, len(whole))]
+    positions, branchings, targets = zip(*choices, strict=True)
+    return Example(tuple(ids), positions, branchings, targets, tails=tuple(tails))
+
+
+class TargetRung:
+    """One target of a fitted rung that answers several, as a rung of its own.
+
+    It predicts as `contract.Rung` does; all else is the whole rung's.
+
+    The texts are read for all targets at once: what was read lately is kept and given to the
+    others.
+
+    Args:
+        rung: fitted or loaded, with `TargetLabel`s for classes.
+        target: which of its targets.
+        kept: what the rung said of texts, shared among its targets.
+    """
+
+    def __init__(self, rung: "LLMRung", target: str, kept: dict[Text, Any]) -> None:
+        self._rung, self._kept = rung, kept
+        classes = cast("tuple[TargetLabel, ...]", rung.classes_)
+        self._columns = [n for n, label in enumerate(classes) if label.target == target]
+        self._number = list(dict.fromkeys(label.target for label in classes)).index(target)
+        self.name, self.fields_ = rung.name, rung.fields_
+        self.classes_: tuple[Label, ...] = tuple(classes[n].label for n in self._columns)
+
+    def __getattr__(self, name: str) -> Any:
+        """Model, device and the like: what all targets have in common."""
+        return getattr(self._rung, name)
+
+    @property
+    def record_(self) -> FitRecord:
+        """What fitting did, for all targets together."""
+        return self._rung.record_
+
+    @property
+    def validation_proba_(self) -> Probabilities:
+        """(n_validation, n_classes) of this target."""
+        return self._rung.validation_proba_[:, self._columns]
+
+    def predict_proba(self, texts: Sequence[Text], notify: Listener = ignore) -> Probabilities:
+        """(n,) texts → (n, n_classes) probabilities of this target; rows sum to 1."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._kept]
+        if new:
+            self._kept.update(zip(new, self._rung.predict_proba(new, notify), strict=True))
+        notify(RowsDone(len(texts) - len(new)))
+        if not texts:
+            return np.empty((0, len(self.classes_)))
+        return np.stack([self._kept[text] for text in texts])[:, self._columns]
+
+    def generate(
+        self, texts: Sequence[Text], notify: Listener = ignore
+    ) -> tuple[npt.NDArray[np.int64], list[str]]:
+        """Let the model write its answer freely (see `LabelModel.generate`)."""
+        return self._rung.generate(texts, notify, target=self._number)
+
+
+def each_target(rung: "LLMRung") -> dict[str, TargetRung]:
+    """The targets of a rung, in their order; {} where it has one only."""
+    names = dict.fromkeys(c.target for c in rung.classes_ if isinstance(c, TargetLabel))
+    kept: dict[Text, Any] = {}
+    return {name: TargetRung(rung, name, kept) for name in names}

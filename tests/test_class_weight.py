@@ -1,0 +1,144 @@
+"""Every class counts alike in the loss, whatever rung, engine and micro-batches."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llabel.engine.answer import AnswerHead
+from llabel.engine.batching import collate
+from llabel.engine.native.library import compiler
+from llabel.ladder.class_weight import row_weights, weigh
+from llabel.ladder.logistic import fit_logistic
+from llabel.task import Split, Task
+from test_packed import lora, model, packed, trie
+from test_rungs import CLASSES, LEARNERS, Entry, Models, ids, models
+from test_training import ROWS, SETTINGS, Training, example
+
+__all__ = ["models"]  # a fixture
+BALANCED = "balanced"
+Y = np.array([row % 3 for row in range(ROWS)]) % 2  # class 1 is rare
+TRAINED = [entry for entry in LEARNERS if entry.name != "lookup"]
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=50))
+def test_classes_weigh_alike_and_rows_1_on_average(y):
+    weights = row_weights(np.array(y), BALANCED)
+    counts = Counter(y)
+    assert weights == pytest.approx([len(y) / (len(counts) * counts[label]) for label in y])
+    assert weights.mean() == pytest.approx(1)
+    sums = [weights[np.array(y) == label].sum() for label in counts]
+    assert sums == pytest.approx([len(y) / len(counts)] * len(counts))
+    assert (row_weights(np.array(y), None) == 1).all()
+
+
+def test_without_weights_a_batch_has_none():
+    rows = [example(row) for row in range(ROWS)]
+    assert weigh(rows, Y, None) == rows
+    assert collate(rows).weights is None
+    weighted = weigh(rows, Y, BALANCED)
+    assert [replace(row, weight=1.0) for row in weighted] == rows
+    batch = collate(weighted)
+    expected = [weighted[row].weight for row in batch.rows.tolist()]
+    assert batch.weights.tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("loss", ["answer", "sft", "all"])
+@pytest.mark.parametrize("engine", ["plain", "packed"])
+def test_a_row_of_weight_2_is_two_rows(engine, loss):
+    if engine == "packed" and compiler() is None:
+        pytest.skip("there is no C++ compiler")
+    labels = trie(["5 6", "5 7", "8"])
+    base = lora(model("Llama")).get_base_model()
+    head = AnswerHead(base, labels) if engine == "plain" else packed(base, labels)
+    rows = [example(row, loss) for row in range(4)]
+    doubled = head.loss(collate([replace(rows[0], weight=2.0), *rows[1:]]))
+    expected = head.loss(collate([rows[0], *rows]))
+    torch.testing.assert_close(doubled, expected)
+    doubled.backward()
+
+
+@pytest.mark.parametrize("loss", ["answer", "sft", "all"])
+def test_a_weighted_step_does_not_depend_on_the_cut(loss):
+    rows = weigh([example(row, loss) for row in range(ROWS)], Y, BALANCED)
+    ends = []
+    for budget in (1, 25, 10_000):  # rows alone, groups, all at once
+        settings = replace(SETTINGS, epochs=1, schedule="constant", token_budget=budget)
+        training = Training(replace(settings, warmup_ratio=0.0, batch_size=ROWS, max_grad_norm=1e9))
+        training.run(rows)
+        gradients = {n: p.grad for n, p in training.model.named_parameters() if p.requires_grad}
+        ends.append((training.steps()[0].loss, gradients))
+    (loss_0, gradients_0), *others = ends
+    for loss_n, gradients_n in others:
+        assert loss_n == pytest.approx(loss_0, abs=1e-6)
+        for name, gradient in gradients_0.items():
+            torch.testing.assert_close(gradients_n[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_the_loss_told_is_the_weighted_mean():
+    rows = weigh([example(row) for row in range(ROWS)], Y, BALANCED)
+    training = Training(replace(SETTINGS, batch_size=ROWS, epochs=1))
+    alone = [float(training.head.loss(collate([example(row)])).detach()) for row in range(ROWS)]
+    training.run(rows)
+    expected = np.average(alone, weights=[row.weight for row in rows])
+    assert training.steps()[0].loss == pytest.approx(expected, abs=1e-5)
+
+
+def test_equal_weights_change_nothing():
+    rows = [replace(example(row), weight=3.0) for row in range(ROWS)]
+    ends = []
+    for examples in (rows, [example(row) for row in range(ROWS)]):
+        training = Training()
+        training.run(examples)
+        ends.append(training.weights())
+    for name, weight in ends[0].items():
+        torch.testing.assert_close(weight, ends[1][name], rtol=1e-4, atol=1e-5)
+
+
+def test_logistic_regression_without_features_says_even_odds():
+    features, y = np.zeros((8, 0), dtype=np.float32), np.array([0] * 6 + [2] * 2)
+    plain, _ = fit_logistic(features, y, 3, 1.0)
+    even, _ = fit_logistic(features, y, 3, 1.0, class_weight=BALANCED)
+    (one,), (other,) = (found.predict_proba(features[:1]) for found in (plain, even))
+    assert one[0] / one[2] == pytest.approx(3)
+    assert other[0] == pytest.approx(other[2])
+
+
+def task_of_chance() -> Task:
+    """Class 2 has one row in six, class 1 none, and no text tells which."""
+
+    def split(name: str, rows: int) -> Split:
+        y = np.array([2 if row % 6 == 0 else 0 for row in range(rows)], dtype=np.int64)
+        texts = (("is this 1", "it is news"),) * rows
+        return Split(tuple(f"{name}:{row}" for row in range(rows)), texts, y)
+
+    parts = split("train", 24), split("validation", 12), split("test", 6)
+    return Task("chance", ("question", "passage"), CLASSES, *parts, "0" * 64)
+
+
+@pytest.mark.parametrize("entry", TRAINED, ids=ids)
+def test_every_trained_rung_minds_it(entry: Entry, models: Models, tmp_path: Path):
+    task, found = task_of_chance(), []
+    for weight in (None, BALANCED):
+        rung = entry.make(models, class_weight=weight).fit(task)
+        assert rung.record_.settings["class_weight"] == weight
+        found.append(rung.validation_proba_[:, 2].mean())
+        rung.save(tmp_path / str(weight))
+        again = entry.kind.load(tmp_path / str(weight), device="cpu")
+        proba = again.predict_proba(task.validation.texts)
+        np.testing.assert_allclose(proba, rung.validation_proba_, atol=1e-6)
+    assert found[1] > found[0]
+
+
+def test_a_refit_weighs_the_rows_that_it_learns_from(models: Models):
+    entry = next(entry for entry in TRAINED if entry.name == "bag-of-words")
+    task = task_of_chance()
+    for refit in (False, True):
+        rung = entry.make(models, class_weight=BALANCED, refit=refit).fit(task)
+        proba = rung.predict_proba(task.test.texts)
+        assert proba[:, 2].mean() == pytest.approx(proba[:, 0].mean(), abs=0.03)

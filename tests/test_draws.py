@@ -1,0 +1,216 @@
+"""Several draws of the rows as one comparison."""
+
+import json
+from pathlib import Path
+from statistics import mean
+from typing import Any, get_type_hints
+
+import numpy as np
+import pytest
+
+from comparison_runs import CHEAP, cheap, climb, copied, lasting, named, stop, when_in
+from llabel import run
+from llabel.compare_view import render_comparison
+from llabel.comparison import CompareRecord, Draw
+from llabel.config import RunConfig
+from llabel.console import output
+from llabel.errors import InputError
+from llabel.events import Event, Note, RungStarted
+from llabel.metrics import NOT_ASKED
+from llabel.statistics.intervals import bootstrap_scores
+from llabel.statistics.paired import compare_pair
+from runs import write_weather
+
+Finished = tuple[Path, CompareRecord]
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    return cheap(write_weather(tmp_path_factory.mktemp("data") / "weather.jsonl", 90))
+
+
+@pytest.fixture(scope="module")
+def finished(setup: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    out = tmp_path_factory.mktemp("draws") / "out"
+    return out, climb(setup, out, draws=2)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((folder / "compare.json").read_text())
+    return values
+
+
+def test_scores_are_the_means_of_the_draws_own_comparisons(finished: Finished) -> None:
+    out, record = finished
+    each = [read(out / draw["folder"]) for draw in record["draws"]]
+    assert len(each) == 2
+    for rung in record["rungs"]:
+        theirs = [named(one, rung["name"])["metrics"] for one in each]  # type: ignore[arg-type]
+        assert rung["metrics"]
+        for part in ("validation", "test"):
+            for name in ("accuracy", "macro_f1", "log_loss", "ece"):
+                mine = rung["metrics"][part][name]  # type: ignore[literal-required]
+                assert mine == pytest.approx(mean(one[part][name] for one in theirs))
+        assert rung["seed_accuracies"] == [one["test"]["accuracy"] for one in theirs]
+        assert rung["metrics"]["test"]["rows"] == sum(one["test"]["rows"] for one in theirs)
+    for pair in record["pairs"]:
+        a, b = (named(record, pair[side])["seed_accuracies"] for side in ("a", "b"))  # type: ignore[literal-required]
+        assert pair["difference"] == pytest.approx(mean(a) - mean(b))
+        assert pair["ci95"][0] <= pair["difference"] <= pair["ci95"][1]
+
+
+def test_all_answers_are_counted_once(finished: Finished) -> None:
+    out, record = finished
+    each = [read(out / draw["folder"]) for draw in record["draws"]]
+    for rung in record["rungs"]:
+        theirs = [named(one, rung["name"]) for one in each]  # type: ignore[arg-type]
+        assert rung["confusion"] == np.sum([one["confusion"] for one in theirs], axis=0).tolist()
+        rows = sum(place["rows"] for place in rung["reliability"])
+        assert rows == record["data"]["rows"]["test"] == 36
+        (accuracy,) = (row for row in rung["report"] if row["kind"] == "accuracy")
+        assert accuracy["f1"] == pytest.approx(mean(rung["seed_accuracies"]))
+    unseen = sum(one["data"]["unseen_test_rows"] for one in each)
+    assert record["data"]["unseen_test_rows"] == unseen
+    majority = [one["baselines"]["majority"]["accuracy"] for one in each]
+    assert record["baselines"]["majority"]["accuracy"] == pytest.approx(mean(majority))
+
+
+def test_each_draw_has_rows_and_seeds_of_its_own(finished: Finished) -> None:
+    out, record = finished
+    assert set(record) == set(get_type_hints(CompareRecord))
+    assert read(out) == record
+    for number, draw in enumerate(record["draws"]):
+        assert set(draw) == set(get_type_hints(Draw))
+        assert (draw["split_seed"], draw["seed"]) == (number, number)
+        rung = json.loads((out / draw["folder"] / "rungs/bag-of-words/run.json").read_text())
+        assert rung["data"]["fingerprint"] == draw["fingerprint"]
+        assert rung["seed"] == number
+        assert rung["config"]["split_seed"] == number
+    assert len({draw["fingerprint"] for draw in record["draws"]}) == 2
+    page = (out / "report.html").read_text()
+    assert "36 test rows in 2 random draws" in page
+    assert "means over 2 random draws of training, validation and test rows" in page
+
+
+def test_the_table_tells_the_spread(finished: Finished, capsys: Any) -> None:
+    out, record = finished
+    output().print(render_comparison(record, out), width=150)
+    table = capsys.readouterr().out
+    assert "means over 2 random draws" in table
+    sd = np.std(named(record, "bag-of-words")["seed_accuracies"], ddof=1)
+    assert f"{sd:.4f}" in table
+
+
+def test_an_interrupted_comparison_goes_on_with_its_second_draw(
+    finished: Finished, setup: RunConfig, tmp_path: Path
+) -> None:
+    reference, record = finished
+    out = copied(reference, tmp_path / "out", "2")
+    with pytest.raises(KeyboardInterrupt):
+        climb(setup, out, draws=2, notify=when_in("draw 2, majority", stop))
+    assert not (out / "compare.json").exists()
+    seen: list[Event] = []
+    assert lasting(climb(setup, out, draws=2, notify=seen.append)) == lasting(record)
+    started = [event.rung for event in seen if isinstance(event, RungStarted)]
+    assert started == [f"draw {number}, {rung}" for number in (1, 2) for rung in CHEAP]
+    notes = [event.text for event in seen if isinstance(event, Note)]
+    told = run.load(setup).notes
+    assert [notes.count(text) for text in told] == [1] * len(told)
+
+
+def test_what_fails_in_one_draw_is_no_row_of_all(
+    finished: Finished, setup: RunConfig, tmp_path: Path
+) -> None:
+    out = copied(finished[0], tmp_path / "out")
+    place = out / "draws/2/rungs/bag-of-words"
+    (place / "run.json").unlink()
+    (place / "started.json").write_text("{")
+    record = climb(setup, out, draws=2)
+    row = named(record, "bag-of-words")
+    assert row["status"] == "failed"
+    assert row["reason"].startswith("draw 2, bag-of-words: ")
+    assert named(record, "majority")["status"] == "done"
+    assert {pair[side] for pair in record["pairs"] for side in ("a", "b")} == {"majority", "lookup"}  # type: ignore[literal-required]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"draws": 2, "seeds": 2}, "--draws and --seeds cannot be given together"),
+        ({"draws": 2, "curve": (20,)}, "--draws and --curve cannot be given together"),
+        ({"draws": 2, "reuse": ("x",)}, "--draws and --reuse cannot be given together"),
+    ],
+)
+def test_what_draws_cannot_have(
+    setup: RunConfig, tmp_path: Path, asked: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        climb(setup, tmp_path / "out", **asked)
+
+
+def test_one_draw_and_several_do_not_share_a_folder(
+    finished: Finished, setup: RunConfig, tmp_path: Path
+) -> None:
+    out, _ = finished
+    with pytest.raises(InputError, match="holds a comparison on several draws of the rows"):
+        climb(setup, out)
+    climb(setup, tmp_path / "one", rungs=("majority",))
+    with pytest.raises(InputError, match="holds a comparison on one draw of the rows"):
+        climb(setup, tmp_path / "one", draws=2)
+
+
+# The statistics
+
+
+def blocks(rng: np.random.Generator, right: Any) -> Any:
+    """(draws, n) answers of trainings, each on rows of its own, as answers on all rows."""
+    draws, n = right.shape
+    out = np.full((draws, draws * n), NOT_ASKED)
+    for draw in range(draws):
+        out[draw, draw * n : (draw + 1) * n] = right[draw]
+    return out
+
+
+def test_rows_that_were_not_asked_change_nothing() -> None:
+    """A training asked all rows equals one among rows that nobody was asked."""
+    rng = np.random.default_rng(3)
+    a, b = (rng.random((3, 120)) < share for share in (0.8, 0.7))
+    wide = [np.concatenate([x.astype(int), np.full((3, 30), NOT_ASKED)], axis=1) for x in (a, b)]
+    names = np.arange(120) // 2
+    short = compare_pair(np.ones(120, int), a.astype(int), b.astype(int), groups=names)
+    long = compare_pair(np.ones(150, int), *wide, groups=np.append(names, np.zeros(30, int)))
+    assert long.difference == short.difference
+    np.testing.assert_allclose(long.interval, short.interval, atol=0.004)
+    proba = rng.dirichlet(np.ones(2), (3, 150))
+    few = bootstrap_scores(np.ones(120, int), proba[:, :120], a.astype(int), groups=names)
+    all_ = bootstrap_scores(
+        np.ones(150, int), proba, wide[0], groups=np.append(names, np.zeros(30, int))
+    )
+    for name, interval in few.items():
+        np.testing.assert_allclose(all_[name], interval, atol=1e-12)  # type: ignore[literal-required]
+
+
+@pytest.mark.parametrize(
+    ("draws", "sd", "most"), [(3, 0.0, 0.99), (3, 0.15, 0.99), (5, 0.15, 0.98)]
+)
+def test_null_pairs_hold_their_level(draws: int, sd: float, most: float) -> None:
+    """Two systems that are equally good, trained anew on each draw, which shifts each by chance."""
+    rng, runs, n = np.random.default_rng(20), 800, 100
+    held = rejected = 0
+    for _ in range(runs):
+        row = rng.normal(0, 1, (draws, n))
+        a, b = (
+            0.8 + row + rng.normal(0, sd, (draws, 1)) + rng.normal(0, 0.7, (draws, n)) > 0
+            for _ in range(2)
+        )
+        pair = compare_pair(
+            np.ones(draws * n, int),
+            blocks(rng, a.astype(int)),
+            blocks(rng, b.astype(int)),
+            groups=np.arange(draws * n),
+            resamples=300,
+        )
+        held += pair.interval[0] <= 0 <= pair.interval[1]
+        rejected += pair.p_value <= 0.05
+    assert 0.93 <= held / runs <= most
+    assert rejected / runs <= 0.07
