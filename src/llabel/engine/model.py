@@ -10,6 +10,7 @@ import torch
 from llabel.engine.allocator import keep_freed_memory
 from llabel.engine.four_bit import FourBit, four_bit_layers, loading_options, settle
 from llabel.engine.linear import Int8Linear, largest_inputs, quantise_frozen
+from llabel.engine.llama3_tokenizer import load_llama3_tokenizer, ranks_file
 from llabel.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """
     from transformers import AutoTokenizer
 
+    if (ranks := ranks_file(folder)) is not None:
+        return load_llama3_tokenizer(folder, ranks)
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
