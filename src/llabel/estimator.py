@@ -35,6 +35,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         instruction: what the template `alpaca` or `chat` asks for.
         label_words: what to answer for a label, by the label as text.
         max_seq_length: most tokens of prompt and answer; None is the model's context.
+        long: what is kept of a text that is too long: `head`, `tail` or `middle` (both ends).
         rope_scaling: kind and factor of a longer context, as `yarn:4`.
         r, lora_alpha, lora_dropout, target_modules, use_rslora: LoRA.
         init_lora: `default`, or `loftq` to start from what a 4-bit base rounded off.
@@ -73,6 +74,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         instruction: str | None = None,
         label_words: dict[str, str] | None = None,
         max_seq_length: int | None = None,
+        long: Literal["head", "tail", "middle"] = "head",
         rope_scaling: str | None = None,
         r: int = 16,
         lora_alpha: float = 32,
@@ -111,6 +113,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         self.instruction = instruction
         self.label_words = label_words
         self.max_seq_length = max_seq_length
+        self.long = long
         self.rope_scaling = rope_scaling
         self.r = r
         self.lora_alpha = lora_alpha

@@ -32,7 +32,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Run": tuple(field.name for field in fields(RunSettings)),
     "Model and prompt": (
         *("model", "template", "instruction", "label_words", "max_seq_length"),
-        *("rope_scaling", "shots"),
+        *("rope_scaling", "long", "shots"),
     ),
     "Simpler rungs": tuple(field.name for field in fields(SimplerSettings)),
     "LoRA": (

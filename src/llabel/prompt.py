@@ -9,6 +9,7 @@ from string import Formatter
 from typing import TYPE_CHECKING
 
 from llabel.errors import InputError
+from llabel.settings import Long
 from llabel.task import Text
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ class Prompt:
 
     Attributes:
         input_ids: (seq,) token ids; the answer is read at the last of them.
-        truncated: True where the ends of long fields were cut to fit.
+        truncated: True where long fields were cut to fit.
         text: the fields as far as they stand in the prompt.
     """
 
@@ -240,6 +241,8 @@ class PromptEncoder:
         fields: what the texts of a row are.
         max_length: most tokens of a prompt.
         begin: put the tokenizer's begin tokens before each prompt.
+        long: what is kept of a field that is too long: its `head`, its `tail`, or both ends, of
+            which the first has the odd token (`middle`: the middle is cut out).
 
     Attributes:
         begin_tokens: what the tokenizer puts before any text, if the template does not.
@@ -254,7 +257,9 @@ class PromptEncoder:
         max_length: int,
         *,
         begin: bool = True,
+        long: Long = "head",
     ) -> None:
+        self.long = long
         if not tokenizer.is_fast:
             raise InputError(
                 f"The tokenizer of {tokenizer.name_or_path} ({type(tokenizer).__name__}) cannot "
@@ -267,8 +272,8 @@ class PromptEncoder:
         self._runs = _split_at_special_tokens(template, self.fields, tokenizer)
         self.begin_tokens = _head_tokens(tokenizer)
         if template.name == CHAT:  # it has a begin token of its own, or wants none
-            own, begins = self._runs[0], tokenizer.bos_token_id
-            self.begin_tokens = [begins] if own == begins else []
+            own = self._runs[0] == tokenizer.bos_token_id
+            self.begin_tokens = [tokenizer.bos_token_id] if own else []
             self._runs = self._runs[len(self.begin_tokens) :]
         elif self._runs[0] in self.begin_tokens:  # the template's file has its own begin token
             self.begin_tokens = []
@@ -286,7 +291,7 @@ class PromptEncoder:
         return [len(ids) for ids, _ in map(self._encode, texts)]
 
     def encode(self, texts: Sequence[Text]) -> list[Prompt]:
-        """(n,) prompts; rows that are too long lose the end of their longest field."""
+        """(n,) prompts; rows that are too long lose a part of their longest fields (`long`)."""
         return [self._fit(text) for text in texts]
 
     def _fit(self, text: Text) -> Prompt:
@@ -299,11 +304,18 @@ class PromptEncoder:
             # Cutting may merge or split a token at the edge: never keep more than last time.
             level = min(water_level(counts, budget), level - 1)
             text = tuple(
-                value if count <= level else value[: ends[level - 1] if level > 0 else 0]
+                value if count <= level else self._cut(value, ends, max(0, level))
                 for value, ends, count in zip(text, spans, counts, strict=True)
             )
             ids, spans = self._encode(text)
         return Prompt(tuple(ids), truncated, text)
+
+    def _cut(self, value: str, ends: Sequence[int], level: int) -> str:
+        """At most `level` tokens of a field with more than that; `ends` as `_encode` has them."""
+        first = {"head": level, "tail": 0, "middle": -(-level // 2)}[self.long]
+        last = level - first
+        head = value[: ends[first - 1]] if first else ""
+        return head + (value[ends[-last - 1] :] if last else "")
 
     def _encode(self, text: Text) -> tuple[list[int], list[list[int]]]:
         """Token ids, and for each field the end (in characters) of each of its tokens."""

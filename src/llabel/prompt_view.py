@@ -166,8 +166,9 @@ def _summary(rung: LLMRung, text: Text, tokens: Sequence[Token]) -> Iterator[str
     used = sum(token.source != ANSWER for token in tokens)
     whole = rung.encoder_.lengths([text])[0]
     limit = f"{rung.max_length_:,} are allowed for the prompt"
+    lost = {"head": "end", "tail": "beginning", "middle": "middle"}[rung.settings.long]
     if whole > rung.max_length_:
-        yield f"Cut: the prompt has {whole:,} tokens, {limit}; the longest field lost its end."
+        yield f"Cut: the prompt has {whole:,} tokens, {limit}; the longest field lost its {lost}."
     else:
         yield f"Nothing is cut: the prompt has {used:,} tokens, {limit}."
     read = [token.position for token in tokens if token.choices]

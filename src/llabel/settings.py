@@ -37,6 +37,10 @@ RopeKind: TypeAlias = Literal["linear", "dynamic", "yarn", "llama3"]
 """How rotary positions may be stretched over longer texts."""
 
 
+Long: TypeAlias = Literal["head", "tail", "middle"]
+"""What is kept of a text that does not fit."""
+
+
 TrackerName: TypeAlias = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 """Who may keep the course of trainings, too."""
 
@@ -142,6 +146,13 @@ class LLMSettings:
     max_seq_length: Annotated[
         int | None, Ge(8), Help("Most tokens of prompt and answer. Default: the model's context.")
     ] = None
+    long: Annotated[
+        Long,
+        Help(
+            "What is kept of a text that is too long: its head, its tail, or both (middle: the "
+            "middle is cut out)."
+        ),
+    ] = "head"
     rope_scaling: Annotated[
         str | None,
         Help(
@@ -409,7 +420,7 @@ _NEURAL = _TRAINED | {"device", "max_seq_length"}
 _LLM = frozenset(field.name for field in fields(LLMSettings))
 _PROMPTED = frozenset({
     *("seed", "model", "template", "instruction", "label_words", "max_seq_length"),
-    "rope_scaling",
+    *("rope_scaling", "long"),
     *("token_budget", "precision", "base", "double_quant", "compute_dtype", "engine", "device"),
 })  # fmt: skip
 READS: Mapping[RungName, frozenset[str]] = MappingProxyType({

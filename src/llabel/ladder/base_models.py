@@ -18,7 +18,10 @@ from llabel.task import Label, Text
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_PROMPT = ("model", "template", "instruction", "label_words", "max_seq_length", "rope_scaling")
+_PROMPT = (
+    *("model", "template", "instruction", "label_words", "max_seq_length", "rope_scaling"),
+    "long",
+)
 
 
 class BaseModels:

@@ -124,5 +124,10 @@ def shot_tokens(shots: Sequence[Shot], prompting: Prompting) -> tuple[int, ...]:
 
 def _encoder(prompting: Prompting, max_length: int) -> PromptEncoder:
     return PromptEncoder(
-        prompting.tokenizer, prompting.template, prompting.encoder.fields, max_length, begin=False
+        prompting.tokenizer,
+        prompting.template,
+        prompting.encoder.fields,
+        max_length,
+        begin=False,
+        long=prompting.encoder.long,
     )

@@ -119,7 +119,8 @@ class LLMRung:
             notify(
                 Note(
                     f"{cut} of {len(train) + len(validation)} rows are longer than "
-                    f"{self.max_length_} tokens: the end of their longest field was cut."
+                    f"{self.max_length_} tokens: their longest fields were cut "
+                    f"(--long {self.settings.long})."
                 )
             )
         self.choice_: Progress | None = None

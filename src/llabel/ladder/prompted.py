@@ -42,7 +42,7 @@ _NAMES = {
 # What decides the result; the rest of LLMSettings is about training.
 _READ = (
     *("model", "template", "instruction", "label_words", "max_seq_length", "seed"),
-    *("double_quant", "compute_dtype", "rope_scaling"),
+    *("double_quant", "compute_dtype", "rope_scaling", "long"),
 )
 
 
@@ -136,8 +136,8 @@ class PromptedRung:
         if cut := sum(self.truncated_.values()):
             notify(
                 Note(
-                    f"{cut} prompts were longer than there is room for: the end of their longest "
-                    "field was cut."
+                    f"{cut} prompts were longer than there is room for: their longest fields "
+                    f"were cut (--long {self.settings.long})."
                 )
             )
         self.record_ = FitRecord(

@@ -120,7 +120,7 @@ def build_prompting(
     """The same from a template and label words that are known already.
 
     Args:
-        settings: `model` for messages, `max_seq_length`, `rope_scaling`.
+        settings: `model` for messages, `max_seq_length`, `rope_scaling`, `long`.
         folder: the model's.
         fields: text columns.
         template: the prompt.
@@ -157,7 +157,14 @@ def build_prompting(
             f"{context} tokens" + (" with --rope-scaling." if rope else ".")
         )
     total = asked or (context // 2 if few_shot else context)
-    encoder = PromptEncoder(tokenizer, template, fields, total - trie.longest, begin=not few_shot)
+    encoder = PromptEncoder(
+        tokenizer,
+        template,
+        fields,
+        total - trie.longest,
+        begin=not few_shot,
+        long=settings.long,
+    )
     return Prompting(folder, tokenizer, template, trie, encoder, context, total)
 
 

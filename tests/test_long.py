@@ -1,0 +1,68 @@
+"""What is kept of texts that are too long."""
+
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llabel.engine.model import load_tokenizer
+from llabel.ladder.llm import LLMRung
+from llabel.prompt import PromptEncoder, load_template
+from tiny_models import save_tokenizer
+from tiny_rungs import TASK, untrained
+
+WAYS = ("head", "tail", "middle")
+
+
+@cache
+def encoder(long: str, length: int) -> PromptEncoder:
+    folder = Path(mkdtemp())
+    save_tokenizer(folder)
+    template = load_template("qa", ("text",), ["no", "yes"])
+    return PromptEncoder(load_tokenizer(folder), template, ("text",), length, long=long)
+
+
+def test_which_end_is_kept():
+    text = "".join(f"{number:03}" for number in range(100))  # each digit a token
+    room = 60 - encoder("head", 60).least_length
+    (head,), (tail,), (middle,) = (encoder(way, 60).encode([(text,)]) for way in WAYS)
+    assert head.text == (text[:room],)
+    assert tail.text == (text[-room:],)
+    half = room // 2
+    assert middle.text == (text[: room - half] + text[-half:],)
+    for prompt in (head, tail, middle):
+        assert prompt.truncated
+        assert len(prompt.input_ids) == 60
+
+
+@given(st.text(max_size=200) | st.text("ab ć€😀", max_size=200), st.sampled_from(WAYS))
+def test_what_is_kept_is_in_the_text_in_its_order(text, long):
+    made = encoder(long, 50)
+    (prompt,) = made.encode([(text,)])
+    assert len(prompt.input_ids) <= 50
+    assert prompt.truncated == (made.lengths([(text,)])[0] > 50)
+    if not prompt.truncated:
+        assert prompt.text == (text,)
+    (kept,) = prompt.text
+    rest = iter(text)
+    assert all(character in rest for character in kept)
+    assert {"head": text.startswith(kept), "tail": text.endswith(kept), "middle": True}[long]
+    last = made.tokenizer("### Answer:", add_special_tokens=False)["input_ids"]
+    assert list(prompt.input_ids[-2:]) == last[-2:]
+
+
+@pytest.mark.parametrize("long", WAYS)
+def test_rungs_read_it_alike_alone_and_beside_others(long, llm_settings, tmp_path):
+    rung = untrained(llm_settings(long=long, max_seq_length=48))
+    texts = [("is this 7", "film " * 40 + "music " * 40), *TASK.test.texts]
+    proba = rung.predict_proba(texts)
+    alone = np.concatenate([rung.predict_proba([text]) for text in texts])
+    np.testing.assert_allclose(alone, proba, atol=1e-6)
+    rung.save(tmp_path)
+    assert np.array_equal(LLMRung.load(tmp_path).predict_proba(texts), proba)
+    (prompt,) = rung.encoder_.encode(texts[:1])
+    assert ("film" in prompt.text[1], "music" in prompt.text[1]) == (long != "tail", long != "head")
