@@ -18,6 +18,7 @@ from llabel.events import EpochDone, Event, Listener, Note, StepDone
 from llabel.record import RunRecord
 
 _STARTED = "started.json"
+SHARED_RUN = "shared.json"  # names the run for several targets whose answers are laid out here
 _NEEDED = ("config", "cost", "data", "rung", "training")  # keys of a whole record
 _OURS = (
     *("README.md", "adapter", "checkpoints", "predictions.jsonl", "run.json", "rung.json"),
@@ -144,8 +145,8 @@ def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
     A setting that there was not yet when the run began had what is the default now.
     """
-    usual = {name: value for name, value in defaults().items() if value is not MISSING}
-    before = json.loads(json.dumps(usual)) | then["config"]
+    usual = json.loads(json.dumps({n: v for n, v in defaults().items() if v is not MISSING}))
+    before = usual | then["config"]
     changed = [
         f"{option(name)} was {before.get(name)!r}, is {value!r}"
         for name, value in now["config"].items()
@@ -232,6 +233,11 @@ class TrainingLog:
         self._file.close()
         write_text(self.path, "".join(kept))
         self._file = self.path.open("a", encoding="utf-8")
+
+
+def is_started(out: Path) -> bool:
+    """Whether llabel started a run in `out`."""
+    return _started(out) is not None
 
 
 def target_folder(out: Path, target: str) -> Path:
