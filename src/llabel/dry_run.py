@@ -53,7 +53,7 @@ def fetch_data(data: str, progress: Progress) -> None:
         fetch(asset, progress)
 
 
-def find_row(config: RunConfig, row: str) -> tuple[Task, str, Text, int]:
+def find_row(config: RunConfig, row: str) -> tuple[Task, str, Text, int | list[int]]:
     """One row by its name in `predictions.jsonl`.
 
     Args:
@@ -61,7 +61,7 @@ def find_row(config: RunConfig, row: str) -> tuple[Task, str, Text, int]:
         row: ``part:number``, or a number for a row of the training data.
 
     Returns:
-        Its task, name, texts and class index.
+        Its task, name, texts and class index; of several targets the index of each.
 
     Raises:
         InputError: there is no such row, or as `load`.
@@ -73,7 +73,7 @@ def find_row(config: RunConfig, row: str) -> tuple[Task, str, Text, int]:
     for split in (task.train, task.validation, task.test):
         if name in split.ids:
             at = split.ids.index(name)
-            return task, name, split.texts[at], int(split.y[at])
+            return task, name, split.texts[at], split.y[at].tolist()
         parts.update(map(_part, split.ids))
     there = ", ".join(f"{part}:1 to {part}:{count}" for part, count in sorted(parts.items()))
     raise InputError(f"--row {row}: there is no such row in {task.name}. There are {there}.")
