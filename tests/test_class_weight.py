@@ -15,10 +15,13 @@ from llabel.engine.batching import collate
 from llabel.engine.native.library import compiler
 from llabel.ladder.class_weight import row_weights, weigh
 from llabel.ladder.logistic import fit_logistic
+from llabel.ladder.targets import target_example
 from llabel.task import Split, Task
 from test_packed import lora, model, packed, trie
 from test_rungs import CLASSES, LEARNERS, Entry, Models, ids, models
+from test_tails import JOINED
 from test_training import ROWS, SETTINGS, Training, example
+from two_targets import joint_task
 
 __all__ = ["models"]  # a fixture
 BALANCED = "balanced"
@@ -42,9 +45,9 @@ def test_without_weights_a_batch_has_none():
     assert weigh(rows, Y, None) == rows
     assert collate(rows).weights is None
     weighted = weigh(rows, Y, BALANCED)
-    assert [replace(row, weight=1.0) for row in weighted] == rows
+    assert [replace(row, weights=()) for row in weighted] == rows
     batch = collate(weighted)
-    expected = [weighted[row].weight for row in batch.rows.tolist()]
+    expected = [weighted[row].weights[0] for row in batch.rows.tolist()]
     assert batch.weights.tolist() == pytest.approx(expected)
 
 
@@ -57,7 +60,7 @@ def test_a_row_of_weight_2_is_two_rows(engine, loss):
     base = lora(model("Llama")).get_base_model()
     head = AnswerHead(base, labels) if engine == "plain" else packed(base, labels)
     rows = [example(row, loss) for row in range(4)]
-    doubled = head.loss(collate([replace(rows[0], weight=2.0), *rows[1:]]))
+    doubled = head.loss(collate([replace(rows[0], weights=(2.0,)), *rows[1:]]))
     expected = head.loss(collate([rows[0], *rows]))
     torch.testing.assert_close(doubled, expected)
     doubled.backward()
@@ -85,12 +88,12 @@ def test_the_loss_told_is_the_weighted_mean():
     training = Training(replace(SETTINGS, batch_size=ROWS, epochs=1))
     alone = [float(training.head.loss(collate([example(row)])).detach()) for row in range(ROWS)]
     training.run(rows)
-    expected = np.average(alone, weights=[row.weight for row in rows])
+    expected = np.average(alone, weights=[row.weights[0] for row in rows])
     assert training.steps()[0].loss == pytest.approx(expected, abs=1e-5)
 
 
 def test_equal_weights_change_nothing():
-    rows = [replace(example(row), weight=3.0) for row in range(ROWS)]
+    rows = [replace(example(row), weights=(3.0,)) for row in range(ROWS)]
     ends = []
     for examples in (rows, [example(row) for row in range(ROWS)]):
         training = Training()
@@ -142,3 +145,32 @@ def test_a_refit_weighs_the_rows_that_it_learns_from(models: Models):
         rung = entry.make(models, class_weight=BALANCED, refit=refit).fit(task)
         proba = rung.predict_proba(task.test.texts)
         assert proba[:, 2].mean() == pytest.approx(proba[:, 0].mean(), abs=0.03)
+
+
+@pytest.mark.parametrize("loss", ["answer", "sft", "all"])
+def test_each_target_has_its_own_weight(loss):
+    head = AnswerHead(lora(model("Llama")).get_base_model(), JOINED)
+    row = target_example((11, 12, 13), (1, 4), JOINED, loss)
+    one, two = row.tails
+    ending = [(p >= two) - (p < one) for p in row.positions]  # -1 before both, then 0 and 1
+    told = {-1: 2.0, 0: 3.0, 1: 1.0}
+    assert replace(row, weights=(3.0, 1.0)).choice_weights() == [told[int(e)] for e in ending]
+
+    def of(*wanted: int) -> float:
+        chosen = [n for n, e in enumerate(ending) if e in wanted]
+        parts = ("positions", "branchings", "targets")
+        some = {name: tuple(getattr(row, name)[n] for n in chosen) for name in parts}
+        return head.loss(collate([replace(row, **some)])).item() if chosen else 0.0
+
+    found = head.loss(collate([replace(row, weights=(3.0, 1.0))])).item()
+    assert found == pytest.approx(2 * of(-1) + 3 * of(0) + of(1), rel=1e-5)
+
+
+def test_several_targets_are_balanced_each_for_itself():
+    y = joint_task(train=10).train.y
+    weights = row_weights(y, BALANCED)
+    assert weights.shape == y.shape
+    for column, own in zip(y.T, weights.T, strict=True):
+        assert own.tolist() == row_weights(column, BALANCED).tolist()
+    rows = weigh([target_example((11,), (1, 4), JOINED, "answer")] * 10, y, BALANCED)
+    assert [row.weights for row in rows] == [tuple(own) for own in weights.tolist()]

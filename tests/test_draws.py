@@ -1,19 +1,20 @@
 """Several draws of the rows as one comparison."""
 
 import json
+from io import StringIO
 from pathlib import Path
 from statistics import mean
 from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from comparison_runs import CHEAP, cheap, climb, copied, lasting, named, stop, when_in
 from llabel import run
 from llabel.compare_view import render_comparison
 from llabel.comparison import CompareRecord, Draw
 from llabel.config import RunConfig
-from llabel.console import output
 from llabel.errors import InputError
 from llabel.events import Event, Note, RungStarted
 from llabel.metrics import NOT_ASKED
@@ -92,11 +93,12 @@ def test_each_draw_has_rows_and_seeds_of_its_own(finished: Finished) -> None:
     assert "means over 2 random draws of training, validation and test rows" in page
 
 
-def test_the_table_tells_the_spread(finished: Finished, capsys: Any) -> None:
+def test_the_table_tells_the_spread(finished: Finished) -> None:
     out, record = finished
-    output().print(render_comparison(record, out), width=150)
-    table = capsys.readouterr().out
-    assert "means over 2 random draws" in table
+    console = Console(width=150, file=StringIO())
+    console.print(render_comparison(record, out))
+    table = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "means over 2 random draws" in " ".join(table.split())
     sd = np.std(named(record, "bag-of-words")["seed_accuracies"], ddof=1)
     assert f"{sd:.4f}" in table
 

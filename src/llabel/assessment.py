@@ -300,7 +300,7 @@ def _cost(rung: Rung, out: Path, rows_per_second: float, single: float) -> Cost:
 # What a run folder holds beside the files that predicting needs.
 _NOT_THE_RUNG = {
     *("README.md", "checkpoints", "predictions.jsonl", "run.json", "started.json"),
-    "confidence.json",
+    *("confidence.json", "targets"),
     *("train.log.jsonl", "tensorboard", "mlflow", "wandb"),
 }
 

@@ -1,39 +1,26 @@
 """The run folder's README.md: a model card made from run.json alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 from llabel.confidence import Abstention, Answered, Calibration
 from llabel.metrics import ReportRow, Scores
-from llabel.record import Baseline, FreeAnswers, RunRecord
+from llabel.record import Baseline, FreeAnswers, JointRecord, RunRecord, target_records
 from llabel.settings import ADAPTED
 
 
-def render_card(record: RunRecord) -> str:
+def render_card(record: RunRecord | JointRecord) -> str:
     """Markdown with the front matter of the Hugging Face Hub."""
     data = record["data"]
-    rows = [
-        _row(f"**{name}**" if scores is record["metrics"]["test"] else name, scores)
-        for name, scores in scored_parts(record)
-    ]
-    rows += [_baseline(name, baseline) for name, baseline in record["baselines"].items()]
+    targets = target_records(record)
     counts = data["rows"]
     sections = [
         _front_matter(record),
         f"# {record['rung']} on {data['source']}",
-        f"Answers one of {len(data['classes'])} labels "
-        f"({', '.join(map(str, data['classes'][:20]))}"
-        f"{', …' if len(data['classes']) > 20 else ''}) from the "
-        f"columns {', '.join(data['fields'])}. {_made_of(record)}",
-        "## Results",
-        "| rows | n | accuracy (95 % interval) | macro-F1 | log loss | ECE |\n"
-        "|---|---|---|---|---|---|\n" + "\n".join(rows),
-        " ".join(
-            [
-                "Intervals are Wilson's; they cover the sampling of test rows, not that of seeds.",
-                *told(record),
-            ]
-        ),
-        *_classes(record),
+        f"Answers {_answers(record, targets)} from the columns {', '.join(data['fields'])}. "
+        f"{_made_of(record)}",
+        *([] if targets else ["## Results"]),
+        *_results(None if targets else cast(RunRecord, record), targets),
         "## Data",
         f"{counts['train']:,} training, {counts['validation']:,} validation and "
         f"{counts['test']:,} test rows; fingerprint `{data['fingerprint'][:16]}…`.\n"
@@ -51,7 +38,39 @@ def render_card(record: RunRecord) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(record: RunRecord) -> str:
+def _answers(record: RunRecord | JointRecord, targets: Mapping[str, RunRecord]) -> str:
+    """What it says of a text: one label, or one of each target."""
+
+    def one_of(classes: Sequence[Any]) -> str:
+        more = ", …" if len(classes) > 20 else ""
+        return f"one of {len(classes)} labels ({', '.join(map(str, classes[:20]))}{more})"
+
+    each = [f"{name}, {one_of(own['data']['classes'])}," for name, own in targets.items()]
+    return " and ".join(each) or one_of(record["data"]["classes"])
+
+
+def _results(record: RunRecord | None, targets: Mapping[str, RunRecord]) -> Iterator[str]:
+    """Scores and the classification report; of each of several targets under its own heading."""
+    for name, own in targets.items():
+        yield f"## Results: {name}"
+        yield from _results(own, {})
+    if record is None:
+        return
+    rows = [
+        _row(f"**{name}**" if scores is record["metrics"]["test"] else name, scores)
+        for name, scores in scored_parts(record)
+    ]
+    rows += [_baseline(name, baseline) for name, baseline in record["baselines"].items()]
+    yield (
+        "| rows | n | accuracy (95 % interval) | macro-F1 | log loss | ECE |\n"
+        "|---|---|---|---|---|---|\n" + "\n".join(rows)
+    )
+    said = "Intervals are Wilson's; they cover the sampling of test rows, not that of seeds."
+    yield " ".join([said, *told(record)])
+    yield from _classes(record)
+
+
+def _front_matter(record: RunRecord | JointRecord) -> str:
     lines = ["---"]
     if base := _base(record):
         lines.append(f"base_model: {base}")
@@ -62,7 +81,7 @@ def _front_matter(record: RunRecord) -> str:
     return "\n".join([*lines, "---"])
 
 
-def _base(record: RunRecord) -> str | None:
+def _base(record: RunRecord | JointRecord) -> str | None:
     """The pre-trained weights that the rung starts from."""
     name = {"encoder": "encoder", "word-embeddings": "embeddings", "rnn": "embeddings"}
     if record["rung"].startswith("llm-"):
@@ -70,7 +89,7 @@ def _base(record: RunRecord) -> str | None:
     return record["config"].get(name.get(record["rung"], ""))
 
 
-def _made_of(record: RunRecord) -> str:
+def _made_of(record: RunRecord | JointRecord) -> str:
     config, training = record["config"], record["training"]
     said = [f"Base: `{base}`"] if (base := _base(record)) else []
     if record["rung"] in ADAPTED:
@@ -86,7 +105,7 @@ def _made_of(record: RunRecord) -> str:
     return ", ".join([f"Rung: {record['rung']}", *said]) + "."
 
 
-def _files(record: RunRecord) -> Iterator[str]:
+def _files(record: RunRecord | JointRecord) -> Iterator[str]:
     if record["rung"] in ADAPTED:
         yield (
             "The adapter in `adapter/` is in PEFT's own format. The prompt it was trained with and "

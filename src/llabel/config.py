@@ -16,6 +16,7 @@ from llabel.settings import (
     Duration,
     Help,
     LLMSettings,
+    Names,
     RunSettings,
     SimplerSettings,
     SweepSettings,
@@ -90,6 +91,17 @@ class RunConfig:
             )
         if run.rung == "llm-qlora" and self.llm.base == "auto":
             object.__setattr__(self, "llm", replace(self.llm, base="nf4"))
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The label columns, where there are several."""
+        columns = label_columns(self.data.label)
+        return columns if len(columns) > 1 else ()
+
+    @property
+    def joint(self) -> bool:
+        """Whether several targets are answered together."""
+        return bool(self.targets) and self.data.target is None
 
     def flat(self) -> dict[str, Any]:
         """One level of names, as in YAML and run.json; `data` is the source.
@@ -301,6 +313,13 @@ def _converted(value: Any, hint: Any) -> Any:
         return None
     if isinstance(value, str) and any(isinstance(extra, Duration) for extra in extras):
         value = _seconds(value)
+    if any(isinstance(extra, Names) for extra in extras):
+        if isinstance(value, str) and {",", '"'} & set(value):
+            value = _names(value)
+        if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
+            if "" in value:
+                raise ValueError(f"a name is empty; write {_NAMES}")
+            value = _joined(value)
     if get_origin(kind) is tuple and isinstance(value, str):
         value = _names(value)
     if get_origin(kind) is tuple and isinstance(value, list | tuple) and "" in value:
@@ -350,6 +369,16 @@ def _names(text: str) -> list[str]:
     except (csv.Error, ValueError) as error:
         raise ValueError(f"no list of names ({error}); write {_NAMES}") from error
     return [name.strip() for name in names]
+
+
+def label_columns(label: str) -> tuple[str, ...]:
+    """The columns that `--label` names: ``A,B`` are two, ``"A, B"`` in double quotes is one."""
+    return tuple(_names(label)) if {",", '"'} & set(label) else (label,)
+
+
+def _joined(names: Iterable[str]) -> str:
+    """The reverse of `_names`, always spelt the same way."""
+    return ",".join(f'"{n.replace(chr(34), 2 * chr(34))}"' if "," in n else n for n in names)
 
 
 def kind_of(name: str) -> Any:

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
@@ -17,12 +18,13 @@ from llabel.events import EpochDone, Event, Listener, Note, StepDone
 from llabel.record import RunRecord
 
 _STARTED = "started.json"
-_NEEDED = ("config", "cost", "data", "metrics", "rung", "training")  # keys of a whole record
+SHARED_RUN = "shared.json"  # names the run for several targets whose answers are laid out here
+_NEEDED = ("config", "cost", "data", "rung", "training")  # keys of a whole record
 _OURS = (
     *("README.md", "adapter", "checkpoints", "predictions.jsonl", "run.json", "rung.json"),
     *(_STARTED, "train.log.jsonl", ".new-adapter", ".old-adapter"),
     *("arrays.safetensors", "words.json", "encoder", "confidence.json"),
-    *("tensorboard", "mlflow", "wandb"),
+    *("tensorboard", "mlflow", "wandb", "targets"),
 )
 
 
@@ -180,7 +182,8 @@ def read_record(folder: Path) -> RunRecord:
         )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if missing := [name for name in _NEEDED if name not in record]:
+        needed = (*_NEEDED, "targets" if "targets" in record else "metrics")
+        if missing := [name for name in needed if name not in record]:
             raise ValueError(f"{', '.join(missing)} missing")
     except (ValueError, TypeError) as error:
         raise InputError(
@@ -230,6 +233,17 @@ class TrainingLog:
         self._file.close()
         write_text(self.path, "".join(kept))
         self._file = self.path.open("a", encoding="utf-8")
+
+
+def is_started(out: Path) -> bool:
+    """Whether llabel started a run in `out`."""
+    return _started(out) is not None
+
+
+def target_folder(out: Path, target: str) -> Path:
+    """Where a run of several targets keeps what belongs to one of them."""
+    name = quote(target, safe=" ")
+    return out / "targets" / (f"%2E{name[1:]}" if name.startswith(".") else name)
 
 
 def write_json(path: Path, value: Any) -> None:

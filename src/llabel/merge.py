@@ -20,7 +20,7 @@ from llabel.events import Listener, StageStarted, ignore
 from llabel.folder import alone_with, read_record, write_text
 from llabel.ladder import registry
 from llabel.settings import ADAPTED
-from llabel.task import Probabilities, Text
+from llabel.task import Label, Probabilities, TargetLabel, Text
 
 if TYPE_CHECKING:
     from llabel.ladder.llm import LLMRung
@@ -211,12 +211,19 @@ def _sample(texts: list[Text], rows: int) -> list[Text]:
     return [texts[row] for row in sorted(chosen.tolist())]
 
 
+def _named(label: Label) -> str:
+    return f"{label.target}, {label.label}" if isinstance(label, TargetLabel) else str(label)
+
+
 def _card(rung: "LLMRung", folder: Path, dtype: Dtype) -> str:
     """What the written folder is, and how it must be asked."""
     asked = rung.template_.render(tuple(f"{{{name}}}" for name in rung.fields_), rung.fields_)
     words = "\n".join(
-        f"- {label}: `{word}`" for label, word in zip(rung.classes_, rung.trie_.words, strict=True)
+        f"- {_named(label)}: `{word}`"
+        for label, word in zip(rung.classes_, rung.trie_.words, strict=True)
     )
+    if tails := rung.template_.tails:
+        asked += "\n\nand then, for each target,\n\n" + "\n".join(tails)
     name = rung.settings.model
     return (
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\n"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import rich_click as click
 from annotated_types import Ge, Gt, Interval
@@ -213,7 +213,7 @@ def _option(
 
 
 def _without_none(kind: Any) -> Any:
-    if get_origin(kind) is UnionType:
+    if get_origin(kind) in (UnionType, Union):  # X | None, and Literal[...] | None
         (kind,) = (part for part in get_args(kind) if part is not NoneType)
     return kind
 

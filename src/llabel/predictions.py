@@ -4,7 +4,7 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
@@ -17,9 +17,11 @@ from llabel.confidence import ABSTAIN, Confidence, read_confidence
 from llabel.data import read_texts
 from llabel.errors import InputError
 from llabel.events import Listener, Note, RowsDone, StageStarted, ignore
-from llabel.folder import alone_with
+from llabel.folder import alone_with, target_folder
+from llabel.labels import by_target
 from llabel.ladder import registry
 from llabel.ladder.contract import Rung
+from llabel.ladder.targets import each_target
 from llabel.metrics import UNKNOWN
 from llabel.task import ClassIndices, Label, Probabilities, Split, Task, Text
 
@@ -88,7 +90,8 @@ def predict(
     Args:
         folder: a finished run, or what `LLMClassifier.save` wrote.
         data: file, folder, built-in name or Hub id; needs the run's text columns only.
-        out: .csv, .jsonl or .parquet: id, label, and one `probability_LABEL` column a label.
+        out: .csv, .jsonl or .parquet: id, label, and one `probability_LABEL` column a label; of
+            several targets for each the columns `TARGET` and `TARGET_probability_LABEL`.
         part: which part of the data; all by default.
         decode: the most probable label, or whatever the model writes (`unknown` if no label).
         abstain_below: the label is `abstain` where none is at least so probable; by default as
@@ -103,12 +106,12 @@ def predict(
     """
     _check_out(out, data)
     fields = registry.saved_fields(folder)
-    confidence = confidence_of(folder, decode, abstain_below, notify)
+    confidences = confidences_of(folder, decode, abstain_below, notify)
     # A pass over all rows first: what is wrong with them is said before a model loads.
     total = sum(1 for _ in read_texts(data, fields, part=part))
     busy = f"-o {out} is being written by another llabel process. Wait, or name another file."
     with alone_with(out, busy):
-        partial = _Partial(out, _job(folder, data, part, decode, confidence))
+        partial = _Partial(out, _job(folder, data, part, decode, confidences))
         done = partial.done(notify)
         rung = registry.load(folder, device=device or "auto")
         if decode == "free":
@@ -119,17 +122,23 @@ def predict(
         remaining = islice(read_texts(data, fields, part=part), done, None)
         with partial:
             for window in _batched(remaining, WINDOW):
-                partial.append(_answered(rung, window, decode, confidence))
+                partial.append(_answered_all(rung, window, decode, confidences))
                 notify(RowsDone(len(window)))
-        others = decode == "free" or confidence.abstain_below is not None
+        others = decode == "free" or any(c.abstain_below is not None for c in confidences.values())
         partial.finish(rung.classes_, others=others)
     return total
 
 
 def confidence_of(
-    folder: Path, decode: str, abstain_below: float | None, notify: Listener
+    folder: Path,
+    decode: str,
+    abstain_below: float | None,
+    notify: Listener,
+    rung: Path | None = None,
 ) -> Confidence:
     """What the run at `folder` decided on validation, with another threshold if there is one.
+
+    Where the folder holds this alone, the rung lies in `rung`.
 
     Raises:
         InputError: the threshold is out of range, or a class is called `abstain`.
@@ -143,7 +152,7 @@ def confidence_of(
                 "--abstain-below and --decode free exclude each other: what the model writes has "
                 "no probability to hold against the threshold. Leave one of them out."
             )
-        if ABSTAIN in registry.saved_classes(folder):
+        if ABSTAIN in registry.saved_classes(rung or folder):
             raise InputError(
                 f"--abstain-below: one of the labels is {ABSTAIN!r}, which is what rows without "
                 "an answer are given."
@@ -155,6 +164,47 @@ def confidence_of(
     if (missed := confidence.missed_target) is not None:
         notify(Note(f"On validation no threshold showed the precision {missed:g} of the run."))
     return confidence
+
+
+def confidences_of(
+    folder: Path, decode: str, abstain_below: float | None, notify: Listener
+) -> dict[str, Confidence]:
+    """`confidence_of` for each target of the run at `folder`; of one without a name, by ""."""
+    targets = by_target(registry.saved_classes(folder))
+    if not targets:
+        return {"": confidence_of(folder, decode, abstain_below, notify)}
+    if abstain_below is not None and (named := [n for n, own in targets.items() if ABSTAIN in own]):
+        raise InputError(
+            f"--abstain-below: one of the labels of {named[0]} is {ABSTAIN!r}, which is what rows "
+            "without an answer are given."
+        )
+    return {
+        name: confidence_of(target_folder(folder, name), decode, abstain_below, notify, folder)
+        for name in targets
+    }
+
+
+def _answered_all(
+    rung: Rung,
+    window: Sequence[tuple[str, Text]],
+    decode: str,
+    confidences: Mapping[str, Confidence],
+) -> Iterator[dict[str, Any]]:
+    """`_answered`; of several targets one `answers` a row, by target."""
+    if "" in confidences:
+        yield from _answered(rung, window, decode, confidences[""])
+        return
+    targets = each_target(cast("LLMRung", rung))
+    each = [
+        _answered(cast(Rung, target), window, decode, confidences[name])
+        for name, target in targets.items()
+    ]
+    for lines in zip(*each, strict=True):
+        answers = {
+            name: {key: value for key, value in line.items() if key != "id"}
+            for name, line in zip(targets, lines, strict=True)
+        }
+        yield {"id": lines[0]["id"], "answers": answers}
 
 
 def _answered(
@@ -212,7 +262,9 @@ def refuse_silent(rung: Rung) -> None:
         )
 
 
-def _job(folder: Path, data: str, part: str | None, decode: str, confidence: Confidence) -> str:
+def _job(
+    folder: Path, data: str, part: str | None, decode: str, confidences: Mapping[str, Confidence]
+) -> str:
     """What must be the same for rows of an earlier call to count."""
     digest = hashlib.sha256((folder / "rung.json").read_bytes())
     for weights in sorted(folder.rglob("*.safetensors")):
@@ -221,8 +273,9 @@ def _job(folder: Path, data: str, part: str | None, decode: str, confidence: Con
     files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.is_file() else []
     states = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
     digest.update(json.dumps([data, part, decode, states]).encode())
-    if confidence != Confidence():
-        digest.update(json.dumps(asdict(confidence)).encode())
+    for name, confidence in confidences.items():
+        if confidence != Confidence():
+            digest.update(name.encode() + json.dumps(asdict(confidence)).encode())
     return digest.hexdigest()
 
 
@@ -271,9 +324,11 @@ class _Partial:
     def finish(self, classes: tuple[Label, ...], *, others: bool) -> None:
         """Turn the lines into the file that was asked for; `others`: not only classes in it."""
         temporary = self.out.with_name(f".{os.getpid()}.{self.out.name}")
-        _WRITERS[self.out.suffix.lower()](
-            temporary, self._rows(), [f"probability_{c}" for c in classes], others
-        )
+        targets = by_target(classes)
+        columns = {name: _probabilities(own, name) for name, own in targets.items()} or {
+            "label": _probabilities(classes)
+        }
+        _WRITERS[self.out.suffix.lower()](temporary, self._rows(), columns, others)
         temporary.replace(self.out)
         self.path.unlink()
 
@@ -285,40 +340,56 @@ class _Partial:
             next(file)
             for text in file:
                 line = json.loads(text)
-                proba = {f"probability_{c}": p for c, p in line.pop("probabilities").items()}
-                yield line | proba
+                if "answers" not in line:
+                    proba = {f"probability_{c}": p for c, p in line.pop("probabilities").items()}
+                    yield line | proba
+                    continue
+                row = {"id": line["id"]}
+                for name, own in line["answers"].items():
+                    row[name] = own["label"]
+                    row |= {f"{name}_probability_{c}": p for c, p in own["probabilities"].items()}
+                yield row
+
+
+def _probabilities(classes: Iterable[Label], target: str | None = None) -> list[str]:
+    """The columns of the probabilities."""
+    return [f"{f'{target}_' if target else ''}probability_{label}" for label in classes]
 
 
 def _write_csv(
-    path: Path, rows: Iterator[dict[str, Any]], probabilities: list[str], others: bool
+    path: Path, rows: Iterator[dict[str, Any]], columns: Mapping[str, list[str]], others: bool
 ) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["id", "label", *probabilities])
+        names = [name for label, proba in columns.items() for name in (label, *proba)]
+        writer = csv.DictWriter(file, ["id", *names])
         writer.writeheader()
         writer.writerows(rows)
 
 
 def _write_jsonl(
-    path: Path, rows: Iterator[dict[str, Any]], probabilities: list[str], others: bool
+    path: Path, rows: Iterator[dict[str, Any]], columns: Mapping[str, list[str]], others: bool
 ) -> None:
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _write_parquet(
-    path: Path, rows: Iterator[dict[str, Any]], probabilities: list[str], others: bool
+    path: Path, rows: Iterator[dict[str, Any]], columns: Mapping[str, list[str]], others: bool
 ) -> None:
     """A column has one type: beside `abstain` or `unknown`, labels are texts."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     if others:
-        rows = (row | {"label": str(row["label"])} for row in rows)
+        rows = (row | {label: str(row[label]) for label in columns} for row in rows)
     first = list(islice(rows, 1))
-    label = pa.array([row["label"] for row in first]).type if first else pa.string()
-    schema = pa.schema(
-        [("id", pa.string()), ("label", label), *((name, pa.float64()) for name in probabilities)]
-    )
+    kinds = [("id", pa.string())]
+    for label, probabilities in columns.items():
+        kinds.append(
+            (label, pa.array([row[label] for row in first]).type if first else pa.string())
+        )
+        kinds += [(name, pa.float64()) for name in probabilities]
+    schema = pa.schema(kinds)
     with pq.ParquetWriter(path, schema) as writer:
         for batch in _batched(chain(first, rows), 10_000):
             writer.write_table(pa.Table.from_pylist(batch, schema))

@@ -6,10 +6,11 @@ Keys are added, never renamed; `schema` counts changes that readers must know of
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 from llabel.confidence import Abstention, Calibration
 from llabel.data.label_map import MappedLabel
@@ -189,6 +190,61 @@ class RunRecord(TypedDict):
     seed: int
     environment: dict[str, Any]
     command: str
+
+
+class TargetRecord(TypedDict):
+    """What `run.json` says of one of several targets: the keys of `RunRecord` that differ."""
+
+    data: Data
+    metrics: Metrics
+    baselines: dict[str, Baseline]
+    report: list[Any]
+    free_answers: NotRequired[FreeAnswers | None]
+    calibration: NotRequired[Calibration | None]
+    abstention: NotRequired[Abstention | None]
+
+
+class JointRecord(TypedDict):
+    """The whole of `run.json` where one model answers several targets.
+
+    Attributes:
+        data: of all targets together: `classes` are ``{"target": …, "label": …}``.
+        targets: what there is to say of each, by the name of its column.
+        schema, rung, config, training, cost, model_note, seed, environment, command: as in
+            `RunRecord`. Validation losses in `training` are the mean over the targets; `cost` is of
+            answering all of them.
+    """
+
+    schema: int
+    rung: str
+    config: dict[str, Any]
+    data: Data
+    targets: dict[str, TargetRecord]
+    training: Training
+    cost: Cost
+    model_note: str | None
+    seed: int
+    environment: dict[str, Any]
+    command: str
+
+
+def joint_record(data: Data, records: Mapping[str, RunRecord]) -> JointRecord:
+    """One record of a run from one for each of its targets; `cost` is the first's."""
+    first: dict[str, Any] = dict(next(iter(records.values())))
+    own = set(TargetRecord.__annotations__)
+    targets = {
+        name: {key: value for key, value in record.items() if key in own}
+        for name, record in records.items()
+    }
+    shared = {key: value for key, value in first.items() if key not in own}
+    return cast(JointRecord, shared | {"data": data, "targets": targets})
+
+
+def target_records(record: RunRecord | JointRecord) -> dict[str, RunRecord]:
+    """The record as it were of a run for each target alone; {} where there is one target only."""
+    shared = {key: value for key, value in record.items() if key not in ("targets", "data")}
+    targets: dict[str, Any] = cast(dict[str, Any], record).get("targets", {})
+    return {name: cast(RunRecord, shared | own) for name, own in targets.items()}
 
 
 def environment(device: str, precision: str) -> dict[str, Any]:

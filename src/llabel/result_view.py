@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -14,29 +15,49 @@ from llabel.check.view import duration
 from llabel.confidence import Answered
 from llabel.config import option
 from llabel.metrics import ReportRow, Scores
-from llabel.record import Baseline, Cost, FreeAnswers, RunRecord, Training
+from llabel.record import (
+    Baseline,
+    Cost,
+    FreeAnswers,
+    JointRecord,
+    RunRecord,
+    Training,
+    target_records,
+)
 
 _SCORES = ("rows", "accuracy", "95 % interval", "macro-F1", "log loss", "ECE")
 
 
-def render_run(record: RunRecord, out: Path) -> RenderableType:
+def render_run(record: RunRecord | JointRecord, out: Path) -> RenderableType:
     """A finished run: scores of every part, what it is to be compared with, cost, folder."""
+    title = f"{record['rung']} on {record['data']['source']}"
+    targets = target_records(record) or {"": cast(RunRecord, record)}
+    parts = [
+        part
+        for name, own in targets.items()
+        for part in _scored(own, f"{title}: {name}" if name else title)
+    ]
+    lines = [_cost(record)]
+    if record["model_note"]:
+        lines.append(f"About the base model: {record['model_note']}.")
+    lines.append(f"Everything about this run is in {out}; README.md tells it in words.")
+    return Group(*parts, *map(Text, lines))
+
+
+def _scored(record: RunRecord, title: str) -> list[RenderableType]:
+    """The scores of one target, its report, and what there is to say of them."""
     test = record["metrics"]["test"]
-    table = _scores_table(f"{record['rung']} on {record['data']['source']}")
+    table = _scores_table(title)
     for name, scores in scored_parts(record):
         _add(table, name, scores, style="bold" if scores is test else "")
     table.add_section()
     if test:
         for name, baseline in record["baselines"].items():
             _add_baseline(table, baseline_name(name, baseline), baseline, test["rows"])
-    lines = [*told(record), _cost(record)]
-    if record["model_note"]:
-        lines.append(f"About the base model: {record['model_note']}.")
-    lines.append(f"Everything about this run is in {out}; README.md tells it in words.")
     report: list[RenderableType] = []
     if record["report"]:
         report = [_report(record["report"]), Text()]
-    return Group(table, Text(), *report, *map(Text, lines))
+    return [table, Text(), *report, *map(Text, told(record))]
 
 
 def render_evaluation(
@@ -55,7 +76,8 @@ def render_evaluation(
         lines.append(knowledge(free))
     if answered:
         lines.append(answered_told(answered, "labelled"))
-    return Group(table, Text(), _report(report), *map(Text, lines))
+    spaced = [Text(), *map(Text, lines)] if lines else []
+    return Group(table, Text(), _report(report), *spaced)
 
 
 def render_assets(found: Sequence[AssetStatus], cache: Path) -> RenderableType:
@@ -113,7 +135,7 @@ def _add_baseline(table: Table, name: str, baseline: Baseline, rows: int) -> Non
     table.add_row(Text(name), *cells, style="dim")
 
 
-def _cost(record: RunRecord) -> str:
+def _cost(record: RunRecord | JointRecord) -> str:
     cost, training = record["cost"], record["training"]
     said = []
     if cost["trainable_parameters"]:

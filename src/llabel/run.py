@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any, cast
 from llabel.assessment import answers_of, assess
 from llabel.card import render_card
 from llabel.confidence import Judged, answered_rows, decide, refuse_label, write_confidence
-from llabel.config import RunConfig
-from llabel.data import LoadedTask, fingerprint, load_labelled, load_task
+from llabel.config import RunConfig, label_columns
+from llabel.data import LoadedTask, fingerprint, load_labelled, load_targets, load_task
 from llabel.engine.checkpoint import CheckpointFolder
+from llabel.errors import InputError
 from llabel.events import Listener, Note, StageStarted, ignore
 from llabel.folder import TrainingLog, claimed, read_record, write_json, write_text
 from llabel.ladder import registry
 from llabel.ladder.contract import Rung
 from llabel.metrics import report, score
-from llabel.predictions import confidence_of, refuse_silent
-from llabel.record import RunRecord
+from llabel.predictions import confidence_of, confidences_of, refuse_silent
+from llabel.record import JointRecord, RunRecord, target_records
+from llabel.target_runs import assess_each, decide_each, evaluate_each, refuse_targets
 from llabel.tracking import refuse_missing_tracker, tracked
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def fit(
     command: str,
     overwrite: bool = False,
     notify: Listener = ignore,
-) -> RunRecord:
+) -> RunRecord | JointRecord:
     """Train and test one rung; leave everything about it in `out`.
 
     The same call goes on where an interrupted one stopped, and answers at once where a run is
@@ -51,6 +53,7 @@ def fit(
     loaded = load(config)
     for text in loaded.notes:
         notify(Note(text))
+    refuse_targets(config, loaded)
     refuse_label(config.run, loaded.task.classes)
     rung = registry.make(config).prepare(loaded.task.fields, loaded.task.classes, notify)
     if config.run.decode == "free":
@@ -68,18 +71,35 @@ def fit(
         with tracked(config, out, out.name, notify) as tracking:
             with TrainingLog(out / "train.log.jsonl", tracking) as log:
                 rung.fit(loaded.task, checkpoints=checkpoints, notify=log)
-            validation = Judged(loaded.task.validation.y, rung.validation_proba_)
-            confidence = decide(config.run, validation)
-            write_confidence(out, confidence)  # first: without it the rung would say other things
-            save(rung, out, with_texts=not config.run.no_texts)
-            record = assess(rung, config, loaded, out, command, notify, confidence)
-            tracking.tell(record["metrics"]["validation"], "validation")
-            if test := record["metrics"]["test"]:
-                tracking.tell(test, "test")
+            record = _finish(rung, config, loaded, out, command, notify)
+            for name, told in (target_records(record) or {"": cast(RunRecord, record)}).items():
+                prefix = f"{name} " if name else ""
+                tracking.tell(told["metrics"]["validation"], f"{prefix}validation")
+                if test := told["metrics"]["test"]:
+                    tracking.tell(test, f"{prefix}test")
         write_text(out / "README.md", render_card(record))
         write_json(out / "run.json", record)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         return record
+
+
+def _finish(
+    rung: Rung, config: RunConfig, loaded: LoadedTask, out: Path, command: str, notify: Listener
+) -> RunRecord | JointRecord:
+    """Save the fitted rung and score it.
+
+    What was decided on validation is written first: without it the rung would say other things.
+    """
+    with_texts = not config.run.no_texts
+    if loaded.targets:
+        each = decide_each(rung, config, loaded, out)
+        save(rung, out, with_texts=with_texts)
+        return assess_each(rung, config, loaded, out, command, notify, each)
+    validation = Judged(loaded.task.validation.y, rung.validation_proba_)
+    confidence = decide(config.run, validation)
+    write_confidence(out, confidence)
+    save(rung, out, with_texts=with_texts)
+    return assess(rung, config, loaded, out, command, notify, confidence)
 
 
 def save(rung: Rung, out: Path, *, with_texts: bool) -> None:
@@ -100,8 +120,18 @@ def load(config: RunConfig) -> LoadedTask:
         InputError: as `load_task`.
     """
     settings = asdict(config.data)
-    seed = settings.pop("split_seed")
-    return load_task(config.source, **settings, seed=config.llm.seed if seed is None else seed)
+    seed, target = settings.pop("split_seed"), settings.pop("target")
+    settings["seed"] = config.llm.seed if seed is None else seed
+    columns = label_columns(settings.pop("label"))
+    if target is not None and target not in columns:
+        raise InputError(
+            f"--target {target} is none of the label columns. Choose one of --label "
+            f"{','.join(columns)}."
+        )
+    if len(columns) == 1:
+        return load_task(config.source, label=columns[0], **settings)
+    loaded = load_targets(config.source, labels=columns, **settings)
+    return loaded if target is None else loaded.targets[target]
 
 
 def evaluate(
@@ -120,7 +150,8 @@ def evaluate(
     Args:
         folder: the run folder.
         data: file, folder, built-in name or Hub id.
-        label: its label column; the run's own by default. A label map of the run is applied to it.
+        label: its label column; the run's own by default; of several targets one each, in the
+            order of the run's. A label map of the run is applied to it.
         part: which part of the data; test, else validation, else all rows.
         decode: `labels` or `free`; the run's own by default.
         abstain_below: rows whose top probability lies below it get no answer; the run's own
@@ -130,18 +161,23 @@ def evaluate(
     Returns:
         JSON-ready: `metrics` (Scores), `report` (ReportRows), `rows`, `data.fingerprint`;
         `free_answers` (`llabel.record.FreeAnswers`) and `answered`
-        (`llabel.confidence.Answered`), each None where there is no such thing.
+        (`llabel.confidence.Answered`), each None where there is no such thing. Of several targets
+        all this by name in `targets`.
     """
     registry.refuse_comparison(folder)
     record = read_record(folder)
     config, known = record["config"], record["data"]
     decode = decode or str(config["decode"])
+    if targets := target_records(record):
+        return _evaluate_targets(
+            folder, data, list(targets), label, part, decode, abstain_below, device, notify
+        )
     confidence = confidence_of(folder, decode, abstain_below, notify)
     notes: list[str] = []
     split = load_labelled(
         data,
         tuple(known["fields"]),
-        label or config["label"],
+        label or config.get("target") or label_columns(config["label"])[0],
         tuple(known["classes"]),
         part=part,
         normalise_labels=config["normalise_labels"],
@@ -166,3 +202,35 @@ def evaluate(
         "free_answers": found.apart(split.y),
         "answered": answered_rows(confidence, Judged(split.y, found.raw)) if abstains else None,
     }
+
+
+def _evaluate_targets(
+    folder: Path,
+    data: str,
+    targets: list[str],
+    label: str | None,
+    part: str | None,
+    decode: str,
+    abstain_below: float | None,
+    device: str | None,
+    notify: Listener,
+) -> dict[str, Any]:
+    columns = label_columns(label) if label else tuple(targets)
+    if len(columns) != len(targets):
+        raise InputError(
+            f"--label {label}: the run answers {len(targets)} targets, {', '.join(targets)}. Name "
+            "a label column for each, in this order."
+        )
+    confidences = confidences_of(folder, decode, abstain_below, notify)
+    rung = registry.load(folder, device=device or "auto")
+    found = evaluate_each(
+        rung,
+        read_record(folder),
+        data,
+        dict(zip(targets, columns, strict=True)),
+        confidences,
+        part=part,
+        decode=decode,
+        notify=notify,
+    )
+    return {"run": folder.name, "data": {"source": data}, "targets": found}

@@ -49,6 +49,11 @@ class Duration:
     """Marks a number of seconds that may be written as 90s, 10m or 1h."""
 
 
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Marks a text that may be several names, written as A,B or as a list."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSettings:
     """What is read, and how it is cut into parts."""
@@ -60,7 +65,15 @@ class DataSettings:
             "one with a comma in its name as '\"A, or B\",C'."
         ),
     ]
-    label: Annotated[str, Help("Label column: string, bool or int.")]
+    label: Annotated[
+        str,
+        Names(),
+        Help("Label column: string, bool or int; several as A,B, for one model that answers all."),
+    ]
+    target: Annotated[
+        str | None,
+        Help("Of several label columns the one to learn alone; rows and splits stay those of all."),
+    ] = None
     group: Annotated[
         str | None, Help("Rows that share this column's value stay on one side of every split.")
     ] = None
@@ -270,8 +283,8 @@ class RunSettings:
         float | None,
         Interval(gt=0, lt=1),
         Help(
-            "Answer `abstain` below the smallest probability from which on validation shows so "
-            "large a share of right answers, as 0.95."
+            "Answer `abstain` below the smallest probability from which on so large a share of "
+            "answers is right, as 0.95; validation must show it with 95 % confidence."
         ),
     ] = None
     untested: Annotated[
@@ -409,7 +422,7 @@ SEEDED: tuple[RungName, ...] = (
 """Rungs that come out otherwise with another seed."""
 
 ADAPTED: tuple[RungName, ...] = ("llm-lora", "llm-qlora")
-"""Rungs that train adapters."""
+"""Rungs that train adapters, and learn several targets together where there are some."""
 
 VARIED = (
     frozenset({"text", "train_rows", "rung"})

@@ -52,8 +52,9 @@ def compare(
       llabel compare reviews.csv --text review --label stars --out runs/quick \\
           --rungs majority,bag-of-words,encoder,llm-lora --trials 1 --budget 10m
       llabel compare --config run.yaml --seeds 3 --curve 100,300 --out runs/full
+      llabel compare letters.csv --text text --label author,language --out runs/letters
     """
-    from llabel.compare.compare import compare as climb
+    from llabel.compare.compare import compare_each
     from llabel.compare_view import render_comparison
     from llabel.config import RunConfig, compare_settings, refuse_missing, required
     from llabel.console import listen, messages, output
@@ -68,7 +69,10 @@ def compare(
     fetch_data(settings.source)
     command = ctx.meta[COMMAND_LINE]
     with quiet_libraries(), listen(messages()) as notify:
-        record = climb(settings, asked, folder, command=command, overwrite=overwrite, notify=notify)
-    output().print(render_comparison(record, folder))
-    if any(rung["status"] == "failed" for rung in record["rungs"]):
+        found = compare_each(
+            settings, asked, folder, command=command, overwrite=overwrite, notify=notify
+        )
+    for own, record in found.values():
+        output().print(render_comparison(record, own))
+    if any(rung["status"] == "failed" for _, record in found.values() for rung in record["rungs"]):
         ctx.exit(1)

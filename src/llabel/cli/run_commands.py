@@ -70,7 +70,7 @@ def fit(
 @click.command()
 @click.argument("run_folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("data")
-@click.option("--label", help="Label column. Default: the one the run was trained on.")
+@click.option("--label", help="Label column(s). Default: as the run was trained on.")
 @split_option
 @device_option
 @click.option(
@@ -114,15 +114,16 @@ def evaluate(
             device=device,
             notify=notify,
         )
-    output().print(
-        render_evaluation(
-            f"{run_folder} on {data}",
-            found["metrics"],
-            found["report"],
-            found["free_answers"],
-            found["answered"],
+    for name, own in found.get("targets", {"": found}).items():
+        output().print(
+            render_evaluation(
+                f"{run_folder} on {data}" + (f": {name}" if name else ""),
+                own["metrics"],
+                own["report"],
+                own["free_answers"],
+                own["answered"],
+            )
         )
-    )
     if json_file:
         write_json(json_file, found)
 

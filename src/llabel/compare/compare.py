@@ -8,6 +8,7 @@ from llabel import run
 from llabel.compare.answers import Outcome
 from llabel.compare.derived import derive_calibrated, raw_run
 from llabel.compare.draws import DRAWS, DrawnRuns, planned_draws
+from llabel.compare.joint import Joint, each_target
 from llabel.compare.plan import CURVE, RUNGS, PlannedRun, curve_runs, ladder_runs
 from llabel.compare.processes import RunFailedError, fit_apart
 from llabel.compare.results import assemble, assemble_draws
@@ -56,6 +57,46 @@ def compare(
     Raises:
         InputError: the data or settings cannot be used, or `out` holds something else.
     """
+    return _compare(config, out, _Job(asked, command, overwrite, notify))
+
+
+def compare_each(
+    config: RunConfig,
+    asked: CompareSettings,
+    out: Path,
+    *,
+    command: str,
+    overwrite: bool = False,
+    notify: Listener = ignore,
+) -> dict[str, tuple[Path, CompareRecord]]:
+    """`compare`, for each of several targets in a folder of its own below `out`.
+
+    Rows and splits are the same for all. What learns all targets together is trained once, in
+    `out` itself; of other rungs each target has its own.
+
+    Returns:
+        For each target, by name, its folder and its comparison; by "" where there is one.
+
+    Raises:
+        InputError: as `compare`.
+    """
+    if not config.joint:
+        done = compare(config, asked, out, command=command, overwrite=overwrite, notify=notify)
+        return {"": (out, done)}
+    joints = each_target(config, asked, out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    found = {}
+    with alone_with(out, f"{out} is in use by another llabel process. Wait, or choose another."):
+        for joint in joints:
+            notify(Note(f"Comparing on the target {joint.target}."))
+            own = replace(config, data=replace(config.data, target=joint.target))
+            job = _Job(asked, command, overwrite, notify, joint)
+            found[joint.target] = joint.folder, _compare(own, joint.folder, job)
+    return found
+
+
+def _compare(config: RunConfig, out: Path, job: "_Job") -> CompareRecord:
+    asked, command = job.asked, job.command
     if config.run.untested:
         raise InputError(
             "untested: known to `llabel fit` only. A comparison reads the test part once a rung."
@@ -65,7 +106,6 @@ def compare(
     out.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{out} is in use by another llabel process. Wait, or choose another --out."
     with alone_with(out, busy):
-        job = _Job(asked, command, overwrite, notify)
         if not draws:
             return job.compare(config, out).record
         loaded = [job.load(one) for one, _ in draws]  # what is wrong with rows is told first
@@ -93,6 +133,7 @@ class _Job:
     command: str
     overwrite: bool
     notify: Listener
+    joint: Joint | None = None
     notes: set[str] = field(default_factory=set, init=False)
 
     def load(self, config: RunConfig) -> LoadedTask:
@@ -116,7 +157,7 @@ class _Job:
         no_texts = config.run.no_texts
         adopt(asked.reuse, table, loaded, no_texts=no_texts, overwrite=self.overwrite)
         planned = [replace(one, label=label + one.label) for one in [*table, *curve]]
-        progress = _Progress(loaded, planned, self.overwrite, self.notify)
+        progress = _Progress(loaded, planned, self.overwrite, self.notify, self.joint)
         progress.prepare()
         ended = [progress.carry_out(one) for one in planned]
         outcomes, points = ended[: len(table)], ended[len(table) :]
@@ -139,6 +180,7 @@ class _Progress:
     runs: list[PlannedRun]
     overwrite: bool
     notify: Listener
+    joint: Joint | None = None
     begun: int = field(default=0, init=False)
     smaller: dict[int, LoadedTask] = field(default_factory=dict, init=False)
 
@@ -152,9 +194,12 @@ class _Progress:
         """
         task = self.whole.task
         open_runs = [planned for planned in self.runs if not self._is_done(planned)]
-        for rung, config in {planned.rung: planned.config for planned in open_runs}.items():
+        for rung, planned in {planned.rung: planned for planned in open_runs}.items():
+            whole, config = task, planned.config
+            if self.joint and (shared := self.joint.run_of(planned)):
+                whole, config = self.joint.rows(shared).task, shared.config
             try:
-                registry.make(config).prepare(task.fields, task.classes, self.notify)
+                registry.make(config).prepare(whole.fields, whole.classes, self.notify)
             except FetchError as error:
                 self.notify(Note(f"{rung}: {error}"))
 
@@ -164,6 +209,8 @@ class _Progress:
         Raises:
             InputError: the folder holds one.
         """
+        if self.joint and (shared := self.joint.run_of(planned)):
+            return not self._to_be_replaced(shared) and self.joint.finished(shared)
         fingerprint = self._fingerprint(planned)
         if is_reused(planned.folder):
             return True
@@ -185,6 +232,8 @@ class _Progress:
 
     def _record(self, planned: PlannedRun) -> RunRecord:
         folder, config = planned.folder, planned.config
+        if self.joint and (shared := self.joint.run_of(planned)):
+            return self._record_of_all(self.joint, shared, folder)
         if is_reused(folder):
             return read_record(folder)
         fingerprint = self._fingerprint(planned)
@@ -198,6 +247,34 @@ class _Progress:
             return derive_calibrated(raw, planned, self._loaded(planned), self.notify)
         fit_apart(config, folder, command=planned.command, overwrite=False, notify=self._pass_on)
         return read_record(folder)
+
+    def _record_of_all(self, joint: Joint, shared: PlannedRun, folder: Path) -> RunRecord:
+        """The record of this target from the run for all; trained by the first that needs it."""
+        if self._to_be_replaced(shared):
+            shutil.rmtree(shared.folder)
+        if reason := joint.failed.get(shared.folder):
+            raise RunFailedError(reason)
+        if not joint.finished(shared):
+            told = shared.command
+            try:
+                fit_apart(
+                    shared.config,
+                    shared.folder,
+                    command=told,
+                    overwrite=False,
+                    notify=self._pass_on,
+                )
+            except RunFailedError as error:
+                joint.failed[shared.folder] = str(error)
+                raise
+        return joint.take(shared, folder)
+
+    def _to_be_replaced(self, shared: PlannedRun) -> bool:
+        """Whether the folder of a run for all targets holds another, to be thrown away."""
+        if not (self.overwrite and self.joint):
+            return False
+        fingerprint = self.joint.rows(shared).task.fingerprint
+        return is_of_others(shared.folder, shared.config, fingerprint)
 
     def _pass_on(self, event: Event) -> None:
         """What a run says; the notes on the data were told before."""

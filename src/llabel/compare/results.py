@@ -126,7 +126,7 @@ def _record(
     ]
     return CompareRecord(
         schema=SCHEMA,
-        title=f"{facts['name']}: {task_title(task)}",
+        title=f"{facts['name']}: {_of_target(config)}{task_title(task)}",
         data=facts,
         verdict=verdict,
         draws=[],
@@ -139,6 +139,10 @@ def _record(
         environment=environment("cpu", "float32") | _machine(done),
         command=command,
     )
+
+
+def _of_target(config: RunConfig) -> str:
+    return f"{config.data.target}, " if config.data.target else ""
 
 
 def task_title(task: Task) -> str:

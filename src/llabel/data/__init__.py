@@ -2,11 +2,14 @@
 
 from llabel.data.load import LoadedTask, load_labelled, load_task, read_texts
 from llabel.data.rows import fingerprint, long_fields, take, unseen_rows
+from llabel.data.targets import joint_task, load_targets
 
 __all__ = [
     "LoadedTask",
     "fingerprint",
+    "joint_task",
     "load_labelled",
+    "load_targets",
     "load_task",
     "long_fields",
     "read_texts",

@@ -228,13 +228,17 @@ def _plain(column: str, cell: Any, file: str, row: int, line: int | None) -> Any
     )
 
 
+class MissingLabelError(InputError):
+    """Rows without a label."""
+
+
 def refuse_missing(
     column: str, parts: Sequence[LabelCells], values: Sequence[Sequence[Any]]
 ) -> None:
     """Refuse rows without a label.
 
     Raises:
-        InputError: with their places.
+        MissingLabelError: with their places.
     """
     for part, labels in zip(parts, values, strict=True):
         missing = [position for position, label in enumerate(labels) if label is None]
@@ -246,7 +250,7 @@ def refuse_missing(
                 " In CSV and TSV such words mean that a value is missing; if one is a class, call "
                 "it otherwise, 'not applicable' for example."
             )
-            raise InputError(
+            raise MissingLabelError(
                 f"{part.places[missing[0]][0]}: column {shown(column)} {found} in "
                 f"{_rows(part, missing)}. Fill in the label, or remove these rows."
                 + (keep if words else "")

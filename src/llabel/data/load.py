@@ -1,7 +1,7 @@
 """Read → check → split → fingerprint: from what the user names to a locked `Task`."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from llabel.data.cells import listed, shown
@@ -36,7 +36,7 @@ from llabel.errors import InputError
 from llabel.task import Label, Split, Task, Text
 
 CutPart: TypeAlias = Literal["validation", "test"]
-_CUT_PARTS: tuple[CutPart, ...] = ("validation", "test")
+CUT_PARTS: tuple[CutPart, ...] = ("validation", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,15 @@ class LoadedTask:
         notes: what the user should know, one sentence each.
         cut: the parts that were cut from the training rows, of validation and test.
         mapped: what became of the labels that `map_labels` names.
+        targets: where a row has several labels, the task of each, on the same rows; `task` is of
+            all then, its classes `TargetLabel`s.
     """
 
     task: Task
     notes: tuple[str, ...]
     cut: tuple[CutPart, ...]
     mapped: tuple[MappedLabel, ...] = ()
+    targets: Mapping[str, "LoadedTask"] = field(default_factory=dict)
 
 
 def load_task(
@@ -120,14 +123,14 @@ def load_task(
     if test is not None and test_split is not None:
         raise InputError("--test and --test-split both name the test part. Choose one of them.")
     label_map = None if map_labels is None else read_label_map(map_labels)
-    columns = Columns(_checked_columns(text, label), label, group, split_column)
-    source = _with_files(open_source(data), validation, test)
+    columns = Columns(checked_columns(text, label), label, group, split_column)
+    source = with_files(open_source(data), validation, test)
     notes: list[str] = []
-    tables = _tables(source, columns, test_split, notes, keep_validation=validation is not None)
-    tables, labels, mapped = _final_labels(tables, label, normalise_labels, label_map, notes)
-    classes, splits = _labelled(tables, label, labels)
+    tables = read_tables(source, columns, test_split, notes, keep_validation=validation is not None)
+    tables, labels, mapped = final_labels(tables, label, normalise_labels, label_map, notes)
+    classes, splits = labelled(tables, label, labels)
     note_shared_groups(splits, group, notes)
-    cut = tuple(role for role in _CUT_PARTS if role not in splits)
+    cut = tuple(role for role in CUT_PARTS if role not in splits)
     sizes = {"test": test_size, "validation": validation_size}
     splits = cut_missing(splits, sizes, classes, seed, notes, group=group)
     drawn = {"train": train_rows, "test": test_rows}
@@ -196,7 +199,7 @@ def load_labelled(
     Raises:
         InputError: as for `load_task`, and for labels that are not among `classes`.
     """
-    fields = _checked_columns(text, label)
+    fields = checked_columns(text, label)
     source = open_source(data)
     name = next(role for role in reversed(ROLES) if role in source.parts)
     if part is not None:
@@ -219,7 +222,12 @@ def load_labelled(
     return table.split(known)
 
 
-def _checked_columns(text: Sequence[str], label: str) -> tuple[str, ...]:
+def checked_columns(text: Sequence[str], label: str) -> tuple[str, ...]:
+    """The text columns, each named once, the label not among them.
+
+    Raises:
+        InputError: otherwise.
+    """
     if not text or isinstance(text, str):
         raise InputError("--text: name at least one text column, several as --text A,B.")
     if len(set(text)) != len(text):
@@ -232,7 +240,8 @@ def _checked_columns(text: Sequence[str], label: str) -> tuple[str, ...]:
     return tuple(text)
 
 
-def _with_files(source: Source, validation: str | None, test: str | None) -> Source:
+def with_files(source: Source, validation: str | None, test: str | None) -> Source:
+    """The data with files of their own for some parts."""
     files = {"validation": validation, "test": test}
     given = {role: file_part(path, role) for role, path in files.items() if path is not None}
     if not given:
@@ -241,7 +250,7 @@ def _with_files(source: Source, validation: str | None, test: str | None) -> Sou
     return Source(source.name, {**source.parts, **train, **given})
 
 
-def _tables(
+def read_tables(
     source: Source,
     columns: Columns,
     test_split: str | None,
@@ -266,14 +275,14 @@ def _tables(
     return {role: tables[role] for role in ROLES if role in tables}
 
 
-def _final_labels(
+def final_labels(
     tables: Mapping[str, Table],
     column: str,
     normalise: bool,
     label_map: LabelMap | None,
     notes: list[str],
 ) -> tuple[dict[str, Table], list[list[Label]], list[MappedLabel]]:
-    """The labels of each part as the classes are made of them, and the rows that have one."""
+    """The rows of each part that have a label, those labels, and what the map did."""
     cells = [table.label_cells for table in tables.values()]
     found = read_labels(column, cells, normalise=normalise)
     mapped: list[MappedLabel] = []
@@ -300,9 +309,10 @@ def _without_dropped(table: Table, labels: Sequence[Label | None], column: str) 
     return table if len(rows) == len(labels) else table.take(rows, table.part)
 
 
-def _labelled(
+def labelled(
     tables: Mapping[str, Table], label: str, labels: Sequence[Sequence[Label]]
 ) -> tuple[tuple[Label, ...], dict[str, Split]]:
+    """The classes, and each part with its class indices."""
     classes = sorted_classes(label, tables["train"].places[0][0], labels[0])
     return classes, {
         role: table.split(class_indices(label, classes, table.label_cells, values))

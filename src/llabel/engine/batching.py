@@ -1,5 +1,6 @@
 """Rows → micro-batches of like length, so that little of a batch is padding."""
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,7 +21,8 @@ class Example:
         branchings: (m,) which choice it is: an index into the trie's branchings, or
             `FULL_VOCABULARY`.
         targets: (m,) the right child of that branching, or the right token id.
-        weight: what each of its choices counts in the loss, above 0.
+        weights: what its choices count in the loss, above 0: one number, or one for each of
+            `tails`; () is 1.
         tails: where in `input_ids` each of several endings begins. What stands before the first is
             read once and seen by all of them; none sees another. Empty where there is one ending.
     """
@@ -29,8 +31,16 @@ class Example:
     positions: tuple[int, ...] = ()
     branchings: tuple[int, ...] = ()
     targets: tuple[int, ...] = ()
-    weight: float = 1.0
+    weights: tuple[float, ...] = ()
     tails: tuple[int, ...] = ()
+
+    def choice_weights(self) -> list[float]:
+        """(m,) what each choice counts; one before all endings, as much as they do on average."""
+        if len(self.weights) < 2:
+            return list(self.weights or (1.0,)) * len(self.positions)
+        mean = sum(self.weights) / len(self.weights)
+        endings = (bisect_right(self.tails, position) for position in self.positions)
+        return [self.weights[ending - 1] if ending else mean for ending in endings]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +92,23 @@ def collate(examples: Sequence[Example], pad_token: int = 0) -> Batch:
     for row, example in enumerate(examples):
         input_ids[row, : lengths[row]] = torch.tensor(example.input_ids)
     choices = [
-        (number, position, branching, target)
+        (number, *choice)
         for number, example in enumerate(examples)
-        for position, branching, target in zip(
-            example.positions, example.branchings, example.targets, strict=True
+        for choice in zip(
+            example.positions,
+            example.branchings,
+            example.targets,
+            example.choice_weights(),
+            strict=True,
         )
     ]
     choices.sort(key=lambda choice: choice[2])  # stable: within a branching as they came
     rows, positions, branchings, targets = (
-        torch.tensor(choices, dtype=torch.long).reshape(-1, 4).unbind(1)
+        torch.tensor([c[:4] for c in choices], dtype=torch.long).reshape(-1, 4).unbind(1)
     )
     weights = None
-    if any(example.weight != 1 for example in examples):
-        weights = torch.tensor([examples[row].weight for row, *_ in choices])
+    if any(example.weights for example in examples):
+        weights = torch.tensor([choice[4] for choice in choices])
     tails = tuple(example.tails for example in examples)
     return Batch(
         input_ids,

@@ -322,10 +322,14 @@ def _row_order(rows: int, seed: int, epoch: int) -> list[int]:
 def _loss_terms(example: Example) -> float:
     """What a row counts in the step's mean: label choices make one term a target, tokens one each.
 
-    Each term counts as much as the row's weight.
+    Each term counts as much as its weight.
     """
-    tokens = sum(b == FULL_VOCABULARY for b in example.branchings)
-    return example.weight * (tokens or max(1, len(example.tails)))
+    weights = example.choice_weights()
+    tokens = [w for w, b in zip(weights, example.branchings, strict=True) if b == FULL_VOCABULARY]
+    if tokens:
+        return sum(tokens)
+    endings = max(1, len(example.tails))
+    return sum(example.weights) * endings / len(example.weights) if example.weights else endings
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -15,21 +15,29 @@ if TYPE_CHECKING:
 
 
 def row_weights(y: ClassIndices, class_weight: ClassWeight | None) -> npt.NDArray[np.float64]:
-    """(n,) what each row counts: 1, or with `balanced` n / (n_classes · rows of its class).
+    """What each row counts: 1, or with `balanced` n / (n_classes · rows of its class).
 
-    These are scikit-learn's (King & Zeng 2001): every class that `y` (n,) has counts alike, and
-    the mean over the rows is 1.
+    These are scikit-learn's (King & Zeng 2001): every class that occurs counts alike, and the mean
+    over the rows is 1.
+
+    Args:
+        y: (n,) class indices; (n, n_targets) of several targets, each balanced for itself.
+        class_weight: how.
+
+    Returns:
+        As `y`.
     """
     from sklearn.utils.class_weight import compute_sample_weight
 
-    return compute_sample_weight(class_weight, y)
+    columns = [compute_sample_weight(class_weight, column) for column in y.reshape(len(y), -1).T]
+    return np.stack(columns, axis=1).reshape(y.shape)
 
 
 def weigh(
     examples: Sequence["Example"], y: ClassIndices, class_weight: ClassWeight | None
 ) -> list["Example"]:
-    """The rows with their weights; `y` (n,) are their classes."""
+    """The rows with their weights; `y` (n,) or (n, n_targets) are their classes."""
     if class_weight is None:
         return list(examples)
-    weights = row_weights(y, class_weight).tolist()
-    return [replace(row, weight=weight) for row, weight in zip(examples, weights, strict=True)]
+    weights = row_weights(y, class_weight).reshape(len(y), -1).tolist()
+    return [replace(row, weights=tuple(own)) for row, own in zip(examples, weights, strict=True)]

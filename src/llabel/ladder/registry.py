@@ -110,6 +110,11 @@ def refuse_comparison(folder: Path) -> None:
 def _saved(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     refuse_comparison(folder)
+    if (shared := folder / "shared.json").is_file():
+        raise InputError(
+            f"{folder} holds the answers to one of several targets. The model that gave them is in "
+            f"{read_json(shared)['run']}: give that folder."
+        )
     if not path.is_file():
         raise InputError(
             f"{folder} holds no trained rung ({RECORD} is missing). Give the --out folder of a "

@@ -124,7 +124,7 @@ def accuracy_over_coverage(
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "all"])
         axes.set_xlabel("test rows answered, the surest first")
         axes.set_ylabel("accuracy of the answers")
-        low = min(y for line in lines for y in line.y)
+        low = min(0.98, *(y for line in lines for y in line.y))
         axes.set_ylim(low - 0.04 * (1 - low), 1 + 0.04 * (1 - low))
         score_ticks(axes)
         figure.draw_without_rendering()

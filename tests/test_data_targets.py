@@ -1,0 +1,166 @@
+"""Several label columns on the same rows."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from labelled_tables import write_csv, write_jsonl
+from llabel.data import LoadedTask, load_targets
+from llabel.errors import InputError
+from llabel.task import Split, TargetLabel
+from two_targets import write_letters
+
+LABELS = ("weather", "place")
+
+
+def load(data: str | Path, **options: Any) -> LoadedTask:
+    return load_targets(str(data), **{"text": ["text"], "labels": LABELS, **options})
+
+
+def parts(loaded: LoadedTask) -> tuple[Split, Split, Split]:
+    return loaded.task.train, loaded.task.validation, loaded.task.test
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_letters(tmp_path_factory.mktemp("data") / "letters.jsonl", 60)
+
+
+def test_every_target_has_the_same_rows_and_labels_of_its_own(letters: Path) -> None:
+    loaded = load(letters)
+    assert loaded.task.classes == (
+        *(TargetLabel("weather", label) for label in ("ice", "sun")),
+        *(TargetLabel("place", label) for label in ("hill", "sea", "town")),
+    )
+    assert [task.task.classes for task in loaded.targets.values()] == [
+        ("ice", "sun"), ("hill", "sea", "town")
+    ]  # fmt: skip
+    for part in ("train", "validation", "test"):
+        joint = getattr(loaded.task, part)
+        assert joint.y.shape == (len(joint), 2)
+        for column, (name, start) in enumerate((("weather", 0), ("place", 2))):
+            own = getattr(loaded.targets[name].task, part)
+            assert own.ids == joint.ids
+            assert own.texts == joint.texts
+            assert np.array_equal(own.y + start, joint.y[:, column])
+    wants = {"hill": "stone goat path", "sea": "wave ship coast", "town": "street shop tower"}
+    for (text,), y in zip(loaded.task.train.texts, loaded.task.train.y[:, 1], strict=True):
+        place = loaded.task.classes[y]
+        assert isinstance(place, TargetLabel)
+        assert set(text.split()) & set(wants[str(place.label)].split())
+
+
+def test_cuts_are_stratified_by_the_labels_together(letters: Path) -> None:
+    for split, each in zip(parts(load(letters, validation_size=0.2)), (6, 2, 2), strict=True):
+        _, counts = np.unique(split.y, axis=0, return_counts=True)
+        assert counts.tolist() == [each] * 6
+
+
+def test_groups_stay_together(letters: Path) -> None:
+    loaded = load(letters, group="letter")
+    groups = [set(split.groups or ()) for split in parts(loaded)]
+    assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
+
+
+def test_rare_combinations_go_with_the_first_label(tmp_path: Path) -> None:
+    rows = [(f"row {n}", "ab"[n % 2], "xy"[n // 2 % 2]) for n in range(40)]
+    rows.append(("the only one", "a", "z"))
+    rows.append(("and another", "b", "z"))
+    rows.append(("and a third", "b", "z"))
+    loaded = load(write_csv(tmp_path / "rare.csv", rows, "text,one,two"), labels=("one", "two"))
+    assert sum(len(split) for split in parts(loaded)) == 43
+    assert loaded.targets["two"].task.classes == ("x", "y", "z")
+
+
+def test_a_class_that_the_cut_leaves_without_rows_is_an_error(tmp_path: Path) -> None:
+    rows = [(f"row {n}", "ab"[n % 2], "xy"[n // 2 % 2]) for n in range(8)]
+    rows += [("lone", "a", "z")]
+    data = write_csv(tmp_path / "lost.csv", rows, "text,one,two")
+    message = "--label two: 'z' has too few rows: none is left to learn from beside valid"
+    failed = 0
+    for seed in range(12):
+        with contextlib.suppress(InputError):
+            assert 2 in load(data, labels=("one", "two"), seed=seed).targets["two"].task.train.y
+            continue
+        failed += 1
+        with pytest.raises(InputError, match=message):
+            load(data, labels=("one", "two"), seed=seed)
+    assert 0 < failed < 12
+
+
+def test_a_row_without_one_of_its_labels_is_named(tmp_path: Path) -> None:
+    rows = [(f"row {n}", "ab"[n % 2], "xy"[n // 2 % 2]) for n in range(8)]
+    rows[3] = ("row 3", "b", "")
+    with pytest.raises(InputError) as caught:
+        load(write_csv(tmp_path / "gap.csv", rows, "text,one,two"), labels=("one", "two"))
+    message = str(caught.value)
+    assert "column 'two' is empty in row 4" in message
+    assert "With --label one,two every row needs a label for each of them" in message
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (("weather", "weather"), "--label weather,weather: weather is named twice"),
+        (("weather", "colour"), "'colour'"),
+        (("weather", "text"), "--label text: this column is also a text column"),
+    ],
+)
+def test_label_columns_that_cannot_be_are_refused(
+    letters: Path, labels: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        load(letters, labels=labels)
+
+
+def test_a_map_goes_to_the_columns_that_have_the_label(letters: Path, tmp_path: Path) -> None:
+    label_map = tmp_path / "map.yaml"
+    label_map.write_text("hill: land\ntown: land\nsea: sea\n")
+    loaded = load(letters, map_labels=str(label_map))
+    assert loaded.targets["weather"].task.classes == ("ice", "sun")
+    assert loaded.targets["place"].task.classes == ("land", "sea")
+    assert loaded.targets["weather"].mapped == ()
+    assert [entry["rows"] for entry in loaded.targets["place"].mapped] == [20, 20, 20]
+
+
+def test_a_row_dropped_for_one_target_is_dropped_for_all(letters: Path, tmp_path: Path) -> None:
+    label_map = tmp_path / "map.yaml"
+    label_map.write_text("town: null\n")
+    loaded = load(letters, map_labels=str(label_map))
+    assert sum(len(split) for split in parts(loaded)) == 40
+    assert loaded.targets["place"].task.classes == ("hill", "sea")
+
+
+def test_a_line_of_the_map_that_no_target_has_is_refused(letters: Path, tmp_path: Path) -> None:
+    label_map = tmp_path / "map.yaml"
+    label_map.write_text("town: null\nlake: sea\n")
+    message = "no row has the label 'lake', neither in column 'weather' nor in 'place'"
+    with pytest.raises(InputError, match=message):
+        load(letters, map_labels=str(label_map))
+
+
+def test_fewer_training_rows_keep_the_test_rows(letters: Path) -> None:
+    whole, few = load(letters), load(letters, train_rows=12)
+    assert len(few.task.train) == 12
+    assert few.task.test.ids == whole.task.test.ids
+    assert few.task.fingerprint != whole.task.fingerprint
+    assert len(np.unique(few.task.train.y, axis=0)) == 6
+    assert len(load(letters, train_rows=3).task.train) == 3  # fewer than combinations
+
+
+def test_given_parts_stay(tmp_path: Path) -> None:
+    for part, rows in (("train", 24), ("validation", 12), ("test", 12)):
+        write_letters(tmp_path / f"{part}.jsonl", rows)
+    loaded = load(tmp_path)
+    assert [len(split) for split in parts(loaded)] == [24, 12, 12]
+    assert loaded.cut == ()
+
+
+def test_labels_of_types_of_their_own(tmp_path: Path) -> None:
+    rows = [{"text": f"row {n}", "weather": n % 2 == 0, "place": n % 3} for n in range(60)]
+    loaded = load(write_jsonl(tmp_path / "typed.jsonl", rows))
+    assert loaded.targets["weather"].task.classes == (False, True)
+    assert loaded.targets["place"].task.classes == (0, 1, 2)
