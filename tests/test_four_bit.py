@@ -13,6 +13,7 @@ import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from torch import Tensor, nn
 
+from llabel import dry_run, run
 from llabel.config import RunConfig
 from llabel.engine import four_bit as four_bit_module
 from llabel.engine.four_bit import (
@@ -35,7 +36,7 @@ from llabel.ladder.llm import LLMRung
 from llabel.ladder.prompted import PromptedRung
 from llabel.ladder.qlora import QLoRARung
 from llabel.settings import CompareSettings, RunSettings
-from runs import config
+from runs import config, write_weather
 from test_answer import configuration
 from tiny_models import random_model
 from tiny_rungs import TASK
@@ -244,6 +245,24 @@ def test_prompted_rungs_read_the_rounded_model(llm_settings: Any):
     settings = once[0].record_.settings
     assert (settings["base"], settings["double_quant"]) == ("nf4", True)
     assert each[0].record_.weight_bytes < once[0].record_.weight_bytes
+
+
+def test_the_estimate_knows_what_stays_in_4_bits(
+    tiny_llama: Path, stored_checkpoint: Path, tmp_path: Path
+):
+    data = write_weather(tmp_path / "weather.jsonl", 40)
+
+    def estimate(model: Path, base: str) -> Any:
+        made = config(data, model, base=base)
+        task = run.load(made).task
+        return dry_run.run_cost(dry_run.prepare(made, task), task)(1000, 500)
+
+    once, each = (estimate(tiny_llama, base) for base in ("nf4", "nf4-stored"))
+    assert "plain engine" in each.basis
+    linear = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)  # two layers: q o, k v, gate up down
+    saved = once.peak_memory_mb - each.peak_memory_mb
+    assert saved == pytest.approx(3.5 * linear / 2**20)
+    assert estimate(stored_checkpoint, "auto").peak_memory_mb == once.peak_memory_mb
 
 
 def test_llm_qlora_is_lora_on_nf4(llm_settings: Any):

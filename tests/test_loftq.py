@@ -22,7 +22,7 @@ IDS = torch.arange(4, 24)[None]
 def started(folder: Path, form: FourBit, r: int, alpha: float = 8.0) -> Any:
     lora = LoraSettings(r, alpha, 0.0, "all-linear", use_rslora=False)
     model = add_lora(load_model(folder, CPU, "float32", four_bit=form), lora)
-    start_from_rounding(model, folder, form)
+    start_from_rounding(model, folder, form.double_quant)
     return model
 
 

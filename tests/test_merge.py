@@ -21,13 +21,14 @@ from llabel.events import RowsDone
 from llabel.ladder import merged as merged_module
 from llabel.ladder.llm import LLMRung
 from llabel.ladder.prompted import PromptedRung
-from llabel.merge import MergeCheck, merge
+from llabel.merge import MergeCheck, _compared, merge
 from llabel.settings import RunSettings
 from llabel.task import Task
 from runs import config, write_weather
 from test_answer import configuration
 from tiny_models import random_model, save_tokenizer
 from tiny_rungs import TASK
+from two_targets import joint_task
 
 CPU = torch.device("cpu")
 
@@ -143,6 +144,19 @@ def test_a_saved_classifier_is_merged_with_texts_given(
     table.write_text("question,passage\n" + "is this,it is film\nis that,it is music\n" * 5)
     found = merge(tmp_path / "saved", tmp_path / "merged", data=str(table), rows=4)
     assert (found.rows, found.flips) == (4, 0)
+
+
+def test_an_answer_of_any_target_counts(llm_settings: Any, tmp_path: Path):
+    rung = LLMRung(llm_settings(epochs=1)).fit(joint_task())
+    rung.save(tmp_path / "saved")
+    table = tmp_path / "rows.csv"
+    table.write_text("note,text\n" + "day 1,warm wave\nday 2,cold stone\n" * 3)
+    found = merge(tmp_path / "saved", tmp_path / "merged", data=str(table))
+    assert (found.rows, found.flips) == (6, 0)
+    assert found.max_move < 1e-5
+    before, after = np.array([[0.6, 0.4, 0.6, 0.4]] * 2), np.array([[0.7, 0.3, 0.4, 0.6]] * 2)
+    assert _compared(before, after, [(0, 2), (2, 4)]).flips == 2
+    assert _compared(before, before, [(0, 2), (2, 4)]).flips == 0
 
 
 def test_test_rows_are_never_asked(lora: Path, tmp_path: Path):

@@ -71,7 +71,7 @@ class RunConfig:
     simpler: SimplerSettings = field(default_factory=SimplerSettings)
 
     def __post_init__(self) -> None:
-        """Refuse settings that exclude each other.
+        """Refuse settings that exclude each other; llm-qlora implies a base in 4 bits.
 
         Raises:
             InputError: two of them do.
@@ -89,7 +89,7 @@ class RunConfig:
                 f"{names} and --decode free exclude each other: what the model writes has no "
                 "probability to hold against the threshold. Leave one of them out."
             )
-        if self.run.rung == "llm-qlora" and self.llm.base == "auto":
+        if run.rung == "llm-qlora" and self.llm.base == "auto":
             object.__setattr__(self, "llm", replace(self.llm, base="nf4"))
 
     @property

@@ -15,12 +15,13 @@ from llabel.check.estimate import (
 )
 from llabel.config import RunConfig
 from llabel.errors import InputError
+from llabel.ladder.base_form import form_in_use, four_bit_of
 from llabel.ladder.llm import LLMRung
 from llabel.run import load
 from llabel.settings import LLMSettings
 from llabel.task import Task, Text
 
-_WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0}
+_WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0, "nf4-stored": 0.5}
 # Against the plain engine in float32, see docs/performance-log.md.
 _SPEED = {
     ("plain", "int8"): 2.1,
@@ -31,13 +32,15 @@ _SPEED = {
 }
 
 
-def _engine(settings: LLMSettings, config: Any, device: str) -> str:
-    """Which engine a run would most likely get."""
+def _engine(settings: LLMSettings, config: Any, device: str, form: str) -> str:
+    """Which engine a run would most likely get; `form` is that of the base."""
     from llabel.engine.native.library import compiler
     from llabel.engine.packable import why_not_config
 
     if settings.compile:
         return "compiled"
+    if form == "nf4-stored":
+        return "plain"
     packs = device == "cpu" and compiler() is not None and settings.lora_dropout == 0
     fits = packs and settings.engine == "auto" and why_not_config(config) is None
     return "packed" if fits and settings.precision != "bfloat16" else "plain"
@@ -103,7 +106,8 @@ def run_cost(rung: LLMRung, task: Task) -> Cost:
         rung.folder_, local_files_only=True, trust_remote_code=False
     )
     size = model_size(config)
-    engine = _engine(settings, config, str(rung.device))
+    form = form_in_use(four_bit_of(settings, rung.folder_, rung.device))
+    engine = _engine(settings, config, str(rung.device), form)
     speed = _SPEED.get((engine, rung.precision), 1.0)
     measured = "float32" if rung.precision == "int8" else rung.precision
     rate = measure_matmul_rate(
@@ -122,7 +126,7 @@ def run_cost(rung: LLMRung, task: Task) -> Cost:
             flops_per_second=rate,
             token_budget=settings.token_budget,
             speed=speed,
-            bytes_per_weight=_WEIGHT_BYTES[rung.precision],
+            bytes_per_weight=_WEIGHT_BYTES[form if form == "nf4-stored" else rung.precision],
             how=f"{rung.precision}, {engine} engine",
         )
 

@@ -144,8 +144,8 @@ def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
     A setting that there was not yet when the run began had what is the default now.
     """
-    usual = {name: value for name, value in defaults().items() if value is not MISSING}
-    before = json.loads(json.dumps(usual)) | then["config"]
+    usual = json.loads(json.dumps({n: v for n, v in defaults().items() if v is not MISSING}))
+    before = usual | then["config"]
     changed = [
         f"{option(name)} was {before.get(name)!r}, is {value!r}"
         for name, value in now["config"].items()

@@ -34,7 +34,7 @@ class MergeCheck:
 
     Attributes:
         rows: that both answered.
-        flips: rows whose most probable label is another.
+        flips: rows whose most probable label, of any target, is another.
         mean_move, max_move: over the rows, the largest change of a label's probability.
     """
 
@@ -109,7 +109,8 @@ def _merge(
         gc.collect()
         notify(StageStarted("asking the merged model", len(texts)))
         after = read_merged(rung, place).predict_proba(texts, notify)
-        spans = [(target.first, target.stop) for target in rung.trie_.targets]
+        trie = rung.trie_
+        spans = [(t.first, t.stop) for t in trie.targets] or [(0, len(trie.words))]
         found = _compared(before, after, spans)
         if found.within(max_flips):
             if out.exists():
@@ -133,13 +134,13 @@ def _temporary(out: Path) -> Iterator[Path]:
 def _compared(
     before: Probabilities, after: Probabilities, spans: Sequence[tuple[int, int]]
 ) -> MergeCheck:
-    """A row changes if the answer to any of its targets, whose columns are `spans`, does."""
+    """Of (n, n_classes) probabilities; `spans` are each target's first class and that after it."""
     moves = np.abs(before - after).max(axis=1)
-    changed = [
+    other = [
         before[:, first:stop].argmax(axis=1) != after[:, first:stop].argmax(axis=1)
-        for first, stop in spans or [(0, before.shape[1])]
+        for first, stop in spans
     ]
-    flips = int(np.any(changed, axis=0).sum())
+    flips = int(np.any(other, axis=0).sum())
     return MergeCheck(len(before), flips, float(moves.mean()), float(moves.max()))
 
 

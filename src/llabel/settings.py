@@ -222,7 +222,7 @@ class LLMSettings:
         Help(
             "The frozen linear layers: as the model has them (auto), or rounded to 4-bit NF4 as in "
             "QLoRA. A GPU keeps the 4 bits; the CPU unpacks them once (nf4: fast, no memory is "
-            "saved) or for every product (nf4-stored: small, slow)."
+            "saved) or for every product (nf4-stored: small, slower)."
         ),
     ] = "auto"
     double_quant: Annotated[

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from llabel.engine.four_bit import FourBit, round_trip
+from llabel.engine.four_bit import round_trip
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 
 @torch.no_grad()
-def start_from_rounding(model: "PeftModel", folder: Path, four_bit: FourBit) -> None:
+def start_from_rounding(model: "PeftModel", folder: Path, double_quant: bool) -> None:
     """Let every fresh adapter be the best of its rank for W ≈ NF4(W) + scaling · B A.
 
     LoftQ (Li et al. 2023, arXiv 2310.08659, algorithm 1) with one step, as PEFT's
@@ -22,9 +22,9 @@ def start_from_rounding(model: "PeftModel", folder: Path, four_bit: FourBit) -> 
     An adapter that is scaled by 0 stays as it is.
 
     Args:
-        model: its base was rounded as `four_bit` says.
+        model: its base was rounded to NF4.
         folder: the model in full precision; it is in memory beside the other for a moment.
-        four_bit: `double_quant` counts.
+        double_quant: as its base was.
     """
     from transformers import AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
@@ -47,7 +47,7 @@ def start_from_rounding(model: "PeftModel", folder: Path, four_bit: FourBit) -> 
         before = full.get_submodule(name)
         weight = before.weight.t() if isinstance(before, Conv1D) else before.weight  # (out, in)
         weight = weight.to(base.device)
-        lost = weight.float() - round_trip(weight, double_quant=four_bit.double_quant).float()
+        lost = weight.float() - round_trip(weight, double_quant=double_quant).float()
         a, b = adapted.lora_A[adapter].weight, adapted.lora_B[adapter].weight
         left, right = _best_factors(lost / scaling, len(a))
         a.copy_(right)

@@ -1,7 +1,8 @@
 """A causal language model that is read for its labels: what all LLM rungs do the same way."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from llabel.engine.plain import PlainReader
 from llabel.engine.prefix import Prefix, pays, shared_tokens
 from llabel.events import Listener, RowsDone, ignore
 from llabel.labels import LabelTrie
-from llabel.ladder.base_form import four_bit_of
+from llabel.ladder.base_form import form_in_use, four_bit_of
 from llabel.ladder.prompting import Prompting
 from llabel.metrics import UNKNOWN
 from llabel.settings import LLMSettings
@@ -175,6 +176,16 @@ def answer_head(
         if not isinstance(reader, str):
             return AnswerHead(base, trie, reader), "packed"
     return AnswerHead(base, trie), "plain"
+
+
+def settings_in_use(settings: LLMSettings, folder: Path) -> dict[str, Any]:
+    """All settings, JSON-ready; what was left to us is what it came to for the model there."""
+    device = device_of(settings)
+    return asdict(settings) | {
+        "device": str(device),
+        "precision": precision_of(settings),
+        "base": form_in_use(four_bit_of(settings, folder, device)),
+    }
 
 
 def device_of(settings: LLMSettings) -> torch.device:

@@ -3,7 +3,7 @@
 import gc
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -21,7 +21,7 @@ from llabel.engine.model import add_lora, compile_layers, load_adapter
 from llabel.engine.packed_reader import PackedReader
 from llabel.engine.training import Progress, Trainer, Watch, seeded
 from llabel.events import Listener, Note, StageStarted, ignore
-from llabel.ladder.base_form import check_base, check_start, form_in_use, four_bit_of
+from llabel.ladder.base_form import check_base, check_start
 from llabel.ladder.base_models import BaseModels
 from llabel.ladder.class_weight import weigh
 from llabel.ladder.contract import FitRecord, Trial
@@ -31,10 +31,11 @@ from llabel.ladder.label_model import (
     device_of,
     load_base,
     precision_of,
+    settings_in_use,
     to_predict,
 )
 from llabel.ladder.llm_folder import ADAPTER, RungRecord, read_rung, save_rung
-from llabel.ladder.lora import Job, lora_settings, training_settings, trial_of
+from llabel.ladder.lora import TrainingJob, lora_settings, training_settings, trial_of
 from llabel.ladder.prompting import Prompting, build_prompting, lasting_name
 from llabel.ladder.targets import mean_log_loss, target_example
 from llabel.ladder.trials import around, best_of
@@ -124,9 +125,8 @@ class LLMRung:
         self.choice_: Progress | None = None
         self.progress_ = Progress()
         self._load_model()
-        four_bit = four_bit_of(self.settings, self.folder_, self.device_)
-        if self.settings.init_lora == "loftq" and four_bit is not None:
-            start_from_rounding(self.model_, self.folder_, four_bit)
+        if self.settings.init_lora == "loftq":
+            start_from_rounding(self.model_, self.folder_, self.settings.double_quant)
         self._keep_lower(True)
         start = self._adapter()
         self._validated: Probabilities | None = None  # of the best trial's best epoch
@@ -152,20 +152,12 @@ class LLMRung:
             stage = "refitting on train + validation"
             both = np.concatenate([task.train.y, task.validation.y])
             rows = weigh(train + validation, both, self.settings.class_weight)
-            self.progress_ = self._train(Job(rows, plan, stage), again, notify)
+            self.progress_ = self._train(TrainingJob(rows, plan, stage), again, notify)
             refit = trial_of(rate, self.progress_, validated=False)
         self._keep_lower(False)
         self.record_ = FitRecord(
-            settings=asdict(
-                replace(
-                    self.settings,
-                    learning_rate=rate,
-                    precision=cast(Any, self.precision),
-                    base=cast(Any, form_in_use(four_bit)),
-                    device=str(self.device_),
-                )
-            )
-            | {"engine": self.engine_},
+            settings=settings_in_use(self.settings, self.folder_)
+            | {"learning_rate": rate, "engine": self.engine_},
             trials=trials,
             chosen=chosen,
             refit=refit,
@@ -211,7 +203,7 @@ class LLMRung:
             folder = checkpoints
             if checkpoints and number:
                 folder = checkpoints.beside(f"trial-{number}")
-            self._last = self._train(Job(train, plan, stage, validation), folder, notify)
+            self._last = self._train(TrainingJob(train, plan, stage, validation), folder, notify)
             return trial_of(rate, self._last)
 
         def keep(number: int) -> None:
@@ -269,7 +261,9 @@ class LLMRung:
         """Where it runs; `auto` is the CPU for int8, which is made for it."""
         return device_of(self.settings)
 
-    def _train(self, job: Job, checkpoints: CheckpointFolder | None, notify: Listener) -> Progress:
+    def _train(
+        self, job: TrainingJob, checkpoints: CheckpointFolder | None, notify: Listener
+    ) -> Progress:
         self._last_validated: tuple[float, Probabilities | None] = (math.inf, None)
 
         def validation_loss() -> float:

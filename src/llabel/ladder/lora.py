@@ -11,7 +11,7 @@ from llabel.task import Split
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TrainingJob:
     """One training: on what, how, under which name, judged by which rows."""
 
     examples: list[Example]

@@ -137,6 +137,8 @@ def _name(config: RunConfig, settings: Mapping[str, Any]) -> str:
     parts = [f"{name.removeprefix('lora_')}{_word(settings[name])}" for name in AXES]
     if config.run.rung not in ADAPTED:
         parts = [config.run.rung, f"seed{config.llm.seed}"]
+    elif config.run.rung != ADAPTED[0]:
+        parts = [config.run.rung, *parts]
     others = [name for name in settings if name not in {*AXES, "rung"}]
     parts += [
         f"{name.replace('_', '-')}-{_word(settings[name])}"
