@@ -185,9 +185,9 @@ def test_check_and_prompt_show_each_target(data: Path, tiny_llama: Path, tmp_pat
     assert list(json.loads((tmp_path / "found.json").read_text())) == ["weather", "place"]
     said = CliRunner().invoke(main, ["prompt", *words, "--row", "3"])
     assert said.exit_code == 0, said.output
-    assert "train:3, label weather ice, place sea" in said.output
-    assert "### Weather: ice" in said.output
-    assert "\n Place: sea" in said.output
+    assert "letters:3, label weather sun, place hill" in said.output
+    assert "### Weather: sun" in said.output
+    assert "\n Place: hill" in said.output
 
 
 def test_a_sweep_is_of_one_target(data: Path, tiny_llama: Path, tmp_path: Path) -> None:
