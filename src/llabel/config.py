@@ -48,6 +48,10 @@ _ELSEWHERE = {
     "alpha": "lora_alpha",
     "dropout": "lora_dropout",
     "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "batch_size",
+    "lr_scheduler_type": "schedule",
+    "optimizer": "optim",
     "max_length": "max_seq_length",
     "output_dir": "out",
 }

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from math import ceil
 from typing import Any
 
 from llabel.assessment import TRAIN_SAMPLE
@@ -116,13 +117,16 @@ def run_cost(rung: LLMRung, task: Task) -> Cost:
     lengths = rung.encoder_.lengths(task.validation.texts)
     validation = sum(min(length, rung.max_length_) for length in lengths)
     sample = min(1, TRAIN_SAMPLE / len(task.train))
+    epochs: float = settings.epochs
+    if settings.max_steps:
+        epochs = settings.max_steps * settings.batch_size / len(task.train)
 
     def cost(train_tokens: int, other_tokens: int) -> RunEstimate:
         return estimate_run(
             train_tokens,
-            other_tokens + settings.epochs * validation + round(sample * train_tokens),
+            other_tokens + ceil(epochs) * validation + round(sample * train_tokens),
             model=size,
-            epochs=settings.epochs * (2 if settings.refit else 1),
+            epochs=epochs * (2 if settings.refit else 1),
             flops_per_second=rate,
             token_budget=settings.token_budget,
             speed=speed,

@@ -42,6 +42,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         class_weight: `balanced` lets every class count alike in the training loss.
         learning_rate, schedule, warmup_ratio, epochs, patience, batch_size, weight_decay,
             max_grad_norm: training.
+        warmup_steps, max_steps: steps in place of `warmup_ratio` and `epochs`.
+        optim: `adamw`, `adamw_8bit` or `paged_adamw_8bit`.
         validation_size: share of the rows that chooses the epoch, in (0, 1).
         token_budget: most tokens of a micro-batch.
         trials: learning rates tried on validation: `learning_rate` × 1, 1/3, 3, 1/9 …
@@ -86,9 +88,12 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         learning_rate: float = 5e-4,
         schedule: Literal["cosine", "linear", "constant"] = "cosine",
         warmup_ratio: float = 0.05,
+        warmup_steps: int | None = None,
         epochs: int = 3,
+        max_steps: int | None = None,
         patience: int | None = 1,
         batch_size: int = 16,
+        optim: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw",
         weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
         validation_size: float = 0.1,
@@ -123,6 +128,9 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         self.learning_rate = learning_rate
         self.schedule = schedule
         self.warmup_ratio = warmup_ratio
+        self.warmup_steps = warmup_steps
+        self.max_steps = max_steps
+        self.optim = optim
         self.epochs = epochs
         self.patience = patience
         self.batch_size = batch_size

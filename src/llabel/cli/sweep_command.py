@@ -11,6 +11,7 @@ from llabel.cli.shared import (
     fetch_data,
     given_values,
     out_option,
+    preset_values,
 )
 from llabel.command_group import COMMAND_LINE
 from llabel.options import sweep_options
@@ -56,7 +57,8 @@ def sweep(
     from llabel.sweep_view import render_sweep
 
     raw = read_yaml(config) if config else {}
-    values = {full(name): value for name, value in raw.items()} | given_values(ctx, data, None)
+    below = preset_values(ctx) | {full(name): value for name, value in raw.items()}
+    values = below | given_values(ctx, data, None)
     values |= {"out": out} if out else {}
     refuse_missing(values, [*required(), "out"])
     folder = Path(values.pop("out"))

@@ -1,0 +1,21 @@
+"""Settings of published experiments by name: what `--preset` stands for."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from llabel.config import load_yaml
+from llabel.errors import InputError
+
+PRESETS = ("alpaca-qlora", "boolq-lora")
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The settings of a preset, checked, by name.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in PRESETS:
+        raise InputError(f"--preset {name!r}: choose {' or '.join(PRESETS)}.")
+    return load_yaml(Path(str(files(__name__) / f"{name}.yaml")))
