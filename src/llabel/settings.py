@@ -33,6 +33,10 @@ ClassWeight: TypeAlias = Literal["balanced"]
 """What a class counts in the loss, where not each row counts alike."""
 
 
+RopeKind: TypeAlias = Literal["linear", "dynamic", "yarn", "llama3"]
+"""How rotary positions may be stretched over longer texts."""
+
+
 TrackerName: TypeAlias = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 """Who may keep the course of trainings, too."""
 
@@ -135,6 +139,13 @@ class LLMSettings:
     ] = None
     max_seq_length: Annotated[
         int | None, Ge(8), Help("Most tokens of prompt and answer. Default: the model's context.")
+    ] = None
+    rope_scaling: Annotated[
+        str | None,
+        Help(
+            "Read more than the model's context: linear, dynamic, yarn or llama3, and how many "
+            "times as much, as yarn:4."
+        ),
     ] = None
     r: Annotated[int, Ge(1), Help("Rank of the LoRA update.")] = 16
     lora_alpha: Annotated[float, Ge(0), Help("LoRA scaling is lora-alpha / r.")] = 32
@@ -409,6 +420,7 @@ _NEURAL = _TRAINED | {"device", "max_seq_length"}
 _LLM = frozenset(field.name for field in fields(LLMSettings))
 _PROMPTED = frozenset({
     *("seed", "model", "template", "instruction", "label_words", "max_seq_length"),
+    "rope_scaling",
     *("token_budget", "precision", "base", "double_quant", "compute_dtype", "engine", "device"),
 })  # fmt: skip
 READS: Mapping[RungName, frozenset[str]] = MappingProxyType({

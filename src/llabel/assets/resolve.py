@@ -306,7 +306,8 @@ def _missing_from_model(path: Path) -> list[str]:
         missing.append("there is no model.safetensors")
         if any(path.glob("*.bin")) or any(path.glob("*.pt")):
             missing[-1] += " (pickled .bin and .pt weights are never loaded: convert them)"
-    if not any((path / file).is_file() for file in _TOKENIZERS):
+    found = (path / file for file in (*_TOKENIZERS, "original/tokenizer.model"))  # as Meta has it
+    if not any(file.is_file() for file in found):
         missing.append(f"there is no tokenizer ({', '.join(_TOKENIZERS)})")
     return missing
 

@@ -10,6 +10,8 @@ import torch
 from llabel.engine.allocator import keep_freed_memory
 from llabel.engine.four_bit import FourBit, four_bit_layers, loading_options, settle
 from llabel.engine.linear import Int8Linear, largest_inputs, quantise_frozen
+from llabel.engine.llama3_tokenizer import load_llama3_tokenizer, ranks_file
+from llabel.engine.rope import RopeScaling, scaled_config
 from llabel.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,6 +72,8 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """
     from transformers import AutoTokenizer
 
+    if (ranks := ranks_file(folder)) is not None:
+        return load_llama3_tokenizer(folder, ranks)
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -85,6 +89,7 @@ def load_model(
     precision: str,
     sample: Sequence[int] = (),
     four_bit: FourBit | None = None,
+    rope: RopeScaling | None = None,
 ) -> "PreTrainedModel":
     """The language model at `folder`, frozen, in evaluation mode.
 
@@ -97,6 +102,7 @@ def load_model(
             integers, everything between them in float32; see `Int8Linear`).
         sample: token ids of any text, with which int8 layers are smoothed.
         four_bit: how the frozen linear layers are rounded to 4 bits, or were already.
+        rope: how its rotary positions are stretched (see `scaled_config`).
 
     Raises:
         InputError: unknown precision, int8 on a GPU or for a model without linear layers, or a
@@ -117,6 +123,8 @@ def load_model(
     place: dict[str, Any] = {"device_map": device} if straight else {}
     if four_bit is not None:
         place |= loading_options(four_bit, dtype)
+    if rope is not None:
+        place["config"] = scaled_config(folder, rope)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,

@@ -18,7 +18,7 @@ from llabel.task import Label, Text
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_PROMPT = ("model", "template", "instruction", "label_words", "max_seq_length")
+_PROMPT = ("model", "template", "instruction", "label_words", "max_seq_length", "rope_scaling")
 
 
 class BaseModels:
@@ -68,6 +68,7 @@ class KeptBaseModels(BaseModels):
     def frozen(self, prompting: Prompting, settings: LLMSettings) -> "PreTrainedModel":
         """The last one where it is the same."""
         engine = (settings.engine, settings.compile, settings.gradient_checkpointing)
+        engine = (*engine, settings.rope_scaling)
         form = four_bit_of(settings, prompting.folder, device_of(settings))
         asked = (prompting.folder, str(device_of(settings)), precision_of(settings), form, *engine)
         if self._model is None or asked != self._known:

@@ -17,6 +17,7 @@ from llabel.engine.model import load_model, pick_device
 from llabel.engine.packed_reader import packed_reader
 from llabel.engine.plain import PlainReader
 from llabel.engine.prefix import Prefix, pays, shared_tokens
+from llabel.engine.rope import parse_rope
 from llabel.events import Listener, RowsDone, ignore
 from llabel.labels import LabelTrie
 from llabel.ladder.base_form import form_in_use, four_bit_of
@@ -158,7 +159,8 @@ def load_base(prompting: Prompting, settings: LLMSettings) -> "PreTrainedModel":
     device, precision = device_of(settings), precision_of(settings)
     sample = prompting.sample_tokens() if precision == "int8" else ()
     four_bit = four_bit_of(settings, prompting.folder, device)
-    return load_model(prompting.folder, device, precision, sample, four_bit)
+    rope = parse_rope(settings.rope_scaling)
+    return load_model(prompting.folder, device, precision, sample, four_bit, rope)
 
 
 def answer_head(

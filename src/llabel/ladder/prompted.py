@@ -42,7 +42,7 @@ _NAMES = {
 # What decides the result; the rest of LLMSettings is about training.
 _READ = (
     *("model", "template", "instruction", "label_words", "max_seq_length", "seed"),
-    *("double_quant", "compute_dtype"),
+    *("double_quant", "compute_dtype", "rope_scaling"),
 )
 
 

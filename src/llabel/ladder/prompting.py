@@ -72,6 +72,9 @@ def prepare_prompting(
     Raises:
         InputError: the model, template, label words or lengths do not fit together.
     """
+    from llabel.engine.rope import parse_rope
+
+    parse_rope(settings.rope_scaling)  # before the model is fetched
     folder = resolve_model(
         settings.model, progress=lambda what, share: notify(Fetching(what, share))
     )
@@ -101,7 +104,7 @@ def build_prompting(
     """The same from a template and label words that are known already.
 
     Args:
-        settings: `model` for messages, `max_seq_length`.
+        settings: `model` for messages, `max_seq_length`, `rope_scaling`.
         folder: the model's.
         fields: text columns.
         template: the prompt.
@@ -114,7 +117,14 @@ def build_prompting(
         InputError: as `prepare_prompting`.
     """
     from llabel.engine.model import load_tokenizer
+    from llabel.engine.rope import parse_rope, scaled_config
 
+    rope = parse_rope(settings.rope_scaling)
+    context = (
+        _context(folder)
+        if rope is None
+        else int(scaled_config(folder, rope).max_position_embeddings)
+    )
     tokenizer = load_tokenizer(folder)
     if targets := by_target(classes):
         trie = _targets_trie(template, words, targets, tokenizer)
@@ -123,12 +133,11 @@ def build_prompting(
             lambda text: _encode(tokenizer, text), answer_tail(template, tokenizer), template.joint
         )
         trie = compile_labels(words, answers, tokenizer.eos_token_id)
-    context = _context(folder)
     asked = settings.max_seq_length
     if asked is not None and asked > context:
         raise InputError(
             f"--max-seq-length {asked} is more than the context of {settings.model}: "
-            f"{context} tokens."
+            f"{context} tokens" + (" with --rope-scaling." if rope else ".")
         )
     total = asked or (context // 2 if few_shot else context)
     encoder = PromptEncoder(tokenizer, template, fields, total - trie.longest, begin=not few_shot)
