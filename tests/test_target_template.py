@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from llabel.config import RunConfig, checked, label_columns
+from llabel.config import RunConfig, checked
 from llabel.errors import InputError
 from llabel.ladder.llm import LLMRung
+from llabel.names import label_columns
 from llabel.target_template import load_targets_template
 from two_targets import CLASSES
 
