@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from llabel.cli import main
 from llabel.config import RunConfig
 from llabel.errors import InputError
+from llabel.merge import merge
 from llabel.predictions import predict
 from llabel.record import target_records
 from llabel.run import evaluate, fit
@@ -198,3 +199,15 @@ def test_a_sweep_is_of_one_target(data: Path, tiny_llama: Path, tmp_path: Path) 
     assert "a sweep judges its cells by one target. Add --target weather" in str(
         " ".join(said.output.split())
     )
+
+
+def test_a_merged_model_answers_every_target_as_the_run_does(
+    finished: Path, tmp_path: Path
+) -> None:
+    found = merge(finished, tmp_path / "model", dtype="float32", max_flips=0)
+    assert found.within(0)
+    assert found.rows == 6
+    assert found.max_move < 1e-3
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "- place, sea: `sea`" in card
+    assert "\n Weather:\n Place:\n" in card

@@ -89,11 +89,7 @@ def load_template(
 
 
 def refuse_instruction(name: str, instruction: str | None) -> None:
-    """Refuse an instruction that the template called `name` has no place for.
-
-    Raises:
-        InputError: there is one.
-    """
+    """Refuse an instruction (InputError) that the template `name` has no place for."""
     if instruction and name != "alpaca":
         raise InputError(
             f"--instruction was given, but template {name!r} has no place for it. "

@@ -75,6 +75,11 @@ def load_targets(
         raise InputError("--test and --test-split both name the test part. Choose one of them.")
     if twice := [name for name in labels if labels.count(name) > 1]:
         raise InputError(f"--label {','.join(labels)}: {twice[0]} is named twice. Name each once.")
+    if "id" in labels:
+        raise InputError(
+            f"--label {','.join(labels)}: predictions call the row `id` and each target by its "
+            "column. Rename the column id."
+        )
     label_map = None if map_labels is None else read_label_map(map_labels)
     notes: list[str] = []
     tables = {}
