@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from llabel.errors import InputError
 from llabel.settings import RopeKind
@@ -50,7 +50,7 @@ def parse_rope(given: str | None) -> RopeScaling | None:
             f"--rope-scaling {given!r}: the factor must be a number of at least 1; the context "
             "becomes so many times as long."
         )
-    return RopeScaling(kind, factor)
+    return RopeScaling(cast(RopeKind, kind), factor)
 
 
 def scaled_config(folder: Path, rope: RopeScaling) -> Any:
