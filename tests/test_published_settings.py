@@ -15,6 +15,7 @@ from llabel.cli import main
 from llabel.config import RunConfig
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.engine.optimisers import make_optimizer
+from llabel.engine.training import Trainer
 from llabel.errors import InputError
 from llabel.events import Event, StageStarted, StepDone
 from llabel.ladder.llm import LLMRung
@@ -22,7 +23,7 @@ from llabel.presets import PRESETS, preset
 from llabel.result_view import render_run, summary
 from llabel.settings import LLMSettings
 from runs import config, write_weather
-from test_training import ROWS, SETTINGS, Stop, Training, same
+from test_training import EXAMPLES, ROWS, SETTINGS, Stop, Training, same
 
 CONSTANT = replace(SETTINGS, schedule="constant", warmup_ratio=0.0)
 
@@ -101,6 +102,41 @@ def test_a_resumed_training_in_eight_bits_ends_as_an_undisturbed_one(
     assert again.steps()[0].step == stop_at + 1
     assert same(again.weights(), whole.weights())
     assert progress.loss_sum == pytest.approx(sum(one.loss for one in whole.steps()))
+
+
+class Large(torch.nn.Module):
+    """Two parameters of 8,192 numbers each, which bitsandbytes keeps in 8 bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        rng = torch.Generator().manual_seed(5)
+        self.a = torch.nn.Parameter(torch.randn(64, 128, generator=rng))
+        self.b = torch.nn.Parameter(torch.randn(64, 128, generator=rng))
+
+    def forward(self, batch: Any) -> Any:
+        rows = batch.input_ids[:, 0]
+        return ((self.a[rows] - self.b[rows]) ** 2).sum() / 128
+
+
+def test_large_parameters_go_on_in_eight_bits_as_undisturbed(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    settings = replace(SETTINGS, optim="adamw_8bit", token_budget=1000)
+
+    def trainer(**fields: Any) -> Trainer:
+        module = Large()
+        return Trainer(module=module, loss=module, settings=settings, **fields)
+
+    def stop(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 6:
+            raise Stop
+
+    whole = trainer()
+    whole.run(EXAMPLES)
+    with pytest.raises(Stop):
+        trainer(checkpoints=CheckpointFolder(tmp_path, every_steps=1), notify=stop).run(EXAMPLES)
+    again = trainer(checkpoints=CheckpointFolder(tmp_path, every_steps=1))
+    again.run(EXAMPLES)
+    assert same(again.module.state_dict(), whole.module.state_dict())
 
 
 def test_large_parameters_are_kept_in_eight_bits() -> None:

@@ -70,9 +70,9 @@ def refuse_missing(name: str) -> None:
 
 
 def packed_state(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state of one parameter as tensors alone."""
+    """The state of one parameter as tensors of its own: bitsandbytes' code books are shared."""
     return {
-        key: value if isinstance(value, Tensor) else torch.tensor(value)
+        key: value.clone() if key.startswith("qmap") else torch.as_tensor(value)
         for key, value in state.items()
         if key in STATE and value is not None
     }
