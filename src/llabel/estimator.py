@@ -32,10 +32,11 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
 
     Args:
         model: built-in name, local folder or Hub id of a causal LM.
-        template: `qa`, `alpaca`, `plain`, or a file with `{column}` holes.
-        instruction: what the `alpaca` template asks for.
+        template: `qa`, `alpaca`, `plain`, `chat` (the model's own), or a file with holes.
+        instruction: what the template `alpaca` or `chat` asks for.
         label_words: what to answer for a label, by the label as text.
         max_seq_length: most tokens of prompt and answer; None is the model's context.
+        rope_scaling: kind and factor of a longer context, as `yarn:4`.
         r, lora_alpha, lora_dropout, target_modules, use_rslora: LoRA.
         init_lora: `default`, or `loftq` to start from what a 4-bit base rounded off.
         loss: `answer`, `sft` or `all`.
@@ -76,6 +77,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         instruction: str | None = None,
         label_words: dict[str, str] | None = None,
         max_seq_length: int | None = None,
+        rope_scaling: str | None = None,
         r: int = 16,
         lora_alpha: float = 32,
         lora_dropout: float = 0.0,
@@ -116,6 +118,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         self.instruction = instruction
         self.label_words = label_words
         self.max_seq_length = max_seq_length
+        self.rope_scaling = rope_scaling
         self.r = r
         self.lora_alpha = lora_alpha
         self.lora_dropout = lora_dropout

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BUILT_IN_TEMPLATES = ("qa", "alpaca", "plain")
+CHAT = "chat"  # made from the tokenizer's own, see `llabel.chat_template`
 DEFAULT_INSTRUCTION = "Classify the input. Answer with exactly one of these labels: {labels}"
 
 # The published BoolQ template calls its passage "Context".
@@ -40,6 +41,7 @@ class Template:
             is tokenised.
         tails: where several targets are asked for, what follows the prompt for each of them, up to
             its answer and without the joint.
+        end: the special token that ends the answer; the tokenizer's end token, if there is none.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Template:
     fields: tuple[str, ...]
     joint: str
     tails: tuple[str, ...] = ()
+    end: str = ""
 
     def render(self, text: Text, fields: Sequence[str]) -> str:
         """The prompt as text; `text` gives the values of `fields` in their order."""
@@ -89,11 +92,15 @@ def load_template(
 
 
 def refuse_instruction(name: str, instruction: str | None) -> None:
-    """Refuse an instruction (InputError) that the template `name` has no place for."""
-    if instruction and name != "alpaca":
+    """Refuse an instruction that the template called `name` has no place for.
+
+    Raises:
+        InputError: there is one.
+    """
+    if instruction and name not in {"alpaca", CHAT}:
         raise InputError(
             f"--instruction was given, but template {name!r} has no place for it. "
-            "Use --template alpaca, or write the instruction into your own template file."
+            "Use --template alpaca or chat, or write the instruction into your own template file."
         )
 
 
@@ -144,11 +151,11 @@ def read_template(name: str) -> str:
     except UnicodeDecodeError as error:
         raise InputError(f"Template {name} is not UTF-8 at byte {error.start}.") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
-        near = difflib.get_close_matches(name, BUILT_IN_TEMPLATES, 1)
+        near = difflib.get_close_matches(name, (*BUILT_IN_TEMPLATES, CHAT), 1)
         hint = f"Did you mean {near[0]!r}?" if near else "Write your template into a file."
         raise InputError(
             f"--template {name!r} is neither a built-in template "
-            f"({', '.join(BUILT_IN_TEMPLATES)}) nor a file that can be read "
+            f"({', '.join(BUILT_IN_TEMPLATES)}, {CHAT}) nor a file that can be read "
             f"({getattr(error, 'strerror', None) or error}). {hint}"
         ) from error
 
@@ -259,7 +266,11 @@ class PromptEncoder:
         self.max_length = max_length
         self._runs = _split_at_special_tokens(template, self.fields, tokenizer)
         self.begin_tokens = _head_tokens(tokenizer)
-        if self._runs[0] in self.begin_tokens:  # the template's file has its own begin token
+        if template.name == CHAT:  # it has a begin token of its own, or wants none
+            own, begins = self._runs[0], tokenizer.bos_token_id
+            self.begin_tokens = [begins] if own == begins else []
+            self._runs = self._runs[len(self.begin_tokens) :]
+        elif self._runs[0] in self.begin_tokens:  # the template's file has its own begin token
             self.begin_tokens = []
         self._head = self.begin_tokens if begin else []
         self.least_length = len(self._encode(("",) * len(self.fields))[0])

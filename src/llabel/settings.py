@@ -130,9 +130,11 @@ class LLMSettings:
     model: Annotated[str, Help("Built-in name, local folder or Hub id of a causal LM.")] = (
         "smollm2-135m"
     )
-    template: Annotated[str, Help("qa, alpaca, plain, or a file with {column} holes.")] = "qa"
+    template: Annotated[
+        str, Help("qa, alpaca, plain, chat (the model's own), or a file with {column} holes.")
+    ] = "qa"
     instruction: Annotated[
-        str | None, Help("What the alpaca template asks for; {labels} is the label list.")
+        str | None, Help("What the template alpaca or chat asks for; {labels} is the label list.")
     ] = None
     label_words: Annotated[
         dict[str, str] | None, Help("What to answer for a label: LABEL=WORDS (repeatable).")

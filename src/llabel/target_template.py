@@ -21,6 +21,21 @@ TARGETS_INSTRUCTION = (
 )
 
 
+def label_list(targets: Mapping[str, Sequence[str]]) -> str:
+    """The headings of several targets, each with its label words.
+
+    Raises:
+        InputError: two have the same heading.
+    """
+    headings = [heading_of(target) for target in targets]
+    if twice := [heading for heading in headings if headings.count(heading) > 1]:
+        raise InputError(
+            f"--label: two columns are both asked for as {twice[0]!r}. Rename one of them."
+        )
+    words = zip(headings, targets.values(), strict=True)
+    return "; ".join(f"{heading}: {', '.join(labels)}" for heading, labels in words)
+
+
 def load_targets_template(
     name: str,
     fields: Sequence[str],
@@ -45,12 +60,7 @@ def load_targets_template(
     """
     refuse_instruction(name, instruction)
     headings = [heading_of(target) for target in targets]
-    if twice := [heading for heading in headings if headings.count(heading) > 1]:
-        raise InputError(
-            f"--label: two columns are both asked for as {twice[0]!r}. Rename one of them."
-        )
-    words = zip(headings, targets.values(), strict=True)
-    labels = "; ".join(f"{heading}: {', '.join(labels)}" for heading, labels in words)
+    labels = label_list(targets)
     gap: str | None = None  # between prompt and heading, where a file says
     if name in BUILT_IN_TEMPLATES:
         asked = (instruction or TARGETS_INSTRUCTION).replace("{labels}", labels)

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from llabel.errors import InputError
 from llabel.settings import RopeKind
@@ -34,9 +34,10 @@ def parse_rope(given: str | None) -> RopeScaling | None:
     """
     if given is None:
         return None
-    kinds = get_args(RopeKind)
+    kinds: tuple[RopeKind, ...] = get_args(RopeKind)
     kind, colon, number = given.partition(":")
-    if kind not in kinds or not colon:
+    known = [known for known in kinds if known == kind]
+    if not known or not colon:
         raise InputError(
             f"--rope-scaling {given!r}: write KIND:FACTOR, as yarn:4, where KIND is one of "
             f"{', '.join(kinds)}."
@@ -50,7 +51,7 @@ def parse_rope(given: str | None) -> RopeScaling | None:
             f"--rope-scaling {given!r}: the factor must be a number of at least 1; the context "
             "becomes so many times as long."
         )
-    return RopeScaling(cast(RopeKind, kind), factor)
+    return RopeScaling(known[0], factor)
 
 
 def scaled_config(folder: Path, rope: RopeScaling) -> Any:

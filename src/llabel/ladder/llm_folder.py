@@ -98,6 +98,7 @@ def read_rung(folder: Path, *allowed: str) -> RungRecord:
                 holes,
                 template["joint"],
                 tuple(template.get("tails", ())),
+                template.get("end", ""),
             ),
             prior=None if prior is None else tuple(prior),
             shots=None if shots is None else tuple(map(_shot, shots)),

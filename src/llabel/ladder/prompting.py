@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llabel.assets import BUILT_IN, is_hub_id, resolve_model
+from llabel.chat_template import load_chat_template
 from llabel.errors import InputError
 from llabel.events import Fetching, Listener, ignore
 from llabel.labels import (
@@ -19,7 +20,7 @@ from llabel.labels import (
     target_words,
 )
 from llabel.ladder.sample_text import SAMPLE
-from llabel.prompt import PromptEncoder, Template, answer_tail, load_template, special_tokens
+from llabel.prompt import CHAT, PromptEncoder, Template, answer_tail, load_template, special_tokens
 from llabel.settings import LLMSettings
 from llabel.target_template import load_targets_template
 from llabel.task import Label
@@ -72,6 +73,7 @@ def prepare_prompting(
     Raises:
         InputError: the model, template, label words or lengths do not fit together.
     """
+    from llabel.engine.model import load_tokenizer
     from llabel.engine.rope import parse_rope
 
     parse_rope(settings.rope_scaling)  # before the model is fetched
@@ -81,13 +83,26 @@ def prepare_prompting(
     name, instruction = settings.template, settings.instruction
     if targets := by_target(classes):
         asked = target_words(targets, settings.label_words)
-        template = load_targets_template(name, tuple(fields), asked, instruction)
         words = [word for own in asked.values() for word in own]
+        if name != CHAT:
+            template = load_targets_template(name, tuple(fields), asked, instruction)
     else:
-        words = label_words(classes, settings.label_words)
-        template = load_template(name, tuple(fields), words, instruction)
+        asked, words = None, label_words(classes, settings.label_words)
+        if name != CHAT:
+            template = load_template(name, tuple(fields), words, instruction)
+    tokenizer = None
+    if name == CHAT:
+        tokenizer = load_tokenizer(folder)
+        template = load_chat_template(tokenizer, fields, words, instruction, targets=asked)
     return build_prompting(
-        settings, folder, tuple(fields), template, words, classes, few_shot=few_shot
+        settings,
+        folder,
+        tuple(fields),
+        template,
+        words,
+        classes,
+        few_shot=few_shot,
+        tokenizer=tokenizer,
     )
 
 
@@ -100,6 +115,7 @@ def build_prompting(
     classes: Sequence[Label],
     *,
     few_shot: bool = False,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
 ) -> Prompting:
     """The same from a template and label words that are known already.
 
@@ -112,6 +128,7 @@ def build_prompting(
         classes: (n_classes,) the labels.
         few_shot: examples stand before the rows: without `max_seq_length`, a row may take half of
             the context, and they get the other half.
+        tokenizer: the model's, where it was read already.
 
     Raises:
         InputError: as `prepare_prompting`.
@@ -125,14 +142,14 @@ def build_prompting(
         if rope is None
         else int(scaled_config(folder, rope).max_position_embeddings)
     )
-    tokenizer = load_tokenizer(folder)
+    tokenizer = tokenizer or load_tokenizer(folder)
     if targets := by_target(classes):
         trie = _targets_trie(template, words, targets, tokenizer)
     else:
         answers = AnswerTokeniser(
             lambda text: _encode(tokenizer, text), answer_tail(template, tokenizer), template.joint
         )
-        trie = compile_labels(words, answers, tokenizer.eos_token_id)
+        trie = compile_labels(words, answers, _end_token(template, tokenizer))
     asked = settings.max_seq_length
     if asked is not None and asked > context:
         raise InputError(
@@ -165,11 +182,15 @@ def _targets_trie(
         )
         own = words[start : start + len(labels)]
         try:
-            tries[name] = ask(tail), compile_labels(own, answers, tokenizer.eos_token_id)
+            tries[name] = ask(tail), compile_labels(own, answers, _end_token(template, tokenizer))
         except InputError as error:
             raise InputError(f"Target {name}: {error}") from error
         start += len(labels)
     return join_tries(tries)
+
+
+def _end_token(template: Template, tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    return special_tokens(tokenizer)[template.end] if template.end else tokenizer.eos_token_id
 
 
 def lasting_name(settings: LLMSettings, folder: Path) -> str:
