@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin,
 
 from llabel.errors import InputError
 from llabel.names import HOW, joined, label_columns, names_in
+from llabel.precedence import with_batch_size
 from llabel.settings import (
     READS,
     CompareSettings,
@@ -233,9 +234,9 @@ def load_yaml(path: Path) -> dict[str, Any]:
     Besides the settings, `data` names the data and `out` the run folder.
 
     Raises:
-        InputError: as `read_yaml`, or a value that cannot be used.
+        InputError: as `read_yaml` or `with_batch_size`, or a value that cannot be used.
     """
-    return checked(read_yaml(path), str(path))
+    return checked(with_batch_size(read_yaml(path)), str(path))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -23,7 +23,8 @@ from llabel.settings import LLMSettings
 from llabel.task import Task, Text
 
 _WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0, "nf4-stored": 0.5}
-# Against the plain engine in float32, see docs/performance-log.md.
+# Training, against the plain engine in float32: ratios of tokens a second in single runs of
+# SmolLM2-135M on two cores (docs/performance-log.md), good for the promised factor of two.
 _SPEED = {
     ("plain", "int8"): 2.1,
     ("compiled", "float32"): 1.3,

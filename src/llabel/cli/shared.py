@@ -9,6 +9,7 @@ import rich_click as click
 
 from llabel.errors import InputError
 from llabel.options import given
+from llabel.precedence import layered
 from llabel.settings import READS, LLMSettings, RungName, SimplerSettings
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ def given_values(ctx: click.Context, data: str | None, config: Path | None) -> d
     """Settings of --preset, under those of --config, under those of the command line."""
     from llabel.config import load_yaml
 
-    values = preset_values(ctx) | (load_yaml(config) if config else {})
-    return values | given(ctx) | ({"data": data} if data else {})
+    below = (preset_values(ctx), load_yaml(config) if config else {})
+    return layered(*below, command_line=given(ctx)) | ({"data": data} if data else {})
 
 
 def preset_values(ctx: click.Context) -> dict[str, Any]:

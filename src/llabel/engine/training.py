@@ -144,7 +144,7 @@ class Trainer:
         self.notify(StageStarted(self.stage, rows_in_all, progress.rows))
         while progress.step < steps and not progress.stopped:
             epoch, at = divmod(progress.step, steps_per_epoch)
-            rows = _row_order(len(examples), settings.seed, epoch)
+            rows = row_order(len(examples), settings.seed, epoch)
             rows = rows[at * settings.batch_size : (at + 1) * settings.batch_size]
             started = time.perf_counter()
             self.module.train()
@@ -328,7 +328,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _row_order(rows: int, seed: int, epoch: int) -> list[int]:
+def row_order(rows: int, seed: int, epoch: int) -> list[int]:
     """A fresh order each epoch: a function of seed and epoch, so that nothing need be saved."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     return torch.randperm(rows, generator=generator).tolist()

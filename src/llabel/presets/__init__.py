@@ -19,3 +19,17 @@ def preset(name: str) -> dict[str, Any]:
     if name not in PRESETS:
         raise InputError(f"--preset {name!r}: choose {' or '.join(PRESETS)}.")
     return load_yaml(Path(str(files(__name__) / f"{name}.yaml")))
+
+
+def classifier_preset(name: str) -> dict[str, Any]:
+    """The same as parameters of `LLMClassifier`, which calls some of them otherwise.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    values = preset(name)
+    if values.pop("rung") == "llm-qlora":
+        values.setdefault("base", "nf4")
+    if "seed" in values:
+        values["random_state"] = values.pop("seed")
+    return values
