@@ -106,6 +106,7 @@ def test_a_row_without_one_of_its_labels_is_named(tmp_path: Path) -> None:
     [
         (("weather", "weather"), "--label weather,weather: weather is named twice"),
         (("weather", "colour"), "'colour'"),
+        (("weather", "id"), "Rename the column id"),
         (("weather", "text"), "--label text: this column is also a text column"),
     ],
 )

@@ -54,24 +54,27 @@ def adapted(base: nn.Module, device: str = "cpu") -> Any:
 
 # Batches
 
+TENSORS = tuple(name for name in Batch.__slots__ if name != "tails")
+
 
 def batch() -> Batch:
-    whole = Example(PROMPTS[0], (2, 7), (FULL_VOCABULARY,) * 2, (50, 51))
+    whole = Example(PROMPTS[0], (2, 7), (FULL_VOCABULARY,) * 2, (50, 51), weights=(0.5,))
     return collate([*EXAMPLES, whole], pad_token=3)
 
 
 def test_a_batch_arrives_as_it_was(device):
     there, here = batch().to(torch.device(device)), batch()
-    for name in Batch.__slots__:
+    for name in TENSORS:
         moved, stayed = getattr(there, name), getattr(here, name)
         assert moved.device.type == ("cpu" if name == "branchings" else device)
-        assert moved.dtype == torch.int64
+        assert moved.dtype == (torch.float32 if name == "weights" else torch.int64)
         assert torch.equal(moved.cpu(), stayed)
+    assert there.tails == here.tails
 
 
 def test_shapes_survive_the_one_copy():
     there, here = batch().to(torch.device("meta")), batch()
-    for name in Batch.__slots__:
+    for name in TENSORS:
         assert getattr(there, name).shape == getattr(here, name).shape
         assert getattr(there, name).is_meta == (name != "branchings")
 

@@ -309,6 +309,22 @@ def test_it_is_said_which_memory_is_saved(llm_settings: Any):
     assert "unpacked for every product" in each
 
 
+@pytest.mark.gpu
+def test_a_gpu_keeps_4_bits_of_the_same_numbers(llm_settings: Any):
+    def zero_shot(device: str) -> tuple[Any, np.ndarray]:
+        settings = llm_settings(base="nf4", precision="float32", device=device)
+        return fitted(PromptedRung(settings, few_shot=False, calibrated=False))
+
+    (here, p), (there, q) = zero_shot("cpu"), zero_shot("cuda")
+    np.testing.assert_allclose(p, q, rtol=0, atol=1e-2)
+    forms = [rung.record_.settings["base"] for rung in (here, there)]
+    assert forms == ["nf4", "nf4-stored"]
+    assert there.record_.weight_bytes < here.record_.weight_bytes
+    trained, _ = fitted(LLMRung(llm_settings(base="nf4", device="cuda")))
+    losses = trained.record_.trials[0].epoch_losses
+    assert losses[-1] < losses[0]
+
+
 # What is refused, before any model is loaded
 
 

@@ -84,6 +84,8 @@ def test_the_merged_model_answers_as_the_run_did(finished: Path, tmp_path: Path)
     card = (out / "README.md").read_text()
     assert "{text}" in card
     assert "- sun: `sun`" in card
+    assert str(finished.parent) not in card
+    assert f"# {Path(run.read_record(finished)['config']['model']).name}, tuned by llm-" in card
 
 
 def test_weights_are_base_and_update_added_in_float32(qlora: Path, tmp_path: Path):

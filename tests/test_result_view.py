@@ -6,7 +6,7 @@ from rich.console import Console
 
 from llabel.card import render_card
 from llabel.record import RunRecord
-from llabel.result_view import render_run
+from llabel.result_view import render_evaluation, render_run
 
 NUMBERS = ("10,000", "0.6122", "0.3122–0.6045", "0.5000", "1.2345", "0.1000")
 REPORT = {"kind": "class", "precision": 0.5, "recall": 0.25, "f1": 0.3333, "support": 10_000,
@@ -137,3 +137,24 @@ def test_calibration_and_abstention_are_told() -> None:
     assert "smallest threshold that shows precision 0.95 on validation." in told
     of["abstention"]["attained"] = False
     assert "no threshold shows precision 0.95 on 200 validation rows" in render_card(of)
+
+
+def test_an_evaluation_tells_what_was_answered_and_what_was_free() -> None:
+    answered: Any = {
+        "rows": 200, "answered": 150, "coverage": 0.75, "coverage_ci95": [0.6, 0.8],
+        "accuracy": 0.96, "accuracy_ci95": [0.9, 0.99],
+    }  # fmt: skip
+    free: Any = {
+        "rows": 200, "unknown": 20, "unknown_share": 0.1, "unknown_ci95": [0.07, 0.15],
+        "accuracy": 0.5, "accuracy_of_labels": None, "constrained": scores(200),
+    }  # fmt: skip
+    told = {}
+    for name, values in (("answered", {"answered": answered}), ("free", {"free": free})):
+        console = Console(width=200, force_terminal=False)
+        with console.capture() as capture:
+            console.print(render_evaluation("runs/x on y", cast(Any, scores(200)), [], **values))
+        told[name] = capture.get()
+    assert "Of 200 labelled rows 150 (75.0%) are answered, with accuracy 0.9600" in told["answered"]
+    assert "all rows, free answers" in told["free"]
+    assert "all rows, most probable label" in told["free"]
+    assert "90.0% of its answers are labels (no label: 10.0%, 95 % interval" in told["free"]

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from llabel.cli import main
 from llabel.config import RunConfig
 from llabel.errors import InputError
+from llabel.merge import merge
 from llabel.predictions import predict
 from llabel.record import target_records
 from llabel.run import evaluate, fit
@@ -174,3 +175,39 @@ def test_the_commands_tell_each_target(finished: Path, data: Path, tiny_llama: P
     said = CliRunner().invoke(main, ["evaluate", str(finished), str(data)])
     assert said.exit_code == 0, said.output
     assert said.output.count("By class") == 2
+
+
+def test_check_and_prompt_show_each_target(data: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    words = [str(data), "--text", "text,note", "--label", "weather,place"]
+    words += ["--model", str(tiny_llama)]
+    said = CliRunner().invoke(main, ["check", *words, "--json", str(tmp_path / "found.json")])
+    assert said.exit_code == 0, said.output
+    assert "target weather" in said.output
+    assert list(json.loads((tmp_path / "found.json").read_text())) == ["weather", "place"]
+    said = CliRunner().invoke(main, ["prompt", *words, "--row", "3"])
+    assert said.exit_code == 0, said.output
+    assert "letters:3, label weather sun, place hill" in said.output
+    assert "### Weather: sun" in said.output
+    assert "\n Place: hill" in said.output
+
+
+def test_a_sweep_is_of_one_target(data: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    words = ["sweep", str(data), "--text", "text", "--label", "weather,place", "--r", "1,2"]
+    words += ["--model", str(tiny_llama), "--out", str(tmp_path / "o")]
+    said = CliRunner().invoke(main, words)
+    assert said.exit_code == 2, said.output
+    assert "a sweep judges its cells by one target. Add --target weather" in str(
+        " ".join(said.output.split())
+    )
+
+
+def test_a_merged_model_answers_every_target_as_the_run_does(
+    finished: Path, tmp_path: Path
+) -> None:
+    found = merge(finished, tmp_path / "model", dtype="float32", max_flips=0)
+    assert found.within(0)
+    assert found.rows == 6
+    assert found.max_move < 1e-3
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "- place, sea: `sea`" in card
+    assert "\n Weather:\n Place:\n" in card

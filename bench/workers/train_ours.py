@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from llabel.engine.training import _row_order
+from llabel.engine.training import row_order
 from llabel.events import Event, StepDone
 from llabel.ladder.llm import LLMRung
 from llabel.settings import LLMSettings
@@ -33,7 +33,7 @@ def main() -> None:
     settings = LLMSettings(**asked["settings"])
     # The engine shuffles; the rows are laid out so that shuffled they stand in the file's order.
     placed = list(rows)
-    for position, row in enumerate(_row_order(len(rows), settings.seed, 0)):
+    for position, row in enumerate(row_order(len(rows), settings.seed, 0)):
         placed[row] = rows[position]
     tokens = [row["tokens"] for row in rows]
     gate = StepGate(link, tokens, asked)

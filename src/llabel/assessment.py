@@ -31,6 +31,7 @@ from llabel.record import (
     Metrics,
     RunRecord,
     Training,
+    TrainingSummary,
     environment,
     peak_rss_mb,
 )
@@ -104,7 +105,7 @@ def assess(
         free_answers=free,
         calibration=calibration_of(config.run, confidence, validation, test),
         abstention=abstention_of(config.run, confidence, validation, test),
-        training=_training(rung.record_),
+        training=_training(rung.record_, task),
         cost=_cost(rung, out, rows_per_second, single),
         model_note=_model_note(config),
         seed=config.llm.seed,
@@ -254,7 +255,7 @@ def _chosen(fitted: FitRecord) -> Trial | None:
     return None if fitted.chosen is None else fitted.trials[fitted.chosen]
 
 
-def _training(fitted: FitRecord) -> Training:
+def _training(fitted: FitRecord, task: Task) -> Training:
     chosen = _chosen(fitted)
     kept = fitted.refit or chosen
     return Training(
@@ -267,6 +268,23 @@ def _training(fitted: FitRecord) -> Training:
             asdict(trial) | {"chosen": number == fitted.chosen}
             for number, trial in enumerate(fitted.trials)
         ],
+        summary=_summary(fitted, kept, task) if kept and kept.steps else None,
+    )
+
+
+def _summary(fitted: FitRecord, kept: Trial, task: Task) -> TrainingSummary:
+    """What the kept training came to; with refit, it had the validation rows, too."""
+    flops = 6 * kept.tokens * fitted.computing_parameters
+    seconds = max(kept.seconds, 1e-9)
+    rows = len(task.train) + (len(task.validation) if fitted.refit else 0)
+    return TrainingSummary(
+        global_steps=kept.steps,
+        training_loss=kept.training_loss,
+        runtime=kept.seconds,
+        samples_per_second=kept.rows / seconds,
+        steps_per_second=kept.steps / seconds,
+        total_flos=flops or None,
+        epoch=kept.rows / rows,
     )
 
 

@@ -57,7 +57,8 @@ def _title(record: CompareRecord) -> str:
         learned = f"{rows['train'] + rows['validation']:,} rows of train + validation"
     draws = record["draws"]
     means = f", means over {len(draws)} random draws" if draws else ""
-    return f"{record['data']['name']}: learned from {learned}; accuracy on test rows{means}"
+    target = f", {named}" if (named := record["settings"].get("target")) else ""
+    return f"{record['data']['name']}{target}: learned from {learned}; accuracy on test rows{means}"
 
 
 def _add(table: Table, rung: ComparedRung, record: CompareRecord, *, leaks: bool) -> None:

@@ -1,6 +1,5 @@
 """One run's settings as a whole: from the command line or YAML, checked, to run.json."""
 
-import csv
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
@@ -9,6 +8,8 @@ from types import NoneType
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from llabel.errors import InputError
+from llabel.names import HOW, joined, label_columns, names_in
+from llabel.precedence import with_batch_size
 from llabel.settings import (
     READS,
     CompareSettings,
@@ -37,7 +38,6 @@ _SWEEP = frozenset(setting.name for setting in fields(SweepSettings))
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _SOURCE = Annotated[str, Help("File, folder, built-in name or Hub id.")]
 _OUT = Annotated[str, Help("Folder of the run.")]
-_NAMES = """A,B, and a name that holds a comma in double quotes: '"A, or B",C'"""
 _SHORT = {"learning_rate": "lr"}
 # What other tools call our settings.
 _ELSEWHERE = {
@@ -48,6 +48,10 @@ _ELSEWHERE = {
     "alpha": "lora_alpha",
     "dropout": "lora_dropout",
     "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "batch_size",
+    "lr_scheduler_type": "schedule",
+    "optimizer": "optim",
     "max_length": "max_seq_length",
     "output_dir": "out",
 }
@@ -230,9 +234,9 @@ def load_yaml(path: Path) -> dict[str, Any]:
     Besides the settings, `data` names the data and `out` the run folder.
 
     Raises:
-        InputError: as `read_yaml`, or a value that cannot be used.
+        InputError: as `read_yaml` or `with_batch_size`, or a value that cannot be used.
     """
-    return checked(read_yaml(path), str(path))
+    return checked(with_batch_size(read_yaml(path)), str(path))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -315,15 +319,15 @@ def _converted(value: Any, hint: Any) -> Any:
         value = _seconds(value)
     if any(isinstance(extra, Names) for extra in extras):
         if isinstance(value, str) and {",", '"'} & set(value):
-            value = _names(value)
+            value = names_in(value)
         if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
             if "" in value:
-                raise ValueError(f"a name is empty; write {_NAMES}")
-            value = _joined(value)
+                raise ValueError(f"a name is empty; write {HOW}")
+            value = joined(value)
     if get_origin(kind) is tuple and isinstance(value, str):
-        value = _names(value)
+        value = names_in(value)
     if get_origin(kind) is tuple and isinstance(value, list | tuple) and "" in value:
-        raise ValueError(f"a name is empty; write {_NAMES}")
+        raise ValueError(f"a name is empty; write {HOW}")
     if isinstance(value, dict):
         # The labels true, false, 1 and 0 are no strings in YAML, but are looked up as strings.
         value = {str(key): words for key, words in value.items()}
@@ -336,7 +340,7 @@ def _converted(value: Any, hint: Any) -> Any:
         close = difflib.get_close_matches(str(first["input"]), _choices(kind), 1)
         guess = f" (did you mean {close[0]}?)" if close else ""
         raise ValueError(
-            allowed.replace("a valid tuple", f"a list, or text as {_NAMES}") + inside + guess
+            allowed.replace("a valid tuple", f"a list, or text as {HOW}") + inside + guess
         ) from error
 
 
@@ -360,25 +364,6 @@ def _seconds(text: str) -> float:
 def is_none(text: str) -> bool:
     """Whether it stands for no value, where a setting may have none."""
     return text.strip().lower() == "none"
-
-
-def _names(text: str) -> list[str]:
-    """Cut ``A,B`` into names; one that holds a comma is quoted, as in CSV."""
-    try:
-        (names,) = csv.reader([text], skipinitialspace=True, strict=True) if text else [[""]]
-    except (csv.Error, ValueError) as error:
-        raise ValueError(f"no list of names ({error}); write {_NAMES}") from error
-    return [name.strip() for name in names]
-
-
-def label_columns(label: str) -> tuple[str, ...]:
-    """The columns that `--label` names: ``A,B`` are two, ``"A, B"`` in double quotes is one."""
-    return tuple(_names(label)) if {",", '"'} & set(label) else (label,)
-
-
-def _joined(names: Iterable[str]) -> str:
-    """The reverse of `_names`, always spelt the same way."""
-    return ",".join(f'"{n.replace(chr(34), 2 * chr(34))}"' if "," in n else n for n in names)
 
 
 def kind_of(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from math import ceil
 from typing import Any
 
 from llabel.assessment import TRAIN_SAMPLE
@@ -22,7 +23,8 @@ from llabel.settings import LLMSettings
 from llabel.task import Task, Text
 
 _WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0, "nf4-stored": 0.5}
-# Against the plain engine in float32, see docs/performance-log.md.
+# Training, against the plain engine in float32: ratios of tokens a second in single runs of
+# SmolLM2-135M on two cores (docs/performance-log.md), good for the promised factor of two.
 _SPEED = {
     ("plain", "int8"): 2.1,
     ("compiled", "float32"): 1.3,
@@ -53,7 +55,7 @@ def fetch_data(data: str, progress: Progress) -> None:
         fetch(asset, progress)
 
 
-def find_row(config: RunConfig, row: str) -> tuple[Task, str, Text, int]:
+def find_row(config: RunConfig, row: str) -> tuple[Task, str, Text, int | list[int]]:
     """One row by its name in `predictions.jsonl`.
 
     Args:
@@ -61,7 +63,7 @@ def find_row(config: RunConfig, row: str) -> tuple[Task, str, Text, int]:
         row: ``part:number``, or a number for a row of the training data.
 
     Returns:
-        Its task, name, texts and class index.
+        Its task, name, texts and class index; of several targets the index of each.
 
     Raises:
         InputError: there is no such row, or as `load`.
@@ -73,7 +75,7 @@ def find_row(config: RunConfig, row: str) -> tuple[Task, str, Text, int]:
     for split in (task.train, task.validation, task.test):
         if name in split.ids:
             at = split.ids.index(name)
-            return task, name, split.texts[at], int(split.y[at])
+            return task, name, split.texts[at], split.y[at].tolist()
         parts.update(map(_part, split.ids))
     there = ", ".join(f"{part}:1 to {part}:{count}" for part, count in sorted(parts.items()))
     raise InputError(f"--row {row}: there is no such row in {task.name}. There are {there}.")
@@ -116,13 +118,16 @@ def run_cost(rung: LLMRung, task: Task) -> Cost:
     lengths = rung.encoder_.lengths(task.validation.texts)
     validation = sum(min(length, rung.max_length_) for length in lengths)
     sample = min(1, TRAIN_SAMPLE / len(task.train))
+    epochs: float = settings.epochs
+    if settings.max_steps:
+        epochs = settings.max_steps * settings.batch_size / len(task.train)
 
     def cost(train_tokens: int, other_tokens: int) -> RunEstimate:
         return estimate_run(
             train_tokens,
-            other_tokens + settings.epochs * validation + round(sample * train_tokens),
+            other_tokens + ceil(epochs) * validation + round(sample * train_tokens),
             model=size,
-            epochs=settings.epochs * (2 if settings.refit else 1),
+            epochs=epochs * (2 if settings.refit else 1),
             flops_per_second=rate,
             token_budget=settings.token_budget,
             speed=speed,

@@ -11,12 +11,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from llabel.confidence import Confidence, read_confidence, write_confidence
 from llabel.config import checked
-from llabel.data import fingerprint, take
+from llabel.data import fingerprint, joint_task, strata, take
 from llabel.data.splitting import hold_out
 from llabel.ladder.llm import LLMRung
+from llabel.ladder.targets import TargetRung, each_target, target_folder
 from llabel.quiet import quiet_libraries
 from llabel.settings import LLMSettings
-from llabel.task import Label, Probabilities, Split, Task, Text
+from llabel.task import ClassIndices, Label, Probabilities, Split, Task, Text
 
 _NO_FRAME = ("text",)  # the fields of texts that have no column's name
 
@@ -43,6 +44,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         class_weight: `balanced` lets every class count alike in the training loss.
         learning_rate, schedule, warmup_ratio, epochs, patience, batch_size, weight_decay,
             max_grad_norm: training.
+        warmup_steps, max_steps: steps in place of `warmup_ratio` and `epochs`.
+        optim: `adamw`, `adamw_8bit` or `paged_adamw_8bit`.
         validation_size: share of the rows that chooses the epoch, in (0, 1).
         token_budget: most tokens of a micro-batch.
         trials: learning rates tried on validation: `learning_rate` × 1, 1/3, 3, 1/9 …
@@ -59,7 +62,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         random_state: validation rows, row order, adapter initialisation, dropout.
 
     Attributes:
-        classes_: (n_classes,) labels, sorted; the order of `predict_proba`'s columns.
+        classes_: (n_classes,) labels, sorted; the order of `predict_proba`'s columns. Of several
+            targets a list, as scikit-learn has it for several outputs.
         rung_: the fitted `LLMRung`.
         confidence_: the temperature and the threshold of a run that was loaded (`--calibrate`,
             `--abstain-below`): probabilities are calibrated, but `predict` always names a label.
@@ -88,9 +92,12 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         learning_rate: float = 5e-4,
         schedule: Literal["cosine", "linear", "constant"] = "cosine",
         warmup_ratio: float = 0.05,
+        warmup_steps: int | None = None,
         epochs: int = 3,
+        max_steps: int | None = None,
         patience: int | None = 1,
         batch_size: int = 16,
+        optim: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw",
         weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
         validation_size: float = 0.1,
@@ -127,6 +134,9 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         self.learning_rate = learning_rate
         self.schedule = schedule
         self.warmup_ratio = warmup_ratio
+        self.warmup_steps = warmup_steps
+        self.max_steps = max_steps
+        self.optim = optim
         self.epochs = epochs
         self.patience = patience
         self.batch_size = batch_size
@@ -148,7 +158,10 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Fine-tune on texts X (n,) or (n, n_fields) and labels y (n,).
+        """Fine-tune on texts X (n,) or (n, n_fields) and labels y (n,), or (n, n_targets).
+
+        One model learns all targets. Their names, which the prompt asks for, are the columns of a
+        data frame, else target_1, target_2 ….
 
         Raises:
             InputError: settings, texts or labels cannot be used (it is a ValueError).
@@ -156,56 +169,86 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         """
         settings = self._settings()
         fields, texts = _texts(X)
-        labels = _labels(y)
-        if len(labels) != len(texts):
-            raise ValueError(f"X has {len(texts)} rows, y has {len(labels)}.")
+        targets = _target_columns(y)
+        columns = {name: _indices(column) for name, column in (targets or {"": y}).items()}
+        rows = {len(indices) for _, indices in columns.values()}
+        if rows != {len(texts)}:
+            raise ValueError(f"X has {len(texts)} rows, y has {max(rows)}.")
         if not texts:
             raise ValueError("X has no rows. At least two of each class are needed.")
-        found, indices = np.unique(np.array(labels), return_inverse=True)
-        classes = tuple(found.tolist())
-        if len(classes) == 1:
-            raise ValueError(f"y holds one class only, {classes[0]!r}. At least two are needed.")
-        indices = indices.astype(np.int64)
-        whole = Split(tuple(f"X:{row}" for row in range(1, len(texts) + 1)), texts, indices)
-        kept, held = hold_out(
-            indices, self.validation_size, classes=classes, seed=self.random_state,
-            parts=("train", "validation"),
-        )  # fmt: skip
-        splits = {"train": take(whole, kept), "validation": take(whole, held)}
-        empty = Split((), (), np.empty(0, dtype=np.int64))
-        task = Task(
-            name="X",
-            fields=fields,
-            classes=classes,
-            **splits,
-            test=empty,
-            fingerprint=fingerprint(fields, classes, splits),
-        )
+        for name, (classes, _) in columns.items():
+            if len(classes) == 1:
+                where = f"y, column {name!r}," if name else "y"
+                raise ValueError(
+                    f"{where} holds one class only, {classes[0]!r}. At least two are needed."
+                )
+        tasks = self._tasks(fields, texts, columns)
         with quiet_libraries():
-            rung = LLMRung(settings).fit(task)
-        return self._fitted(rung, Confidence(), named=hasattr(X, "columns"))
+            rung = LLMRung(settings).fit(joint_task(tasks) if targets else tasks[""])
+        confidences = dict.fromkeys(columns, Confidence())
+        return self._fitted(rung, confidences, named=hasattr(X, "columns"))
 
-    def predict_proba(self, X: Any) -> Probabilities:
-        """(n, n_classes) probabilities in the order of `classes_`.
+    def _tasks(
+        self,
+        fields: tuple[str, ...],
+        texts: tuple[Text, ...],
+        columns: Mapping[str, tuple[tuple[Label, ...], ClassIndices]],
+    ) -> dict[str, Task]:
+        """A task for each column of labels, on the same rows."""
+        parts = ("train", "validation")
+        (classes, stratum), *others = columns.values()
+        if others:
+            each = [indices for _, indices in columns.values()]
+            stratum = strata(np.stack(each, axis=1), least=len(parts))
+            classes = tuple(range(int(stratum.max()) + 1))
+        kept, held = hold_out(
+            stratum, self.validation_size, classes=classes, seed=self.random_state, parts=parts
+        )
+        ids = tuple(f"X:{row}" for row in range(1, len(texts) + 1))
+        empty = Split((), (), np.empty(0, dtype=np.int64))
+        tasks = {}
+        for name, (own, indices) in columns.items():
+            whole = Split(ids, texts, indices)
+            splits = {"train": take(whole, kept), "validation": take(whole, held)}
+            print_of = fingerprint(fields, own, splits)
+            tasks[name] = Task("X", fields, own, **splits, test=empty, fingerprint=print_of)
+        return tasks
+
+    def predict_proba(self, X: Any) -> Probabilities | list[Probabilities]:
+        """(n, n_classes) probabilities in the order of `classes_`; of several targets a list.
 
         Raises:
             NotFittedError: before `fit` or `load`.
         """
         check_is_fitted(self, "rung_")
         texts = _texts(X, self.rung_.fields_)[1]
-        return self.confidence_.scaled(self.rung_.predict_proba(texts))
+        targets: Mapping[str, LLMRung | TargetRung] = each_target(self.rung_) or {"": self.rung_}
+        found = [
+            self.confidences_[name].scaled(target.predict_proba(texts))
+            for name, target in targets.items()
+        ]
+        return found if "" not in targets else found[0]
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
-        """(n,) the most probable labels."""
-        check_is_fitted(self, "rung_")
-        labels: npt.NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
-        return labels
+        """(n,) the most probable labels; of several targets (n, n_targets)."""
+        proba = self.predict_proba(X)
+        if not isinstance(proba, list):
+            labels: npt.NDArray[Any] = self.classes_[proba.argmax(axis=1)]
+            return labels
+        each = [
+            classes[own.argmax(axis=1)].astype(object)
+            for classes, own in zip(self.classes_, proba, strict=True)
+        ]
+        return np.stack(each, axis=1)
 
     def save(self, folder: str | Path) -> None:
         """Write `adapter/` (PEFT's format) and `rung.json`, which `llabel predict` reads too."""
         check_is_fitted(self, "rung_")
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        write_confidence(Path(folder), self.confidence_)
+        for name, confidence in self.confidences_.items():
+            place = target_folder(Path(folder), name) if name else Path(folder)
+            if not name or confidence != Confidence():
+                place.mkdir(parents=True, exist_ok=True)
+                write_confidence(place, confidence)
         self.rung_.save(Path(folder))
 
     @classmethod
@@ -217,15 +260,20 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         """
         with quiet_libraries():
             rung = LLMRung.load(Path(folder), device=device)
-        confidence = read_confidence(Path(folder))
+        confidences = {
+            name: read_confidence(target_folder(Path(folder), name) if name else Path(folder))
+            for name in (each_target(rung) or [""])
+        }
         names = set(cls._get_param_names())
         settings = {n: getattr(rung.settings, n) for n in rung.settings.__slots__ if n in names}
         classifier = cls(**settings, random_state=rung.settings.seed)
-        return classifier._fitted(rung, confidence, named=rung.fields_ != _NO_FRAME)
+        return classifier._fitted(rung, confidences, named=rung.fields_ != _NO_FRAME)
 
-    def _fitted(self, rung: LLMRung, confidence: Confidence, *, named: bool) -> Self:
-        self.rung_, self.confidence_ = rung, confidence
-        self.classes_ = np.array(rung.classes_)
+    def _fitted(self, rung: LLMRung, confidences: dict[str, Confidence], *, named: bool) -> Self:
+        self.rung_, self.confidences_ = rung, confidences
+        self.classes_: Any = np.array(rung.classes_)
+        if targets := each_target(rung):
+            self.classes_ = [np.array(target.classes_) for target in targets.values()]
         if named:
             self.feature_names_in_ = np.array(rung.fields_, dtype=object)
         elif hasattr(self, "feature_names_in_"):  # of an earlier fit
@@ -273,6 +321,25 @@ def _frame_texts(X: Any, fields: Sequence[str] | None) -> tuple[tuple[str, ...],
         raise ValueError(f"X lacks the column {missing[0]!r}; it has {list(X.columns)}.")
     cells = [["" if _missing(v) else str(v) for v in X[columns[name]]] for name in names]
     return names, tuple(zip(*cells, strict=True))
+
+
+def _target_columns(y: Any) -> dict[str, Any]:
+    """The columns of y (n, n_targets) by name; {} where it has one target."""
+    if len(getattr(y, "shape", (0,))) != 2 or y.shape[1] < 2:
+        return {}
+    if not hasattr(y, "columns"):
+        return {f"target_{number}": column for number, column in enumerate(y.T, 1)}
+    named = {str(column): y[column] for column in y.columns}
+    if len(named) < y.shape[1]:
+        raise ValueError(f"y has two columns of one name: {list(y.columns)}.")
+    return named
+
+
+def _indices(y: Any) -> tuple[tuple[Label, ...], ClassIndices]:
+    """The classes of a column of labels, sorted, and (n,) class indices."""
+    labels = _labels(y)
+    found, indices = np.unique(np.array(labels), return_inverse=True)
+    return tuple(found.tolist()), indices.astype(np.int64)
 
 
 def _labels(y: Any) -> list[Label]:

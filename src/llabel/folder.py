@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
@@ -238,12 +237,6 @@ class TrainingLog:
 def is_started(out: Path) -> bool:
     """Whether llabel started a run in `out`."""
     return _started(out) is not None
-
-
-def target_folder(out: Path, target: str) -> Path:
-    """Where a run of several targets keeps what belongs to one of them."""
-    name = quote(target, safe=" ")
-    return out / "targets" / (f"%2E{name[1:]}" if name.startswith(".") else name)
 
 
 def write_json(path: Path, value: Any) -> None:

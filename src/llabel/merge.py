@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 import numpy as np
 
 from llabel import run
+from llabel.assets import is_hub_id
 from llabel.config import RunConfig
 from llabel.data import read_texts
 from llabel.data.sources import open_source
@@ -223,10 +224,11 @@ def _card(rung: "LLMRung", folder: Path, dtype: Dtype) -> str:
     )
     if tails := rung.template_.tails:
         asked += "\n\nand then, for each target,\n\n" + "\n".join(tails)
+    name = rung.settings.model
     return (
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\n"
         "tags: [text-classification, llabel]\n---\n\n"
-        f"# {rung.settings.model}, tuned by {rung.name}\n\n"
+        f"# {name if is_hub_id(name) else Path(name).name}, tuned by {rung.name}\n\n"
         f"The adapter of the run {folder.resolve().name} is merged into the weights ({dtype}). "
         "The model answers one of its labels to this prompt:\n\n"
         f"```text\n{asked}\n```\n\n{words}\n\n"

@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Interval
 from click.core import ParameterSource
 
 from llabel.config import is_none, option, short
+from llabel.precedence import ACCUMULATION, PER_DEVICE
 from llabel.settings import (
     VARIED,
     CompareSettings,
@@ -46,10 +47,13 @@ PANELS: dict[str, tuple[str, ...]] = {
             "learning_rate",
             "schedule",
             "warmup_ratio",
+            "warmup_steps",
             "epochs",
+            "max_steps",
             "patience",
         ),
-        *("batch_size", "weight_decay", "max_grad_norm", "trials", "budget", "refit", "seed"),
+        *("batch_size", "optim", "weight_decay", "max_grad_norm"),
+        *("trials", "budget", "refit", "seed"),
     ),
     "Machine": (
         *("precision", "base", "double_quant", "compute_dtype", "engine", "compile", "device"),
@@ -78,6 +82,24 @@ _BALANCED = click.option(
     default=None,
     panel="Data",
     help="Short for --sampling balanced.",
+)
+# A step of as many rows as these two come to, where all values are gathered.
+_BATCH_PARTS = (
+    click.option(
+        "--per-device-train-batch-size",
+        "--per-device-batch-size",
+        PER_DEVICE,
+        type=click.IntRange(1),
+        panel="Training",
+        help="With --gradient-accumulation-steps, another way to say --batch-size: their product.",
+    ),
+    click.option(
+        "--gradient-accumulation-steps",
+        ACCUMULATION,
+        type=click.IntRange(1),
+        panel="Training",
+        help="See there. Micro-batches are cut by --token-budget; the result is the same.",
+    ),
 )
 
 
@@ -113,6 +135,9 @@ def settings_options(*names: str, **defaults: Any) -> Callable[[_Command], _Comm
         for name in reversed(options):
             if name == "sampling":
                 command = _BALANCED(command)
+            if name == "batch_size":
+                for add in reversed(_BATCH_PARTS):
+                    command = add(command)
             command = options[name](command)
         return command
 
@@ -134,7 +159,7 @@ def sweep_options(command: _Command) -> _Command:
 def given(context: click.Context) -> dict[str, Any]:
     """The settings that stand on the command line, and nothing else."""
     known = {name for panel in PANELS.values() for name in panel}
-    known |= {setting.name for setting in fields(SweepSettings)}
+    known |= {setting.name for setting in fields(SweepSettings)} | {PER_DEVICE, ACCUMULATION}
     values = {
         name: value
         for name, value in context.params.items()
@@ -180,7 +205,8 @@ def _values_option(
 
 def _flags(name: str) -> list[str]:
     flag = option(name)
-    return [flag, *([f"--{short(name)}"] if short(name) != name else [])]
+    others = [f"--{short(name)}"] if short(name) != name else []
+    return [flag, *others, *(["--random-state"] if name == "seed" else [])]
 
 
 def _option(

@@ -17,11 +17,11 @@ from llabel.confidence import ABSTAIN, Confidence, read_confidence
 from llabel.data import read_texts
 from llabel.errors import InputError
 from llabel.events import Listener, Note, RowsDone, StageStarted, ignore
-from llabel.folder import alone_with, target_folder
+from llabel.folder import alone_with
 from llabel.labels import by_target
 from llabel.ladder import registry
 from llabel.ladder.contract import Rung
-from llabel.ladder.targets import each_target
+from llabel.ladder.targets import each_target, target_folder
 from llabel.metrics import UNKNOWN
 from llabel.task import ClassIndices, Label, Probabilities, Split, Task, Text
 

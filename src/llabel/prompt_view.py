@@ -11,7 +11,7 @@ from rich.text import Text as RichText
 
 from llabel.engine.batching import FULL_VOCABULARY
 from llabel.ladder.llm import LLMRung
-from llabel.task import Text
+from llabel.task import Label, TargetLabel, Text
 
 FOLD, FIRST, LAST = 24, 10, 5  # a field of more tokens shows so many of its first and last ones
 MOST_LABELS = 20
@@ -56,13 +56,13 @@ class _Piece:
     stop: int
 
 
-def explain(rung: LLMRung, text: Text, label: int) -> list[Token]:
+def explain(rung: LLMRung, text: Text, label: int | Sequence[int]) -> list[Token]:
     """The tokens that training reads of one row, in their order.
 
     Args:
         rung: a prepared one.
         text: the row's fields.
-        label: index of its class.
+        label: index of its class; of several targets one each.
     """
     prompt = rung.encoder_.encode([text])[0].input_ids
     example = rung.example(prompt, label)
@@ -88,7 +88,12 @@ def explain(rung: LLMRung, text: Text, label: int) -> list[Token]:
 
 
 def render(
-    rung: LLMRung, name: str, text: Text, label: int, *, all_tokens: bool = False
+    rung: LLMRung,
+    name: str,
+    text: Text,
+    label: int | Sequence[int],
+    *,
+    all_tokens: bool = False,
 ) -> RenderableType:
     """Lay one row out for a terminal.
 
@@ -96,7 +101,7 @@ def render(
         rung: a prepared one.
         name: what the row is called.
         text: its fields.
-        label: index of its class.
+        label: index of its class; of several targets one each.
         all_tokens: show the middle of long fields, too.
     """
     tokens = explain(rung, text, label)
@@ -105,7 +110,7 @@ def render(
         for number, field in enumerate(rung.fields_)
     }
     return Group(
-        RichText(f"{name}, label {rung.classes_[label]}", style="bold"),
+        RichText(f"{name}, label {_named(rung, label)}", style="bold"),
         RichText(),
         _as_text(rung, tokens, styles, label),
         RichText(),
@@ -114,15 +119,30 @@ def render(
     )
 
 
+def _named(rung: LLMRung, label: int | Sequence[int]) -> str:
+    if isinstance(label, int):
+        return str(rung.classes_[label])
+    return ", ".join(_class_name(rung.classes_[own]) for own in label)
+
+
+def _class_name(label: Label) -> str:
+    return f"{label.target} {label.label}" if isinstance(label, TargetLabel) else str(label)
+
+
 def _as_text(
-    rung: LLMRung, tokens: Sequence[Token], styles: dict[str, str], label: int
+    rung: LLMRung, tokens: Sequence[Token], styles: dict[str, str], label: int | Sequence[int]
 ) -> RichText:
     whole = RichText()
     for source, run in groupby(tokens, key=lambda token: token.source):
         if source != ANSWER:
             ids = [token.id for token in run]
             whole.append(printable(_decode(rung, ids)), styles.get(source, ""))
-    answer = rung.template_.joint + rung.trie_.words[label]
+    joint, words = rung.template_.joint, rung.trie_.words
+    if isinstance(label, int):
+        answer = joint + words[label]
+    else:  # none sees another, though they stand one after the other
+        answers = zip(rung.template_.tails, label, strict=True)
+        answer = "\n".join(tail + joint + words[own] for tail, own in answers)
     return whole.append(printable(answer), styles[ANSWER])
 
 
@@ -174,7 +194,7 @@ def _summary(rung: LLMRung, text: Text, tokens: Sequence[Token]) -> Iterator[str
     read = [token.position for token in tokens if token.choices]
     yield f"The prompt ends at position {used - 1}; the loss reads {_positions(read)}."
     words = [
-        f"{label} → {_decode(rung, ids)!r} {list(ids)}"
+        f"{_class_name(label)} → {_decode(rung, ids)!r} {list(ids)}"
         for label, ids in zip(rung.classes_, rung.trie_.tokens, strict=True)
     ]
     more = f", and {len(words) - MOST_LABELS} more" if len(words) > MOST_LABELS else ""

@@ -113,10 +113,34 @@ class Cost(TypedDict):
     disk_mb: NotRequired[float]
 
 
+class TrainingSummary(TypedDict):
+    """The line that Hugging Face's Trainer ends with, of the training that was kept.
+
+    Attributes:
+        global_steps: of the optimiser.
+        training_loss: mean of the steps' losses, nats.
+        runtime: seconds of training, validation not counted; of all parts, if it was interrupted.
+        samples_per_second, steps_per_second: in that time.
+        total_flos: 6 × tokens × parameters without embeddings, as transformers'
+            `floating_point_ops` (Kaplan et al. 2020, arXiv 2001.08361, section 2.1); padding is
+            not counted. It is what training all weights takes, not what was computed here.
+        epoch: passes over the rows.
+    """
+
+    global_steps: int
+    training_loss: float | None
+    runtime: float
+    samples_per_second: float
+    steps_per_second: float
+    total_flos: float | None
+    epoch: float
+
+
 class Training(TypedDict):
     """How the training went.
 
     Attributes:
+        summary: of rungs that train by steps, else None.
         epochs: that the kept rung was trained for; 0 where there are none.
         epoch_losses: validation log loss after each epoch of the chosen trial.
         steps: optimiser steps of the kept rung's training.
@@ -131,6 +155,7 @@ class Training(TypedDict):
     refit: bool
     settings: NotRequired[dict[str, Any]]
     trials: NotRequired[list[dict[str, Any]]]
+    summary: NotRequired[TrainingSummary | None]
 
 
 class FreeAnswers(TypedDict):

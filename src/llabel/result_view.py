@@ -22,6 +22,7 @@ from llabel.record import (
     JointRecord,
     RunRecord,
     Training,
+    TrainingSummary,
     target_records,
 )
 
@@ -37,7 +38,7 @@ def render_run(record: RunRecord | JointRecord, out: Path) -> RenderableType:
         for name, own in targets.items()
         for part in _scored(own, f"{title}: {name}" if name else title)
     ]
-    lines = [_cost(record)]
+    lines = [_cost(record), *summary(record["training"].get("summary"))]
     if record["model_note"]:
         lines.append(f"About the base model: {record['model_note']}.")
     lines.append(f"Everything about this run is in {out}; README.md tells it in words.")
@@ -153,6 +154,23 @@ def _cost(record: RunRecord | JointRecord) -> str:
     said.append(f"peak memory {cost['peak_rss_mb'] / 1024:.1f} GiB")
     text = "; ".join(said) + "."
     return text[0].upper() + text[1:]
+
+
+def summary(found: TrainingSummary | None) -> Iterator[str]:
+    """The line that Hugging Face's Trainer ends with, of a training by steps."""
+    if found is None:
+        return
+    loss, flops = found["training_loss"], found["total_flos"]
+    said = [
+        f"{found['global_steps']:,} steps",
+        *([] if loss is None else [f"mean loss {loss:.4f}"]),
+        f"{found['runtime']:.1f} s",
+        f"{found['samples_per_second']:.2f} rows/s",
+        f"{found['steps_per_second']:.3f} steps/s",
+        *([] if flops is None else [f"{flops:.3g} FLOPs"]),
+        f"{found['epoch']:.2f} epochs",
+    ]
+    yield f"Training: {', '.join(said)}."
 
 
 def _epochs(training: Training) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from llabel.assessment import answers_of, assess
 from llabel.card import render_card
 from llabel.confidence import Judged, answered_rows, decide, refuse_label, write_confidence
-from llabel.config import RunConfig, label_columns
+from llabel.config import RunConfig
 from llabel.data import LoadedTask, fingerprint, load_labelled, load_targets, load_task
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.errors import InputError
@@ -17,6 +17,7 @@ from llabel.folder import TrainingLog, claimed, read_record, write_json, write_t
 from llabel.ladder import registry
 from llabel.ladder.contract import Rung
 from llabel.metrics import report, score
+from llabel.names import label_columns
 from llabel.predictions import confidence_of, confidences_of, refuse_silent
 from llabel.record import JointRecord, RunRecord, target_records
 from llabel.target_runs import assess_each, decide_each, evaluate_each, refuse_targets

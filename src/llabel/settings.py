@@ -205,13 +205,26 @@ class LLMSettings:
     warmup_ratio: Annotated[
         float, Interval(ge=0, le=1), Help("Share of the steps with a rising learning rate.")
     ] = 0.05
+    warmup_steps: Annotated[
+        int | None, Ge(0), Help("Steps with a rising learning rate, in place of a share.")
+    ] = None
     epochs: Annotated[int, Ge(1), Help("Passes over the training rows, at most.")] = 3
+    max_steps: Annotated[
+        int | None, Ge(1), Help("Steps of the optimiser, in place of --epochs.")
+    ] = None
     patience: Annotated[
         int | None,
         Ge(1),
         Help("Stop after so many epochs without a better validation loss; none: never."),
     ] = 1
     batch_size: Annotated[int, Ge(1), Help("Rows of one optimiser step.")] = 16
+    optim: Annotated[
+        Literal["adamw", "adamw_8bit", "paged_adamw_8bit"],
+        Help(
+            "AdamW in float32, or with its state in 8 bits by bitsandbytes (and, on a GPU, paged "
+            "out where memory is short)."
+        ),
+    ] = "adamw"
     weight_decay: Annotated[float, Ge(0), Help("AdamW's decay.")] = 0.0
     max_grad_norm: Annotated[float, Gt(0), Help("Gradients are clipped to this norm.")] = 1.0
     token_budget: Annotated[

@@ -19,9 +19,9 @@ from llabel.config import RunConfig
 from llabel.data import LoadedTask, fingerprint, load_labelled
 from llabel.errors import InputError
 from llabel.events import Event, Listener, Note, StageStarted
-from llabel.folder import target_folder, write_json_lines
+from llabel.folder import write_json_lines
 from llabel.ladder.contract import Rung
-from llabel.ladder.targets import each_target
+from llabel.ladder.targets import each_target, target_folder
 from llabel.metrics import report, score
 from llabel.record import JointRecord, RunRecord, joint_record, target_records
 from llabel.settings import ADAPTED

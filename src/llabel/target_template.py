@@ -61,6 +61,7 @@ def load_targets_template(
     refuse_instruction(name, instruction)
     headings = [heading_of(target) for target in targets]
     labels = label_list(targets)
+    gap: str | None = None  # between prompt and heading, where a file says
     if name in BUILT_IN_TEMPLATES:
         asked = (instruction or TARGETS_INSTRUCTION).replace("{labels}", labels)
         pieces, after = built_in(name, fields, asked, targets=True), ":"
@@ -75,7 +76,9 @@ def load_targets_template(
                 "where the answer is asked for."
             )
         after = "".join(map(str, parse_template(name, rest, fields, labels))) if found else ":"
+        gap = source[len(source.rstrip(" ")) :] if found else None
     head = assemble(name, pieces, fields)
+    gap = head.joint if gap is None else gap
     ends = after.rstrip(" ")
     if not ends:
         raise InputError(
@@ -83,6 +86,4 @@ def load_targets_template(
             "model can tell where the answer begins."
         )
     joint = after[len(ends) :] or ("" if ends[-1].isspace() else " ")
-    return replace(
-        head, joint=joint, tails=tuple(f"{head.joint}{heading}{ends}" for heading in headings)
-    )
+    return replace(head, joint=joint, tails=tuple(f"{gap}{heading}{ends}" for heading in headings))

@@ -52,7 +52,8 @@ def compare(
       llabel compare reviews.csv --text review --label stars --out runs/quick \\
           --rungs majority,bag-of-words,encoder,llm-lora --trials 1 --budget 10m
       llabel compare --config run.yaml --seeds 3 --curve 100,300 --out runs/full
-      llabel compare letters.csv --text text --label author,language --out runs/letters
+      llabel compare letters.csv --text text --label author,language \\
+          --out runs/letters
     """
     from llabel.compare.compare import compare_each
     from llabel.compare_view import render_comparison

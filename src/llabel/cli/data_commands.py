@@ -62,16 +62,24 @@ def check(
         rung = dry_run.prepare(settings, loaded.task, progress)
     notes(messages(), ["counting tokens, comparing rows, measuring this machine"])
     with quiet_libraries():
-        report = look_over(
-            loaded.task,
-            rung.encoder_.lengths,
-            max_length=rung.max_length_,
-            cost=dry_run.run_cost(rung, loaded.task),
-            cut=loaded.cut,
-        )
-    output().print(render(report))
+        cost = dry_run.run_cost(rung, loaded.task)
+        reports = {
+            name: look_over(
+                own.task,
+                rung.encoder_.lengths,
+                max_length=rung.max_length_,
+                cost=cost,
+                cut=loaded.cut,
+            )
+            for name, own in (loaded.targets or {"": loaded}).items()
+        }
+    for name, report in reports.items():
+        if name:
+            output().rule(f"target {name}")
+        output().print(render(report))
     if json_file:
-        write_json(json_file, asdict(report))
+        found = {name: asdict(report) for name, report in reports.items()}
+        write_json(json_file, found if loaded.targets else found[""])
 
 
 @click.command()

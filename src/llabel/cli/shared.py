@@ -1,27 +1,43 @@
 """What several commands have in common: arguments, options, and how they read settings."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
 from llabel.errors import InputError
 from llabel.options import given
+from llabel.precedence import layered
 from llabel.settings import READS, LLMSettings, RungName, SimplerSettings
 
 if TYPE_CHECKING:
     from llabel.config import RunConfig
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
 data_argument = click.argument("data", required=False)
-config_option = click.option(
+_CONFIG = click.option(
     "--config",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="YAML file of settings, of DATA (data) and --out (out); options given here win "
     "(none undoes one that may be left out).",
 )
+_PRESET = click.option(
+    "--preset",
+    metavar="NAME",
+    help="Settings of a published experiment, alpaca-qlora or boolq-lora, under those of --config "
+    "and the command line.",
+)
+
+
+def config_option(command: _Command) -> _Command:
+    """`--config` and `--preset`: where settings come from that are not on the command line."""
+    return _CONFIG(_PRESET(command))
+
+
 json_option = click.option(
     "--json",
     "json_file",
@@ -47,11 +63,19 @@ out_option = click.option(
 
 
 def given_values(ctx: click.Context, data: str | None, config: Path | None) -> dict[str, Any]:
-    """Settings of --config, under those of the command line."""
+    """Settings of --preset, under those of --config, under those of the command line."""
     from llabel.config import load_yaml
 
-    values = load_yaml(config) if config else {}
-    return values | given(ctx) | ({"data": data} if data else {})
+    below = (preset_values(ctx), load_yaml(config) if config else {})
+    return layered(*below, command_line=given(ctx)) | ({"data": data} if data else {})
+
+
+def preset_values(ctx: click.Context) -> dict[str, Any]:
+    """Settings of --preset, if it was given."""
+    from llabel.presets import preset
+
+    name = ctx.params.get("preset")
+    return preset(name) if name else {}
 
 
 def note_unread(ctx: click.Context, rungs: Sequence[RungName]) -> None:

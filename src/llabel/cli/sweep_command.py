@@ -9,11 +9,12 @@ from llabel.cli.shared import (
     config_option,
     data_argument,
     fetch_data,
-    given_values,
     out_option,
+    preset_values,
 )
 from llabel.command_group import COMMAND_LINE
-from llabel.options import sweep_options
+from llabel.options import given, sweep_options
+from llabel.precedence import layered
 
 
 @click.command()
@@ -56,7 +57,9 @@ def sweep(
     from llabel.sweep_view import render_sweep
 
     raw = read_yaml(config) if config else {}
-    values = {full(name): value for name, value in raw.items()} | given_values(ctx, data, None)
+    file = {full(name): value for name, value in raw.items()}
+    values = layered(preset_values(ctx), file, command_line=given(ctx))
+    values |= {"data": data} if data else {}
     values |= {"out": out} if out else {}
     refuse_missing(values, [*required(), "out"])
     folder = Path(values.pop("out"))

@@ -19,10 +19,10 @@ from llabel.folder import (
     finished_run,
     is_started,
     read_record,
-    target_folder,
     write_json,
     write_json_lines,
 )
+from llabel.ladder.targets import target_folder
 from llabel.record import RunRecord, target_records
 from llabel.settings import ADAPTED, CompareSettings, DataSettings
 from llabel.target_runs import target_lines

@@ -322,13 +322,18 @@ def _candidate(rung: FinishedRung, rank: int) -> Candidate:
 def _settings(config: RunConfig, asked: CompareSettings) -> dict[str, Any]:
     llm = config.llm
     own = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(asked).items()}
-    return own | {
-        "trials": llm.trials,
-        "budget": llm.budget,
-        "refit": llm.refit,
-        "seed": llm.seed,
-        "no_texts": config.run.no_texts,
-    }
+    target = {"target": config.data.target} if config.data.target else {}
+    return (
+        own
+        | target
+        | {
+            "trials": llm.trials,
+            "budget": llm.budget,
+            "refit": llm.refit,
+            "seed": llm.seed,
+            "no_texts": config.run.no_texts,
+        }
+    )
 
 
 def _machine(done: dict[str, FinishedRung]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from llabel.data.load import LoadedTask, load_labelled, load_task, read_texts
 from llabel.data.rows import fingerprint, long_fields, take, unseen_rows
-from llabel.data.targets import joint_task, load_targets
+from llabel.data.targets import joint_task, load_targets, strata
 
 __all__ = [
     "LoadedTask",
@@ -13,6 +13,7 @@ __all__ = [
     "load_task",
     "long_fields",
     "read_texts",
+    "strata",
     "take",
     "unseen_rows",
 ]

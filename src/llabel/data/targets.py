@@ -75,6 +75,11 @@ def load_targets(
         raise InputError("--test and --test-split both name the test part. Choose one of them.")
     if twice := [name for name in labels if labels.count(name) > 1]:
         raise InputError(f"--label {','.join(labels)}: {twice[0]} is named twice. Name each once.")
+    if "id" in labels:
+        raise InputError(
+            f"--label {','.join(labels)}: predictions call the row `id` and each target by its "
+            "column. Rename the column id."
+        )
     label_map = None if map_labels is None else read_label_map(map_labels)
     notes: list[str] = []
     tables = {}
@@ -264,11 +269,7 @@ class _Parts:
         ends = np.cumsum([len(y) for y in each.values()])[:-1]
         by_role = dict(zip(each, np.split(codes.reshape(-1).astype(np.int64), ends), strict=True))
         counts = _counts(by_role["train"], self.splits["train"].groups, len(combinations))
-        becomes = np.arange(len(combinations))
-        for code in np.flatnonzero(counts < least):
-            alike = np.flatnonzero(combinations[:, 0] == combinations[code, 0])
-            becomes[code] = alike[np.argmax(counts[alike])]
-        kept, renumbered = np.unique(becomes, return_inverse=True)
+        kept, renumbered = _merged(combinations, counts, least)
         classes = [classes for classes, _ in self.targets.values()]
         names = tuple(
             " + ".join(str(own[n]) for own, n in zip(classes, combinations[code], strict=True))
@@ -296,6 +297,29 @@ class _Parts:
                 },
             )
         return _Parts(targets)
+
+
+def strata(y: ClassIndices, least: int) -> ClassIndices:
+    """(n, n_targets) class indices → (n,) one index for the labels together.
+
+    Combinations with fewer than `least` rows count as the most frequent one with the same first
+    label.
+    """
+    combinations, codes, counts = np.unique(y, axis=0, return_inverse=True, return_counts=True)
+    _, renumbered = _merged(combinations, counts, least)
+    return renumbered[codes.reshape(-1)].astype(np.int64)
+
+
+def _merged(
+    combinations: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], least: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Which combinations stay, and the place among them that each one gets."""
+    becomes = np.arange(len(combinations))
+    for code in np.flatnonzero(counts < least):
+        alike = np.flatnonzero(combinations[:, 0] == combinations[code, 0])
+        becomes[code] = alike[np.argmax(counts[alike])]
+    kept, renumbered = np.unique(becomes, return_inverse=True)
+    return kept, renumbered
 
 
 def _counts(codes: ClassIndices, groups: Sequence[str] | None, size: int) -> npt.NDArray[np.int64]:

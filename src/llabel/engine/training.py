@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from llabel.engine.batching import FULL_VOCABULARY, Batch, Example, collate, micro_batches
 from llabel.engine.checkpoint import CheckpointFolder, Snapshot
+from llabel.engine.optimisers import STATE, make_optimizer, packed_state, unpacked_state
 from llabel.events import EpochDone, Listener, StageStarted, StepDone, ignore
 
 
@@ -24,6 +25,10 @@ class TrainingSettings:
         schedule: `cosine`, `linear` or `constant`, after the warm-up.
         warmup_ratio: share of all steps with a rising learning rate.
         epochs: passes over the rows; the last one may be a part.
+        max_steps: steps in place of epochs.
+        warmup_steps: steps in place of `warmup_ratio`.
+        optim: `adamw`, or bitsandbytes' `adamw_8bit` or `paged_adamw_8bit` (see
+            `llabel.engine.optimisers`).
         batch_size: rows of one step, however many micro-batches it takes.
         token_budget: most padded tokens of one micro-batch; it bounds memory, not the result.
         weight_decay, betas, max_grad_norm: AdamW's (Loshchilov & Hutter 2019) and clipping.
@@ -48,6 +53,9 @@ class TrainingSettings:
     betas: tuple[float, float] = (0.9, 0.99)
     time_limit: float | None = None
     fused: bool = False
+    max_steps: int | None = None
+    warmup_steps: int | None = None
+    optim: str = "adamw"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,7 @@ class Progress:
     Attributes:
         step, rows, tokens: done so far, padding not counted.
         seconds: that it took; validation not counted.
+        loss_sum: of the steps' losses.
         best_epoch: the epoch with the lowest validation loss, from 1; one that `time_limit` cut
             short counts.
         best_step: the step after which that was.
@@ -76,6 +85,7 @@ class Progress:
     epoch_losses: tuple[float, ...] = ()
     best_step: int = 0
     reason: str = "epochs"
+    loss_sum: float = 0.0
 
 
 Watch: TypeAlias = Callable[[int, int, Callable[[], float]], None]
@@ -117,23 +127,24 @@ class Trainer:
         """Train, or go on from the newest checkpoint, and leave the best weights in the module."""
         settings = self.settings
         steps_per_epoch = math.ceil(len(examples) / settings.batch_size)
-        steps = max(1, round(steps_per_epoch * settings.epochs))
+        steps = settings.max_steps or max(1, round(steps_per_epoch * settings.epochs))
         parameters = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
-        optimizer = torch.optim.AdamW(
+        optimizer = make_optimizer(
+            settings.optim,
             parameters.values(),
             lr=settings.learning_rate,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
-            fused=settings.fused or None,
+            fused=settings.fused,
         )
         rate_at = _schedule(optimizer, settings, steps)
         torch.manual_seed(settings.seed)
         progress, best = self._resume(parameters, optimizer)
-        rows_in_all = round(len(examples) * settings.epochs)
+        rows_in_all = round(len(examples) * steps / steps_per_epoch)
         self.notify(StageStarted(self.stage, rows_in_all, progress.rows))
         while progress.step < steps and not progress.stopped:
             epoch, at = divmod(progress.step, steps_per_epoch)
-            rows = _row_order(len(examples), settings.seed, epoch)
+            rows = row_order(len(examples), settings.seed, epoch)
             rows = rows[at * settings.batch_size : (at + 1) * settings.batch_size]
             started = time.perf_counter()
             self.module.train()
@@ -148,6 +159,7 @@ class Trainer:
                 progress,
                 step=progress.step + 1,
                 seconds=progress.seconds + seconds,
+                loss_sum=progress.loss_sum + loss,
                 rows=progress.rows + len(rows),
                 tokens=progress.tokens + tokens,
             )
@@ -251,8 +263,9 @@ class Trainer:
         for name, parameter in parameters.items():
             if optimizer or not best:
                 tensors[f"parameter.{name}"] = parameter.detach()
-            for key, value in optimizer.state[parameter].items() if optimizer else ():
-                tensors[f"optimizer.{key}.{name}"] = value
+            if optimizer:
+                state = packed_state(optimizer.state[parameter])
+                tensors |= {f"optimizer.{key}.{name}": value for key, value in state.items()}
         tensors |= {f"best.{name}": value for name, value in best.items()}
         return Snapshot(tensors, {n: getattr(progress, n) for n in Progress.__slots__})
 
@@ -270,14 +283,14 @@ class Trainer:
         tensors = snapshot.tensors
         _copy_into(parameters, _below("parameter.", tensors))
         for name, parameter in parameters.items():
-            if f"optimizer.step.{name}" not in tensors:  # it never had a gradient, or all is done
-                continue
-            optimizer.state[parameter] = {
-                key: tensors[f"optimizer.{key}.{name}"].to(
-                    "cpu" if key == "step" and not self.settings.fused else parameter.device
-                )
-                for key in ("step", "exp_avg", "exp_avg_sq")
+            state = {
+                key: tensors[f"optimizer.{key}.{name}"]
+                for key in STATE
+                if f"optimizer.{key}.{name}" in tensors
             }
+            if state:  # else it never had a gradient, or all is done
+                on_gpu = self.settings.fused
+                optimizer.state[parameter] = unpacked_state(state, parameter.device, on_gpu=on_gpu)
         torch.set_rng_state(tensors["rng.cpu"])
         if "rng.cuda" in tensors and self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
@@ -292,7 +305,9 @@ def _schedule(
     from transformers import get_scheduler
 
     name = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
-    warmup = math.ceil(settings.warmup_ratio * steps)
+    warmup = settings.warmup_steps
+    if warmup is None:
+        warmup = math.ceil(settings.warmup_ratio * steps)
     schedule = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
     (factor,) = schedule.lr_lambdas
 
@@ -313,7 +328,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _row_order(rows: int, seed: int, epoch: int) -> list[int]:
+def row_order(rows: int, seed: int, epoch: int) -> list[int]:
     """A fresh order each epoch: a function of seed and epoch, so that nothing need be saved."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     return torch.randperm(rows, generator=generator).tolist()

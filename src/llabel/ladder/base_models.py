@@ -71,16 +71,10 @@ class KeptBaseModels(BaseModels):
     def frozen(self, prompting: Prompting, settings: LLMSettings) -> "PreTrainedModel":
         """The last one where it is the same."""
         engine = (settings.engine, settings.compile, settings.gradient_checkpointing)
-        form = four_bit_of(settings, prompting.folder, device_of(settings))
         rope = settings.rope_scaling
-        asked = (
-            rope,
-            prompting.folder,
-            str(device_of(settings)),
-            precision_of(settings),
-            form,
-            *engine,
-        )
+        form = four_bit_of(settings, prompting.folder, device_of(settings))
+        device, precision = str(device_of(settings)), precision_of(settings)
+        asked = (prompting.folder, device, precision, form, rope, *engine)
         if self._model is None or asked != self._known:
             self._model = None  # two of them might not fit into memory
             gc.collect()

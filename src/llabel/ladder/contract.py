@@ -59,6 +59,7 @@ class Trial:
     epochs: float = 0
     epoch_losses: tuple[float, ...] = ()
     steps: int = 0
+    training_loss: float | None = None
     rows: int = 0
     tokens: int = 0
     seconds: float = 0.0
@@ -77,6 +78,8 @@ class FitRecord:
         refit: the training on train + validation, if it was asked for.
         trainable_parameters: numbers that training changed.
         parameters: numbers the rung computes with; both 0 for look-up tables.
+        computing_parameters: those of them that stand in products: no embedding table (a tied head
+            is one); 0 where they are not counted.
         weight_bytes: memory of a language model's weights, adapters included; 0 for other rungs.
         truncated: rows of train and validation whose texts were cut to fit.
     """
@@ -87,6 +90,7 @@ class FitRecord:
     refit: Trial | None = None
     trainable_parameters: int = 0
     parameters: int = 0
+    computing_parameters: int = 0
     weight_bytes: int = 0
     truncated: dict[str, int]
 

@@ -18,6 +18,7 @@ from llabel.engine.checkpoint import CheckpointFolder
 from llabel.engine.four_bit import parameter_count, weight_bytes
 from llabel.engine.loftq import start_from_rounding
 from llabel.engine.model import add_lora, compile_layers, load_adapter
+from llabel.engine.optimisers import refuse_missing
 from llabel.engine.packed_reader import PackedReader
 from llabel.engine.training import Progress, Trainer, Watch, seeded
 from llabel.events import Listener, Note, StageStarted, ignore
@@ -80,6 +81,7 @@ class LLMRung:
         """
         self.fields_, self.classes_ = tuple(fields), tuple(classes)
         self._ask(self.models.prompting(self.settings, self.fields_, self.classes_, notify))
+        refuse_missing(self.settings.optim)
         check_start(self.settings, self.folder_)
         check_base(self.settings, self.folder_, self.device, self.precision, notify)
         return self
@@ -146,6 +148,7 @@ class LLMRung:
                 training_settings(self.settings),
                 learning_rate=rate,
                 epochs=self.choice_.best_step / per_epoch,  # of more rows, as many passes
+                max_steps=None,
                 patience=None,
             )
             again = checkpoints and checkpoints.beside("refit")
@@ -165,6 +168,8 @@ class LLMRung:
             trainable_parameters=self.trainable_parameters_,
             parameters=parameter_count(self.model_),
             weight_bytes=weight_bytes(self.model_),
+            computing_parameters=parameter_count(self.model_)
+            - self.model_.get_input_embeddings().weight.numel(),
             truncated=self.truncated_,
         )
         return self

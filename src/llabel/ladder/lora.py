@@ -28,6 +28,7 @@ def trial_of(rate: float, progress: Progress, *, validated: bool = True) -> Tria
         epochs=progress.best_epoch,
         epoch_losses=progress.epoch_losses,
         steps=progress.step,
+        training_loss=progress.loss_sum / progress.step if progress.step else None,
         rows=progress.rows,
         tokens=progress.tokens,
         seconds=progress.seconds,
@@ -61,4 +62,7 @@ def training_settings(settings: LLMSettings) -> TrainingSettings:
         max_grad_norm=settings.max_grad_norm,
         patience=settings.patience,
         seed=settings.seed,
+        max_steps=settings.max_steps,
+        warmup_steps=settings.warmup_steps,
+        optim=settings.optim,
     )

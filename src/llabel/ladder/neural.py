@@ -315,6 +315,7 @@ def _trial(rate: float, progress: Progress, passes: int) -> Trial:
         epochs=progress.best_epoch * passes,
         epoch_losses=progress.epoch_losses,
         steps=progress.step,
+        training_loss=progress.loss_sum / progress.step if progress.step else None,
         rows=progress.rows,
         tokens=progress.tokens,
         seconds=progress.seconds,

@@ -1,7 +1,9 @@
 """Several targets of one rung: rows for its loss, and each target as a rung of its own."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -117,3 +119,9 @@ def each_target(rung: "LLMRung") -> dict[str, TargetRung]:
     names = dict.fromkeys(c.target for c in rung.classes_ if isinstance(c, TargetLabel))
     kept: dict[Text, Any] = {}
     return {name: TargetRung(rung, name, kept) for name in names}
+
+
+def target_folder(out: Path, target: str) -> Path:
+    """Where a run of several targets keeps what belongs to one of them."""
+    name = quote(target, safe=" ")
+    return out / "targets" / (f"%2E{name[1:]}" if name.startswith(".") else name)

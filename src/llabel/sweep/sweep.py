@@ -78,6 +78,11 @@ def sweep(
 def _prepared(axes: Axes, asked: SweepSettings, folder: SweepFolder, notify: Listener) -> "_Sweep":
     """Say all that is wrong with settings, data and folder before the first hour of work."""
     cells = _corners(axes) if asked.search else grid(axes)
+    if (one := next(iter(cells)).config).joint:
+        raise InputError(
+            f"--label {one.data.label}: a sweep judges its cells by one target. Add --target "
+            f"{one.targets[0]}; rows and splits stay those of all."
+        )
     for config in {cell.config.run.track: cell.config for cell in cells}.values():
         refuse_missing_tracker(config)
     rows = Rows()
