@@ -26,7 +26,7 @@ from llabel.settings import RunSettings
 from llabel.task import Task
 from runs import config, write_weather
 from test_answer import configuration
-from tiny_models import random_model, save_tokenizer
+from tiny_models import random_model, save_llama, save_tokenizer
 from tiny_rungs import TASK
 from two_targets import joint_task
 
@@ -249,3 +249,9 @@ def test_an_empty_folder_may_be_there(lora: Path, tmp_path: Path):
     (tmp_path / "merged").mkdir()
     merge(lora, tmp_path / "merged", rows=2)
     assert (tmp_path / "merged" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "yarn"])
+def test_longer_positions_are_merged_once(kind: str, data: Path, tmp_path: Path) -> None:
+    folder = trained(tmp_path / "run", data, save_llama(tmp_path / "m"), rope_scaling=f"{kind}:4")
+    assert merge(folder, tmp_path / "merged").max_move < 1e-5

@@ -10,9 +10,8 @@ from click.testing import CliRunner
 from llabel.compare.plan import command_line, curve_runs, ladder_runs
 from llabel.config import RunConfig
 from llabel.options import ONE_RUN, given, settings_options
+from llabel.rung_settings import READS, SEEDED
 from llabel.settings import (
-    READS,
-    SEEDED,
     CompareSettings,
     DataSettings,
     LLMSettings,

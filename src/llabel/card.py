@@ -6,7 +6,7 @@ from typing import Any, cast
 from llabel.confidence import Abstention, Answered, Calibration
 from llabel.metrics import ReportRow, Scores
 from llabel.record import Baseline, FreeAnswers, JointRecord, RunRecord, target_records
-from llabel.settings import ADAPTED
+from llabel.rung_settings import ADAPTED
 
 
 def render_card(record: RunRecord | JointRecord) -> str:

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin,
 from llabel.errors import InputError
 from llabel.names import HOW, joined, label_columns, names_in
 from llabel.precedence import with_batch_size
+from llabel.rung_settings import READS
 from llabel.settings import (
-    READS,
     CompareSettings,
     DataSettings,
     Duration,

@@ -19,7 +19,7 @@ from llabel.errors import InputError
 from llabel.events import Listener, StageStarted, ignore
 from llabel.folder import alone_with, read_record, write_text
 from llabel.ladder import registry
-from llabel.settings import ADAPTED
+from llabel.rung_settings import ADAPTED
 from llabel.task import Label, Probabilities, TargetLabel, Text
 
 if TYPE_CHECKING:

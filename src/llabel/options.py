@@ -11,8 +11,8 @@ from click.core import ParameterSource
 
 from llabel.config import is_none, option, short
 from llabel.precedence import ACCUMULATION, PER_DEVICE
+from llabel.rung_settings import VARIED
 from llabel.settings import (
-    VARIED,
     CompareSettings,
     DataSettings,
     Duration,

@@ -4,9 +4,7 @@ The command line makes its options from these classes, `--config run.yaml` is ch
 them, `run.json` records them and `LLMClassifier` takes the same names.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias, get_args
 
 from annotated_types import Ge, Gt, Interval
@@ -425,45 +423,3 @@ class SweepSettings:
         bool,
         Help("Keep what every cell learned; else only the chosen and the recommended one's."),
     ] = False
-
-
-_SPLITS = frozenset({"seed", "refit"})  # every rung is fitted on the same rows
-_TRAINED = _SPLITS | {"trials", "budget", "class_weight"}
-_NEURAL = _TRAINED | {"device", "max_seq_length"}
-_LLM = frozenset(field.name for field in fields(LLMSettings))
-_PROMPTED = frozenset({
-    *("seed", "model", "template", "instruction", "label_words", "max_seq_length"),
-    *("rope_scaling", "long"),
-    *("token_budget", "precision", "base", "double_quant", "compute_dtype", "engine", "device"),
-})  # fmt: skip
-READS: Mapping[RungName, frozenset[str]] = MappingProxyType({
-    "majority": _SPLITS,
-    "lookup": _SPLITS,
-    "bag-of-words": _TRAINED,
-    "word-embeddings": _TRAINED | {"embeddings"},
-    "rnn": _NEURAL | {"embeddings"},
-    "transformer": _NEURAL,
-    "encoder": _NEURAL | {"encoder"},
-    "llm-zero-shot": _PROMPTED,
-    "llm-zero-shot-calibrated": _PROMPTED,
-    "llm-few-shot": _PROMPTED | {"shots"},
-    "llm-few-shot-calibrated": _PROMPTED | {"shots"},
-    "llm-lora": _LLM - {"shots"},
-    "llm-qlora": _LLM - {"shots"},
-})  # fmt: skip
-"""Which settings of `LLMSettings` and `SimplerSettings` decide what a rung becomes."""
-
-SEEDED: tuple[RungName, ...] = (
-    *("word-embeddings", "rnn", "transformer", "encoder"),
-    *("llm-few-shot", "llm-few-shot-calibrated", "llm-lora", "llm-qlora"),
-)
-"""Rungs that come out otherwise with another seed."""
-
-ADAPTED: tuple[RungName, ...] = ("llm-lora", "llm-qlora")
-"""Rungs that train adapters, and learn several targets together where there are some."""
-
-VARIED = (
-    frozenset({"text", "train_rows", "rung"})
-    | frozenset(field.name for room in (LLMSettings, SimplerSettings) for field in fields(room))
-) - {"label_words"}
-"""Settings that a sweep may vary. The others decide on which rows cells are judged, or nothing."""

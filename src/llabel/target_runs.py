@@ -24,7 +24,7 @@ from llabel.ladder.contract import Rung
 from llabel.ladder.targets import each_target, target_folder
 from llabel.metrics import report, score
 from llabel.record import JointRecord, RunRecord, joint_record, target_records
-from llabel.settings import ADAPTED
+from llabel.rung_settings import ADAPTED
 
 if TYPE_CHECKING:
     from llabel.ladder.llm import LLMRung

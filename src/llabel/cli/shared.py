@@ -10,7 +10,8 @@ import rich_click as click
 from llabel.errors import InputError
 from llabel.options import given
 from llabel.precedence import layered
-from llabel.settings import READS, LLMSettings, RungName, SimplerSettings
+from llabel.rung_settings import READS
+from llabel.settings import LLMSettings, RungName, SimplerSettings
 
 if TYPE_CHECKING:
     from llabel.config import RunConfig

@@ -24,7 +24,8 @@ from llabel.folder import (
 )
 from llabel.ladder.targets import target_folder
 from llabel.record import RunRecord, target_records
-from llabel.settings import ADAPTED, CompareSettings, DataSettings
+from llabel.rung_settings import ADAPTED
+from llabel.settings import CompareSettings, DataSettings
 from llabel.target_runs import target_lines
 
 _TAKEN = {RUNGS, CURVE, DRAWS, "compare.json", "report.html"}

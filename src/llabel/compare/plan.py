@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from llabel.config import RunConfig, defaults, option
-from llabel.settings import SEEDED, CompareSettings, RungName
+from llabel.rung_settings import SEEDED
+from llabel.settings import CompareSettings, RungName
 
 RUNGS, CURVE = "rungs", "curve"  # subfolders of DIR
 

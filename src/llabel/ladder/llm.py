@@ -40,7 +40,8 @@ from llabel.ladder.lora import TrainingJob, lora_settings, training_settings, tr
 from llabel.ladder.prompting import Prompting, build_prompting, lasting_name
 from llabel.ladder.targets import mean_log_loss, target_example
 from llabel.ladder.trials import around, best_of
-from llabel.settings import ADAPTED, LLMSettings
+from llabel.rung_settings import ADAPTED
+from llabel.settings import LLMSettings
 from llabel.task import Label, Probabilities, Split, Task, Text
 
 if TYPE_CHECKING:

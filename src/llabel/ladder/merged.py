@@ -37,7 +37,12 @@ def write_merged(rung: LLMRung, folder: Path, out: Path, dtype: torch.dtype) -> 
 def read_merged(rung: LLMRung, model: Path) -> LabelModel:
     """The model at `model`, asked as `rung` asks: as the rung llm-zero-shot would read it."""
     settings = replace(
-        rung.settings, model=str(model), base="auto", precision="auto", compile=False
+        rung.settings,
+        model=str(model),
+        base="auto",
+        precision="auto",
+        compile=False,
+        rope_scaling=None,  # the merged model's own configuration has it
     )
     prompting = build_prompting(
         settings, model, rung.fields_, rung.template_, rung.trie_.words, rung.classes_

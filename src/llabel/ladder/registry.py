@@ -8,7 +8,8 @@ from llabel.config import RunConfig
 from llabel.errors import InputError
 from llabel.ladder.contract import FitSettings, Rung
 from llabel.ladder.rung_folder import RECORD, read_json
-from llabel.settings import ADAPTED, RungName
+from llabel.rung_settings import ADAPTED
+from llabel.settings import RungName
 from llabel.task import Label
 
 _CLASSES: dict[RungName, str] = {

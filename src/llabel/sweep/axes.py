@@ -9,7 +9,7 @@ from typing import Any, Literal, get_origin
 
 from llabel.config import checked, kind_of, option, short
 from llabel.errors import InputError
-from llabel.settings import VARIED
+from llabel.rung_settings import VARIED
 from llabel.sweep_record import Range
 
 # Texts that are cut at their commas into values; others (columns, modules, prose) are values whole.

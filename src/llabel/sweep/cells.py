@@ -9,7 +9,8 @@ from math import sqrt
 from typing import Any
 
 from llabel.config import RunConfig, defaults, short
-from llabel.settings import ADAPTED, READS, SEEDED, LLMSettings, SimplerSettings
+from llabel.rung_settings import ADAPTED, READS, SEEDED
+from llabel.settings import LLMSettings, SimplerSettings
 from llabel.sweep.axes import Axes
 from llabel.sweep_record import AXES
 

@@ -15,7 +15,7 @@ from llabel.config import short
 from llabel.data import LoadedTask
 from llabel.metrics import log_loss
 from llabel.record import environment
-from llabel.settings import ADAPTED
+from llabel.rung_settings import ADAPTED
 from llabel.statistics.effects import analyse
 from llabel.sweep.arrays import read_proba
 from llabel.sweep.axes import Axes

@@ -19,7 +19,7 @@ from llabel.ladder.base_models import KeptBaseModels
 from llabel.ladder.contract import Rung
 from llabel.ladder.llm import LLMRung
 from llabel.metrics import score
-from llabel.settings import ADAPTED
+from llabel.rung_settings import ADAPTED
 from llabel.sweep.arrays import write_proba
 from llabel.sweep.cells import is_control
 from llabel.sweep.folder import (

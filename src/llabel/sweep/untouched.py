@@ -13,7 +13,7 @@ from llabel.folder import write_json
 from llabel.ladder.base_models import BaseModels
 from llabel.ladder.llm import LLMRung
 from llabel.ladder.perplexity import perplexity
-from llabel.settings import READS
+from llabel.rung_settings import READS
 from llabel.sweep.arrays import read_proba, write_proba
 from llabel.sweep.folder import UNTOUCHED, SweepFolder
 from llabel.sweep_record import PERPLEXITY_ROWS, LayerUpdate
