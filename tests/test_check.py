@@ -217,8 +217,8 @@ def test_token_lengths_are_of_the_whole_prompt_and_totals_of_the_cut_one():
     assert lengths.total == sum(range(1, 16)) + 5 * 15
     assert (test.part, test.truncated, test.total) == ("test", 0, 3)
     assert (
-        "5 of 20 training rows (25 %) are longer than 15 tokens (longest 20) and lose the end of "
-        "their longest field: raise --max-seq-length if it matters"
+        "5 of 20 training rows (25 %) are longer than 15 tokens (longest 20) and lose a part of "
+        "their longest field (--long): raise --max-seq-length if it matters"
     ) in report.warnings
 
 

@@ -251,7 +251,7 @@ def _length_warnings(tokens: Iterable[TokenLengths], max_length: int) -> Iterato
             yield (
                 f"{lengths.truncated} of {lengths.rows} {_spoken(lengths.part)} rows "
                 f"({_percent(lengths.truncated / lengths.rows)}) are longer than {max_length} "
-                f"tokens (longest {lengths.max}) and lose the end of their longest field: "
+                f"tokens (longest {lengths.max}) and lose a part of their longest field (--long): "
                 "raise --max-seq-length if it matters"
             )
 
