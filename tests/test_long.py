@@ -55,6 +55,45 @@ def test_what_is_kept_is_in_the_text_in_its_order(text, long):
     assert list(prompt.input_ids[-2:]) == last[-2:]
 
 
+@given(st.text(max_size=300) | st.text("ab ć€😀", max_size=300))
+def test_pieces_are_the_whole_text_and_fit(text):
+    made = encoder("chunks", 50)
+    pieces = made.pieces((text,))
+    assert "".join(piece for (piece,) in pieces) == text
+    prompts = made.encode(pieces)
+    assert not any(prompt.truncated for prompt in prompts)
+    assert (len(pieces) > 1) == (made.lengths([(text,)])[0] > 50)
+    assert all(encoder(way, 50).pieces((text,)) == [(text,)] for way in WAYS)
+    assert made.encode([(text,)])[0].text == pieces[0]
+
+
+def test_only_the_longest_field_is_cut_into_pieces():
+    folder = Path(mkdtemp())
+    save_tokenizer(folder)
+    template = load_template("qa", ("a", "b"), ["no", "yes"])
+    made = PromptEncoder(load_tokenizer(folder), template, ("a", "b"), 70, long="chunks")
+    pieces = made.pieces(("short", "0123456789" * 12))
+    assert len(pieces) > 2
+    assert {a for a, _ in pieces} == {"short"}
+    assert "".join(b for _, b in pieces) == "0123456789" * 12
+
+
+def test_the_answer_to_pieces_is_their_mean(llm_settings, tmp_path):
+    rung = untrained(llm_settings(long="chunks", max_seq_length=48))
+    texts = [TASK.test.texts[0], tuple(30 * f"{value} " for value in TASK.test.texts[1])]
+    short, long = texts
+    pieces = rung.encoder_.pieces(long)
+    assert len(pieces) > 2
+    expected = rung.predict_proba(pieces).mean(axis=0)
+    found = rung.predict_proba([short, long, short])
+    np.testing.assert_allclose(found[1], expected, atol=1e-6)
+    np.testing.assert_allclose(found[0], rung.predict_proba([short])[0], atol=1e-6)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-9)
+    rows = []
+    rung.predict_proba(texts, lambda event: rows.append(event.rows))
+    assert sum(rows) == 2
+
+
 @pytest.mark.parametrize("long", WAYS)
 def test_rungs_read_it_alike_alone_and_beside_others(long, llm_settings, tmp_path):
     rung = untrained(llm_settings(long=long, max_seq_length=48))

@@ -242,7 +242,8 @@ class PromptEncoder:
         max_length: most tokens of a prompt.
         begin: put the tokenizer's begin tokens before each prompt.
         long: what is kept of a field that is too long: its `head`, its `tail`, or both ends, of
-            which the first has the odd token (`middle`: the middle is cut out).
+            which the first has the odd token (`middle`: the middle is cut out). With `chunks` it
+            is the head; `pieces` gives all of it.
 
     Attributes:
         begin_tokens: what the tokenizer puts before any text, if the template does not.
@@ -294,6 +295,26 @@ class PromptEncoder:
         """(n,) prompts; rows that are too long lose a part of their longest fields (`long`)."""
         return [self._fit(text) for text in texts]
 
+    def pieces(self, text: Text) -> list[Text]:
+        """The row as rows that fit: of `chunks`, its longest field cut into consecutive parts.
+
+        They are as long as they can be, but for the last. Of other fields that are too long each
+        has the head. Whatever else `long` is, a row is one piece.
+        """
+        if self.long != "chunks":
+            return [text]
+        ids, spans = self._encode(text)
+        if len(ids) <= self.max_length:
+            return [text]
+        longest = max(range(len(spans)), key=lambda field: len(spans[field]))
+        found, rest = [], text[longest]
+        while True:
+            piece = self._fit((*text[:longest], rest, *text[longest + 1 :])).text
+            found.append(piece)
+            rest = rest[len(piece[longest]) :]
+            if not piece[longest] or not rest:
+                return found
+
     def _fit(self, text: Text) -> Prompt:
         ids, spans = self._encode(text)
         level, truncated = self.max_length, False
@@ -312,7 +333,7 @@ class PromptEncoder:
 
     def _cut(self, value: str, ends: Sequence[int], level: int) -> str:
         """At most `level` tokens of a field with more than that; `ends` as `_encode` has them."""
-        first = {"head": level, "tail": 0, "middle": -(-level // 2)}[self.long]
+        first = {"tail": 0, "middle": -(-level // 2)}.get(self.long, level)
         last = level - first
         head = value[: ends[first - 1]] if first else ""
         return head + (value[ends[-last - 1] :] if last else "")

@@ -35,7 +35,7 @@ RopeKind: TypeAlias = Literal["linear", "dynamic", "yarn", "llama3"]
 """How rotary positions may be stretched over longer texts."""
 
 
-Long: TypeAlias = Literal["head", "tail", "middle"]
+Long: TypeAlias = Literal["head", "tail", "middle", "chunks"]
 """What is kept of a text that does not fit."""
 
 
@@ -147,8 +147,9 @@ class LLMSettings:
     long: Annotated[
         Long,
         Help(
-            "What is kept of a text that is too long: its head, its tail, or both (middle: the "
-            "middle is cut out)."
+            "What is read of a text that is too long: its head, its tail, or both (middle: the "
+            "middle is cut out); or all of it, piece by piece (chunks: the answer is the mean over "
+            "the pieces, learned from is the first)."
         ),
     ] = "head"
     rope_scaling: Annotated[

@@ -63,10 +63,16 @@ class LabelModel:
     def stream_proba(
         self, texts: Sequence[Text], notify: Listener = ignore
     ) -> Iterator[Probabilities]:
-        """(n,) texts → (≤ `PREDICT_WINDOW`, n_classes) probabilities at a time, in order."""
-        prefix = self._prefix_of_shots()
+        """(n,) texts → (≤ `PREDICT_WINDOW`, n_classes) probabilities at a time, in order.
+
+        Those of a text that is read in pieces are the mean over them.
+        """
+        prefix, encoder = self._prefix_of_shots(), self.prompting.encoder
         for start in range(0, len(texts), PREDICT_WINDOW):
-            prompts = self._prompts(texts[start : start + PREDICT_WINDOW])
+            pieces = [encoder.pieces(text) for text in texts[start : start + PREDICT_WINDOW]]
+            counts = np.array(list(map(len, pieces)))
+            firsts = np.cumsum(counts) - counts
+            prompts = self._prompts([piece for row in pieces for piece in row])
             prefix = self._prefix(prompts, prefix)
             out = np.empty((len(prompts), len(self.prompting.trie.words)))
             done, riding = (len(prefix), self.head.reader.tree_tokens) if prefix else (0, 0)
@@ -76,7 +82,8 @@ class LabelModel:
                 batch = collate([Example(rests[row]) for row in rows])
                 log_probs = self.head.log_probs(batch.to(self.head.device), prefix)
                 out[rows] = log_probs.double().exp().cpu().numpy()
-                notify(RowsDone(len(rows)))
+                notify(RowsDone(int(np.isin(rows, firsts).sum())))
+            out = np.add.reduceat(out, firsts) / counts[:, None]
             for first, stop in self._spans():
                 out[:, first:stop] /= out[:, first:stop].sum(axis=1, keepdims=True)
             yield out
