@@ -21,7 +21,7 @@ from llabel.events import Event, StageStarted, StepDone
 from llabel.ladder.llm import LLMRung
 from llabel.presets import PRESETS, preset
 from llabel.result_view import render_run, summary
-from llabel.settings import LLMSettings
+from llabel.settings import LLMSettings, RunSettings
 from runs import config, write_weather
 from test_training import EXAMPLES, ROWS, SETTINGS, Stop, Training, same
 
@@ -236,6 +236,14 @@ def test_the_summary_is_the_kept_training_s(tmp_path: Path, tiny_llama: Path) ->
     assert f"{found['training_loss']:.4f}" in next(summary(found))
     assert list(summary(None)) == []
     assert render_run(record, tmp_path) is not None
+
+
+def test_a_solver_s_iterations_are_no_steps(tmp_path: Path) -> None:
+    data = write_weather(tmp_path / "weather.jsonl", 40)
+    settings = config(data, tmp_path, RunSettings(rung="bag-of-words"))
+    record: Any = run.fit(settings, tmp_path / "o", command="x")
+    assert record["training"]["steps"] > 0
+    assert record["training"]["summary"] is None
 
 
 def test_flops_are_those_of_transformers(tmp_path: Path, tiny_llama: Path) -> None:

@@ -268,7 +268,7 @@ def _training(fitted: FitRecord, task: Task) -> Training:
             asdict(trial) | {"chosen": number == fitted.chosen}
             for number, trial in enumerate(fitted.trials)
         ],
-        summary=_summary(fitted, kept, task) if kept and kept.steps else None,
+        summary=_summary(fitted, kept, task) if kept and kept.training_loss is not None else None,
     )
 
 
