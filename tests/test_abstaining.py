@@ -220,11 +220,11 @@ def test_a_classifier_loads_the_temperature_too(
     lines = lines_of(tmp_path / "run", "test")
     texts = pd.DataFrame([line["text"] for line in lines])
     expected = proba_of(tmp_path / "run", "test")
-    assert classifier.confidence_.temperature != 1
+    assert classifier.confidences_[""].temperature != 1
     assert classifier.predict_proba(texts) == pytest.approx(expected, abs=1e-6)
     assert set(classifier.predict(texts)) <= {1, 2, 3}
     classifier.save(tmp_path / "saved")
-    assert read_confidence(tmp_path / "saved") == classifier.confidence_
+    assert read_confidence(tmp_path / "saved") == classifier.confidences_[""]
 
 
 @pytest.mark.parametrize(

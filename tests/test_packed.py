@@ -297,6 +297,7 @@ def probabilities(texts: list[tuple[str, str]], **changes: Any) -> Any:
     return rung.predict_proba(texts)[:, 1], rung.engine_
 
 
+@pytest.mark.slow
 def test_the_real_model_says_the_same_in_both_engines(questions):
     found, engine = probabilities(questions, precision="float32")
     expected, reference = probabilities(questions, precision="float32", engine="plain")

@@ -65,8 +65,9 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         classes_: (n_classes,) labels, sorted; the order of `predict_proba`'s columns. Of several
             targets a list, as scikit-learn has it for several outputs.
         rung_: the fitted `LLMRung`.
-        confidence_: the temperature and the threshold of a run that was loaded (`--calibrate`,
-            `--abstain-below`): probabilities are calibrated, but `predict` always names a label.
+        confidences_: by target ("" where there is one) the temperature and the threshold of a run
+            that was loaded (`--calibrate`, `--abstain-below`): probabilities are calibrated, but
+            `predict` always names a label.
         feature_names_in_: the text columns, where a data frame was given.
     """
 
