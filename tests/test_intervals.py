@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from llabel.errors import InputError
 from llabel.metrics import (
+    NOT_ASKED,
     expected_calibration_error,
     log_loss,
     macro_f1,
@@ -148,6 +149,17 @@ def test_every_interval_holds_its_score(n, seeds, n_classes, seed):
     ece = np.mean([expected_calibration_error(y, p) for p in proba])
     assert found["ece_ci95"][0] <= ece <= 1
     assert json.loads(json.dumps(found)) == found
+
+
+def test_a_training_asked_one_row_of_many_or_none_spoils_nothing():
+    y, proba, answers, _ = draw(np.random.default_rng(3), 20, seeds=3)
+    answers[1, 1:] = NOT_ASKED  # most resamples lack its only row
+    found = bootstrap_scores(y, proba, answers)
+    assert np.isfinite([found[name] for name in NAMES]).all()
+    answers[2] = NOT_ASKED
+    without = bootstrap_scores(y, proba, answers)
+    assert without == bootstrap_scores(y, proba[:2], answers[:2])
+    assert np.isfinite([without[name] for name in NAMES]).all()
 
 
 def test_same_seed_same_interval():

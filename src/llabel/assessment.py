@@ -35,6 +35,7 @@ from llabel.record import (
     environment,
     peak_rss_mb,
 )
+from llabel.rung_settings import PROMPTED
 from llabel.task import ClassIndices, Probabilities, Split, Task, Text
 
 if TYPE_CHECKING:
@@ -62,9 +63,11 @@ def assess(
         confidence: what was decided on validation of how its probabilities become answers.
     """
     task = loaded.task
-    sample = _train_sample(task, config.llm.seed)
-    notify(StageStarted("scoring training rows", len(sample)))
-    train_scores = score(sample.y, confidence.scaled(rung.predict_proba(sample.texts, notify)))
+    train_scores = None
+    if rung.name not in PROMPTED:
+        sample = _train_sample(task, config.llm.seed)
+        notify(StageStarted("scoring training rows", len(sample)))
+        train_scores = score(sample.y, confidence.scaled(rung.predict_proba(sample.texts, notify)))
     single = _milliseconds_alone(rung, task.validation.texts)
     validation = Judged(task.validation.y, rung.validation_proba_)
     proba = confidence.scaled(validation.proba)

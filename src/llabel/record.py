@@ -56,7 +56,7 @@ class Metrics(TypedDict):
 
     Attributes:
         train: on a stratified sample of at most `assessment.TRAIN_SAMPLE` training rows; None
-            where the run was derived from another's answers.
+            where nothing was trained (`rung_settings.PROMPTED`).
         validation: of the model whose epoch was chosen there (before any refit).
         test: on all test rows, read once; None with `--untested`.
         test_unseen: on the test rows none of whose long text fields occurs in train or

@@ -38,6 +38,12 @@ SEEDED: tuple[RungName, ...] = (
 )
 """Rungs that come out otherwise with another seed."""
 
+PROMPTED: tuple[RungName, ...] = (
+    *("llm-zero-shot", "llm-zero-shot-calibrated"),
+    *("llm-few-shot", "llm-few-shot-calibrated"),
+)
+"""Rungs that ask an untouched model."""
+
 ADAPTED: tuple[RungName, ...] = ("llm-lora", "llm-qlora")
 """Rungs that train adapters, and learn several targets together where there are some."""
 

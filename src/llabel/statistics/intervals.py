@@ -115,6 +115,8 @@ def bootstrap_scores(
             f"proba must have shape (n_seeds, n, n_classes) and answers (n_seeds, n), with "
             f"n = {len(y)} rows; got {proba.shape} and {answers.shape}"
         )
+    ever_asked = (answers != NOT_ASKED).any(axis=1)
+    proba, answers = proba[ever_asked], answers[ever_asked]
     units = units_of(len(y), groups)
     rng = np.random.default_rng(seed)
     columns = _columns(np.asarray(y), proba, answers)
@@ -122,7 +124,8 @@ def bootstrap_scores(
     draws = _join(_scores(columns, w) for w in row_weights(units, resamples, rng))
 
     def error(points: Floats, drawn: Floats) -> Spread:
-        return spread([Part(points[:, 0], drawn)], units.count, rng)
+        known = np.where(np.isnan(drawn), points, drawn)
+        return spread([Part(points[:, 0], known)], units.count, rng)
 
     accuracy = error(once.accuracy, draws.accuracy)
     macro_f1 = error(once.macro_f1, draws.macro_f1)
@@ -185,15 +188,19 @@ def _columns(y: ClassIndices, proba: Floats, answers: npt.NDArray[np.int64]) -> 
 
 
 def _scores(columns: _Columns, weights: Floats) -> _Draws:
-    """Score every seed under (draws, n) row weights: (n_seeds, draws) each."""
+    """Score every seed under (draws, n) row weights: (n_seeds, draws) each.
+
+    NaN where a draw holds no row that the seed was asked.
+    """
     across = weights.T  # (n, draws)
     total = columns.asked @ across  # (n_seeds, draws)
+    total[total == 0] = np.nan
     either = columns.answered @ across + columns.truth @ across  # (n_seeds, n_classes, draws)
     with np.errstate(invalid="ignore"):
         f1 = np.where(either > 0, 2 * (columns.hit @ across) / either, 0.0)
     return _Draws(
         accuracy=columns.right @ across / total,
-        macro_f1=f1.mean(axis=1),
+        macro_f1=np.where(np.isnan(total), np.nan, f1.mean(axis=1)),
         log_loss=columns.loss @ across / total,
         ece=np.abs(columns.gap @ across).sum(axis=1) / total,
     )
