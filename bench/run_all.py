@@ -17,8 +17,9 @@ from record import table
 from work import plan_from
 
 PROGRAMS = (
-    *("load", "share_of_peak", "predict_prefix_reuse", "predict_vs_llamacpp"),
-    *("predict_vs_generate", "train_vs_trl", "train_vs_sysone", "train_vs_trl_same_allocator"),
+    *("load", "share_of_peak", "predict_prefix_reuse", "train_prefix_reuse"),
+    *("predict_vs_llamacpp", "predict_vs_generate", "train_vs_trl", "train_vs_sysone"),
+    "train_vs_trl_same_allocator",
 )
 
 

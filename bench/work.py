@@ -134,7 +134,7 @@ def write_rows(name: str, part: str, count: int, **changes: Any) -> tuple[Path, 
 
     Returns:
         The file, and its rows: `fields` (texts by name), `prompt`, `completion`, `label` (class
-        index) and `tokens` (of the prompt).
+        index), `tokens` (of the prompt) and `read` (those, and what the loss reads of the answer).
     """
     from llabel.assets import resolve_dataset
     from llabel.ladder.prompting import prepare_prompting
@@ -153,6 +153,8 @@ def write_rows(name: str, part: str, count: int, **changes: Any) -> tuple[Path, 
         zip(source, prompting.encoder.encode(texts), strict=True)
     ):
         label = int(row["answer"]) if boolean else number % len(classes)
+        steps = prompting.trie.steps[label]
+        answer = max(len(prompting.trie.branchings[choice].prefix) for choice, _ in steps)
         rows.append(
             {
                 "fields": dict(zip(fields, prompt.text, strict=True)),
@@ -160,6 +162,7 @@ def write_rows(name: str, part: str, count: int, **changes: Any) -> tuple[Path, 
                 "completion": prompting.template.joint + prompting.trie.words[label],
                 "label": label,
                 "tokens": len(prompt.input_ids),
+                "read": len(prompt.input_ids) + answer,
             }
         )
     path = CACHE / "rows" / f"{name}-{count}.jsonl"

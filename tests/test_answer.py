@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from llabel.engine.answer import AnswerHead
-from llabel.engine.batching import FULL_VOCABULARY, Example, collate
-from llabel.engine.prefix import pays, shared_tokens
+from llabel.engine.batching import FULL_VOCABULARY, Example, collate, shared_tokens
+from llabel.engine.prefix import pays
 from llabel.errors import InputError
 from llabel.labels import compile_labels
 from tiny_models import llama_config, random_model
@@ -241,7 +241,7 @@ def test_shared_tokens(prompts, expected):
 
 
 def test_short_prefixes_and_few_rows_are_not_worth_it():
-    assert [pays(range(n), rows) for n, rows in ((16, 4), (15, 999), (999, 3))] == [
+    assert [pays(n, rows) for n, rows in ((16, 4), (15, 999), (999, 3))] == [
         True,
         False,
         False,

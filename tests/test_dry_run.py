@@ -32,3 +32,26 @@ def test_of_many_training_rows_a_sample_is_predicted(tmp_path: Path, tiny_llama:
     share = 1000 / len(task.train)
     predicted = 2 * 1000 * found.predict_seconds / found.train_seconds
     assert predicted == pytest.approx(500 + share * 1000, abs=1)
+
+
+def test_what_prompts_begin_with_is_read_once(tmp_path: Path, tiny_llama: Path) -> None:
+    """The labels of the instruction, in one token a micro-batch and once in prediction."""
+    labels = " ".join(f"Say whether it was sun or ice, number {n}." for n in range(8))
+    made = config(
+        write_weather(tmp_path / "weather.jsonl", 60), tiny_llama, epochs=1, batch_size=8,
+        template="alpaca", instruction=labels, max_seq_length=512, token_budget=4096,
+    )  # fmt: skip
+    task = load(made).task
+    rung = prepare(made, task)
+    prompts = [prompt.input_ids for prompt in rung.encoder_.encode(task.validation.texts)]
+    whole = sum(map(len, prompts)) / len(prompts)
+    shared = next(n for n in range(len(prompts[0])) if len({ids[:n] for ids in prompts}) > 1) - 1
+    assert shared > 50
+    found = run_cost(rung, task)(10_000, 0)
+    rung.settings = replace(made.llm, batch_size=1)  # then there is nothing to share
+    alone = run_cost(rung, task)(10_000, 0)
+    share = (whole - shared + shared / 8) / whole
+    # Each measured the machine's rate anew, which is the unit of both.
+    assert found.train_seconds / found.predict_seconds == pytest.approx(
+        share * alone.train_seconds / alone.predict_seconds, rel=0.01
+    )

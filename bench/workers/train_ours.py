@@ -1,7 +1,11 @@
-"""Worker: `LLMRung.fit` on the rows in their order."""
+"""Worker: `LLMRung.fit` on the rows in their order.
+
+It may be told not to read once what the prompts of a micro-batch begin with (`reuse` false).
+"""
 
 import numpy as np
 
+from llabel.engine.packed_reader import PackedReader
 from llabel.engine.training import row_order
 from llabel.events import Event, StepDone
 from llabel.ladder.llm import LLMRung
@@ -19,12 +23,12 @@ def split_of(rows: list[dict], name: str) -> Split:
     )
 
 
-def task_of(rows: list[dict], validation: list[dict]) -> Task:
-    """BoolQ with these rows."""
+def task_of(rows: list[dict], validation: list[dict], classes: tuple) -> Task:
+    """These rows, as they are."""
     fields = tuple(rows[0]["fields"])
     few = split_of(validation, "validation")
     train = split_of(rows, "train")
-    return Task("boolq", fields, (False, True), train, few, few, fingerprint="")
+    return Task("boolq", fields, classes, train, few, few, fingerprint="")
 
 
 def main() -> None:
@@ -35,7 +39,9 @@ def main() -> None:
     placed = list(rows)
     for position, row in enumerate(row_order(len(rows), settings.seed, 0)):
         placed[row] = rows[position]
-    tokens = [row["tokens"] for row in rows]
+    tokens = [row["read"] for row in rows]
+    if not asked.get("reuse", True):
+        PackedReader.reads_start_once = False
     gate = StepGate(link, tokens, asked)
 
     def notify(event: Event) -> None:
@@ -52,7 +58,8 @@ def main() -> None:
 
     rung = LLMRung(settings)
     gate.facts = {"precision": rung.precision, "settings": asked["settings"]}
-    rung.fit(task_of(placed, rows[:2]), notify=notify)
+    classes = tuple(asked.get("classes", (False, True)))
+    rung.fit(task_of(placed, rows[:2], classes), notify=notify)
     link.leave()
 
 

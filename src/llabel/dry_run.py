@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from math import ceil
+from statistics import mean
 from typing import Any
 
 from llabel.assessment import TRAIN_SAMPLE
@@ -15,6 +16,8 @@ from llabel.check.estimate import (
     model_size,
 )
 from llabel.config import RunConfig
+from llabel.engine.batching import shared_tokens
+from llabel.engine.prefix import pays
 from llabel.errors import InputError
 from llabel.ladder.base_form import form_in_use, four_bit_of
 from llabel.ladder.llm import LLMRung
@@ -22,6 +25,7 @@ from llabel.run import load
 from llabel.settings import LLMSettings
 from llabel.task import Task, Text
 
+SAMPLE = 64  # validation rows that show what prompts begin with
 _WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0, "nf4-stored": 0.5}
 # Training, against the plain engine in float32: ratios of tokens a second in single runs of
 # SmolLM2-135M on two cores (docs/performance-log.md), good for the promised factor of two.
@@ -115,6 +119,7 @@ def run_cost(rung: LLMRung, task: Task) -> Cost:
     rate = measure_matmul_rate(
         size.hidden, size.intermediate, device=str(rung.device), dtype=measured
     )
+    trained, predicted = _read(rung, task, engine)
     lengths = rung.encoder_.lengths(task.validation.texts)
     validation = sum(min(length, rung.max_length_) for length in lengths)
     sample = min(1, TRAIN_SAMPLE / len(task.train))
@@ -123,9 +128,10 @@ def run_cost(rung: LLMRung, task: Task) -> Cost:
         epochs = settings.max_steps * settings.batch_size / len(task.train)
 
     def cost(train_tokens: int, other_tokens: int) -> RunEstimate:
+        more = ceil(epochs) * validation + round(sample * train_tokens)
         return estimate_run(
-            train_tokens,
-            other_tokens + ceil(epochs) * validation + round(sample * train_tokens),
+            round(trained * train_tokens),
+            round(predicted * (other_tokens + more)),
             model=size,
             epochs=epochs * (2 if settings.refit else 1),
             flops_per_second=rate,
@@ -136,3 +142,20 @@ def run_cost(rung: LLMRung, task: Task) -> Cost:
         )
 
     return cost
+
+
+def _read(rung: LLMRung, task: Task, engine: str) -> tuple[float, float]:
+    """Which shares of the tokens are read in training and in prediction, in 0 ... 1.
+
+    What prompts begin with is read once for all that are predicted, and in the packed engine once
+    a micro-batch of a training step.
+    """
+    few = rung.encoder_.encode(task.validation.texts[:SAMPLE])
+    shared = len(shared_tokens([prompt.input_ids for prompt in few]))
+    if engine == "compiled" or not few or not pays(shared, len(few)):
+        return 1.0, 1.0
+    whole = mean(len(prompt.input_ids) for prompt in few)
+    own, settings = whole - shared, rung.settings
+    together = max(1, min(settings.batch_size, int((settings.token_budget - shared) / own)))
+    once = engine == "packed" and pays(shared, settings.batch_size)
+    return (own + shared / together) / whole if once else 1.0, own / whole

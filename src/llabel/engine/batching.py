@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -59,6 +59,7 @@ class Batch:
         targets: (m,) its right answer.
         weights: (m,) float32, what it counts in the loss; None where each counts 1.
         tails: (batch,) those of each `Example`; None where no row has any.
+        shared: first tokens of each row that are the same in all; a reader may read them once.
     """
 
     input_ids: Tensor
@@ -69,6 +70,7 @@ class Batch:
     targets: Tensor
     weights: Tensor | None = None
     tails: tuple[tuple[int, ...], ...] | None = None
+    shared: int = 0
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`: to a GPU in one copy that nothing waits for."""
@@ -82,11 +84,19 @@ class Batch:
         ids, lengths, rows, positions, targets = there
         ids = ids.view_as(self.input_ids)
         weights = None if self.weights is None else self.weights.to(device, non_blocking=True)
-        return Batch(ids, lengths, rows, positions, self.branchings, targets, weights, self.tails)
+        return replace(
+            self,
+            input_ids=ids,
+            lengths=lengths,
+            rows=rows,
+            positions=positions,
+            targets=targets,
+            weights=weights,
+        )
 
 
-def collate(examples: Sequence[Example], pad_token: int = 0) -> Batch:
-    """Pad examples to the longest of them."""
+def collate(examples: Sequence[Example], pad_token: int = 0, shared: int = 0) -> Batch:
+    """Pad examples to the longest of them; all begin with `shared` tokens that are the same."""
     lengths = [len(example.input_ids) for example in examples]
     input_ids = torch.full((len(examples), max(lengths)), pad_token)
     for row, example in enumerate(examples):
@@ -119,7 +129,26 @@ def collate(examples: Sequence[Example], pad_token: int = 0) -> Batch:
         targets,
         weights,
         tails if any(tails) else None,
+        shared,
     )
+
+
+def shared_start(examples: Sequence[Example]) -> int:
+    """Tokens that all examples begin with, before any ending; each keeps one of its own."""
+    same = len(shared_tokens([example.input_ids for example in examples]))
+    return min([same, *(example.tails[0] for example in examples if example.tails)])
+
+
+def shared_tokens(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The longest run of tokens that all prompts begin with; one token of each is left over."""
+    if not prompts:
+        return ()
+    first, last = min(prompts), max(prompts)  # these two differ the earliest
+    most = min(map(len, prompts)) - 1
+    same = 0
+    while same < most and first[same] == last[same]:
+        same += 1
+    return first[:same]
 
 
 def own_starts(batch: Batch) -> tuple[Tensor, Tensor]:

@@ -270,7 +270,7 @@ class _Layer:
 
         d_tokens = k.attention_backward(
             d_seen, kept.tokens, kept.attended, kept.logs, self.heads, tokens.segments, self.scale,
-            tokens.hidden,
+            tokens.behind, tokens.hidden,
         )  # fmt: skip
         into = self.qkv.backward.begin(n)
         into.entered = d_tokens

@@ -31,6 +31,11 @@ class PackedReader:
         self.tree = Tree([branching.prefix for branching in trie.branchings], self.device)
 
     @property
+    def reads_start_once(self) -> bool:
+        """Yes, unless what lies below the adapters is kept, row by row."""
+        return self.lower is None
+
+    @property
     def tree_tokens(self) -> int:
         """Tokens of the label trie that ride along with each row."""
         return len(self.tree.tokens)
@@ -45,13 +50,16 @@ class PackedReader:
 
     def at_choices(self, batch: Batch) -> Tensor:
         """(m, hidden) at every choice of the batch, differentiable."""
-        segments = _segments(batch.lengths)
-        at = segments[batch.rows, 0] + batch.positions
+        shared = batch.shared if self.reads_start_once else 0
+        tokens = _one_after_the_other(batch, shared)
+        own = tokens.segments[-len(batch.lengths) :]
+        at = torch.where(
+            batch.positions < shared,
+            batch.positions,
+            own[batch.rows, 0] - shared + batch.positions,
+        )
         read, places = torch.unique(at, return_inverse=True)
-        ids, positions = _flat(batch)
-        tokens = Tokens(ids, positions, segments, read)
-        if batch.tails is not None:
-            tokens = _with_tails(tokens, batch)
+        tokens = replace(tokens, read=read)
         if self.lower is not None:
             tokens = replace(tokens, states=self._lower(tokens, self.lower, batch.tails))
         return self.decoder.hidden(tokens)[places]
@@ -157,14 +165,30 @@ def _segments(lengths: Tensor) -> Tensor:
     return torch.stack([lengths.cumsum(0) - lengths, lengths, nothing, nothing], dim=1)
 
 
-def _with_tails(tokens: Tokens, batch: Batch) -> Tokens:
-    """Rows with several endings: where they stand, and what they do not see."""
-    first, own = own_starts(batch)
+def _one_after_the_other(batch: Batch, shared: int) -> Tokens:
+    """What a batch's rows begin with, once, and each row behind it; nothing is read yet."""
     places = torch.arange(batch.input_ids.shape[1]).expand_as(batch.input_ids)
-    inside = places < batch.lengths[:, None]
-    hidden = torch.stack([first.expand_as(own), own], dim=-1)[inside]
-    positions = (places - own + first)[inside]
-    return replace(tokens, positions=positions, hidden=hidden.contiguous())
+    inside = (places >= shared) & (places < batch.lengths[:, None])
+    positions, hidden = places[inside], None
+    if batch.tails is not None:  # rows with several endings, that do not see each other
+        first, own = own_starts(batch)
+        hidden = torch.stack([first.expand_as(own), own], dim=-1)[inside] - shared
+        positions = (places - own + first)[inside]
+    segments = _segments(batch.lengths - shared)
+    tokens = Tokens(batch.input_ids[inside], positions, segments, positions[:0], hidden=hidden)
+    if not shared:
+        return tokens
+    start = torch.arange(shared)
+    segments = segments + torch.tensor([shared, 0, 0, 1])
+    nothing = torch.zeros(shared, 2, dtype=torch.long)
+    return replace(
+        tokens,
+        ids=torch.cat([batch.input_ids[0, :shared], tokens.ids]),
+        positions=torch.cat([start, positions]),
+        segments=torch.cat([torch.tensor([[0, shared, 0, 0]]), segments]),
+        behind=Behind(torch.tensor([[0, shared]])),
+        hidden=None if hidden is None else torch.cat([nothing, hidden]),
+    )
 
 
 def _flat(batch: Batch) -> tuple[Tensor, Tensor]:

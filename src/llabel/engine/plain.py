@@ -39,6 +39,11 @@ class PlainReader:
         self._packed = tree if packs and self._equals_plain(self._packed_hidden, tree) else None
 
     @property
+    def reads_start_once(self) -> bool:
+        """No: rows are padded, and each is read whole."""
+        return False
+
+    @property
     def tree_tokens(self) -> int:
         """Tokens of the label trie that ride along with each row behind a prefix."""
         return len(self._packed.tokens) if self._packed else 0

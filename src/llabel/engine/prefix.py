@@ -38,21 +38,9 @@ class Prefix:
         return len(self.tokens)
 
 
-def shared_tokens(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The longest run of tokens that all prompts begin with; one token of each is left over."""
-    if not prompts:
-        return ()
-    first, last = min(prompts), max(prompts)  # these two differ the earliest
-    most = min(map(len, prompts)) - 1
-    same = 0
-    while same < most and first[same] == last[same]:
-        same += 1
-    return first[:same]
-
-
-def pays(tokens: Sequence[int], rows: int) -> bool:
-    """Whether so many rows with these first tokens are read faster with a prefix."""
-    return len(tokens) >= LEAST_TOKENS and rows >= LEAST_ROWS
+def pays(tokens: int, rows: int) -> bool:
+    """Whether so many rows that share so many first tokens are read faster with a prefix."""
+    return tokens >= LEAST_TOKENS and rows >= LEAST_ROWS
 
 
 @torch.no_grad()

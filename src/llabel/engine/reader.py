@@ -20,6 +20,10 @@ class Reader(Protocol):
     device: torch.device
 
     @property
+    def reads_start_once(self) -> bool:
+        """Whether `at_choices` reads a batch's `shared` tokens once, and not in each row."""
+
+    @property
     def tree_tokens(self) -> int:
         """Tokens of the label trie that ride along with each row behind a prefix."""
 

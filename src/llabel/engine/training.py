@@ -10,9 +10,17 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from llabel.engine.batching import FULL_VOCABULARY, Batch, Example, collate, micro_batches
+from llabel.engine.batching import (
+    FULL_VOCABULARY,
+    Batch,
+    Example,
+    collate,
+    micro_batches,
+    shared_start,
+)
 from llabel.engine.checkpoint import CheckpointFolder, Snapshot
 from llabel.engine.optimisers import STATE, make_optimizer, packed_state, unpacked_state
+from llabel.engine.prefix import pays
 from llabel.events import EpochDone, Listener, StageStarted, StepDone, ignore
 
 
@@ -111,6 +119,7 @@ class Trainer:
         notify: told of the start, each step and each validation.
         stage: what the training is called there.
         watch: called after each step; what it asks decides nothing here.
+        reads_start_once: whether `loss` spares work where all rows of a batch begin alike.
     """
 
     module: nn.Module
@@ -122,6 +131,7 @@ class Trainer:
     stage: str = "training"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     watch: Watch | None = None
+    reads_start_once: bool = False
 
     def run(self, examples: Sequence[Example]) -> Progress:
         """Train, or go on from the newest checkpoint, and leave the best weights in the module."""
@@ -193,9 +203,12 @@ class Trainer:
         total = sum(_loss_terms(example) for example in examples)
         optimizer.zero_grad(set_to_none=True)
         losses: list[Tensor] = []
-        lengths = [len(example.input_ids) for example in examples]
-        for group in micro_batches(lengths, self.settings.token_budget):
-            batch = collate([examples[row] for row in group]).to(self.device)
+        shared = shared_start(examples) if self.reads_start_once else 0
+        if not pays(shared, len(examples)):
+            shared = 0
+        lengths = [len(example.input_ids) - shared for example in examples]
+        for group in micro_batches(lengths, self.settings.token_budget - shared):
+            batch = collate([examples[row] for row in group], shared=shared).to(self.device)
             loss = self.loss(batch) / total
             loss.backward()
             losses.append(loss.detach())

@@ -11,12 +11,12 @@ import torch
 
 from llabel.assets import cache_folder
 from llabel.engine.answer import AnswerHead
-from llabel.engine.batching import Example, collate, micro_batches
+from llabel.engine.batching import Example, collate, micro_batches, shared_tokens
 from llabel.engine.generation import write_answers
 from llabel.engine.model import load_model, pick_device
 from llabel.engine.packed_reader import packed_reader
 from llabel.engine.plain import PlainReader
-from llabel.engine.prefix import Prefix, pays, shared_tokens
+from llabel.engine.prefix import Prefix, pays
 from llabel.engine.rope import parse_rope
 from llabel.events import Listener, RowsDone, ignore
 from llabel.labels import LabelTrie
@@ -158,7 +158,7 @@ class LabelModel:
         shared = shared_tokens(prompts)
         if last is not None and shared[: len(last)] == last.tokens:
             return last
-        return self.head.read_prefix(shared) if pays(shared, len(prompts)) else None
+        return self.head.read_prefix(shared) if pays(len(shared), len(prompts)) else None
 
 
 def load_base(prompting: Prompting, settings: LLMSettings) -> "PreTrainedModel":

@@ -292,6 +292,7 @@ class LLMRung:
             stage=job.stage,
             device=self.device_,
             watch=self.watch,
+            reads_start_once=self.head_.reader.reads_start_once,
         )
         with seeded(job.settings.seed, self.device_):
             return trainer.run(job.examples)

@@ -31,6 +31,10 @@ void transpose(const float* rows, int64_t n, int64_t width, float* out) {
   }
 }
 
+void add(const float* from, int64_t width, float* to) {
+  for (int64_t j = 0; j < width; j += LANES) store(to + j, load(to + j) + load(from + j));
+}
+
 // Which tokens of a segment see each other, if not simply all earlier ones.
 struct Mask {
   const uint8_t* seen;  // (size, size), null for none
@@ -156,25 +160,32 @@ API void attention(const float* tokens, int64_t heads, int64_t kv_heads, int64_t
   }
 }
 
-// The gradient through `attention` for segments without ranges, laid out like `tokens`
-// (Dao et al. 2022, FlashAttention, appendix B.4).
+// The gradient through `attention` for segments that see no past and no tree, laid out like `tokens`
+// (Dao et al. 2022, FlashAttention, appendix B.4). What a segment's queries want of its ranges is
+// kept apart and added up afterwards, segment by segment, whoever was first.
 API void attention_backward(const float* grad, const float* tokens, const float* out,
                             const float* logs, int64_t heads, int64_t kv_heads, int64_t width,
-                            const int64_t* segments, int64_t n_segments, const int64_t* hidden,
-                            float scale, float* d_tokens) {
+                            const int64_t* segments, int64_t n_segments, const int64_t* ranges,
+                            const int64_t* hidden, float scale, float* d_tokens) {
   const Layout at{heads, kv_heads, width};
   const int64_t token = at.token(), row = heads * width;
+  std::vector<std::vector<float>> d_ranges(n_segments * kv_heads);  // (before, 2, width) each
 #pragma omp parallel for schedule(dynamic)
   for (int64_t task = 0; task < n_segments * kv_heads; task++) {
     const int64_t *segment = segments + task / kv_heads * 4, head = task % kv_heads;
     const int64_t first = segment[0], length = segment[1];
-    const Seen seen = gather(at, head, nullptr, 0, tokens, nullptr, 0, first, length);
-    std::vector<float> values(width * seen.ld), d_keys(length * width), d_values(length * width);
-    transpose(seen.values.data(), length, width, values.data());
+    const Seen seen = gather(at, head, nullptr, 0, tokens, ranges + 2 * segment[2], segment[3],
+                             first, length);
+    const int64_t count = seen.count, before = count - length;
+    std::vector<float> keys(count * width), values(width * seen.ld);
+    std::vector<float> d_keys(count * width), d_values(count * width);
+    for (int64_t i = 0; i < count; i++)
+      for (int64_t j = 0; j < width; j++) keys[i * width + j] = seen.keys[j * seen.ld + i];
+    transpose(seen.values.data(), count, width, values.data());
     std::vector<float> weights(std::min(BLOCK, length) * seen.ld), d_scores(weights.size());
-    const float* keys = tokens + first * token + at.key(head);
     for (int64_t i = 0; i < length; i += BLOCK) {
-      const int64_t block = std::min(BLOCK, length - i), limit = i + block, ld = padded(limit);
+      const int64_t block = std::min(BLOCK, length - i), limit = before + i + block;
+      const int64_t ld = padded(limit);
       for (int64_t h = head * at.group(); h < (head + 1) * at.group(); h++) {
         const float* queries = tokens + (first + i) * token + h * width;
         const float *g = grad + (first + i) * row + h * width, *o = out + (first + i) * row + h * width;
@@ -188,7 +199,7 @@ API void attention_backward(const float* grad, const float* tokens, const float*
           for (int64_t j = 0; j < width; j += LANES)
             dots = fused(load(g + q * row + j), load(o + q * row + j), dots);
           const float delta = sum(dots);
-          const int64_t visible = i + q + 1;
+          const int64_t visible = before + i + q + 1;
           for (int64_t j = 0; j < padded(visible); j += LANES) {
             const vec weight = exponential(fused(load(p + j), splat(scale), splat(-log)));
             store(p + j, weight);
@@ -198,11 +209,11 @@ API void attention_backward(const float* grad, const float* tokens, const float*
           std::fill(d + visible, d + ld, 0.0f);
           if (hidden) {
             const int64_t* none = hidden + 2 * (first + i + q);
-            std::fill(p + none[0], p + none[1], 0.0f);
-            std::fill(d + none[0], d + none[1], 0.0f);
+            std::fill(p + before + none[0], p + before + none[1], 0.0f);
+            std::fill(d + before + none[0], d + before + none[1], 0.0f);
           }
         }
-        product(0, block, width, limit, d_scores.data(), ld, 1, keys, token,
+        product(0, block, width, limit, d_scores.data(), ld, 1, keys.data(), width,
                 d_tokens + (first + i) * token + h * width, token, Zero{});
         product(0, limit, width, block, d_scores.data(), 1, ld, queries, token, d_keys.data(), width,
                 Keep{d_keys.data(), width});
@@ -212,8 +223,26 @@ API void attention_backward(const float* grad, const float* tokens, const float*
     }
     for (int64_t i = 0; i < length; i++) {
       float* to = d_tokens + (first + i) * token;
-      std::copy_n(d_keys.data() + i * width, width, to + at.key(head));
-      std::copy_n(d_values.data() + i * width, width, to + at.value(head));
+      std::copy_n(d_keys.data() + (before + i) * width, width, to + at.key(head));
+      std::copy_n(d_values.data() + (before + i) * width, width, to + at.value(head));
+    }
+    std::vector<float>& apart = d_ranges[task];
+    apart.resize(2 * before * width);
+    for (int64_t i = 0; i < before; i++) {
+      std::copy_n(d_keys.data() + i * width, width, apart.data() + 2 * i * width);
+      std::copy_n(d_values.data() + i * width, width, apart.data() + (2 * i + 1) * width);
     }
   }
+#pragma omp parallel for
+  for (int64_t head = 0; head < kv_heads; head++)
+    for (int64_t s = 0; s < n_segments; s++) {
+      const int64_t* segment = segments + 4 * s;
+      const float* from = d_ranges[s * kv_heads + head].data();
+      for (int64_t r = segment[2]; r < segment[2] + segment[3]; r++)
+        for (int64_t i = 0; i < ranges[2 * r + 1]; i++, from += 2 * width) {
+          float* to = d_tokens + (ranges[2 * r] + i) * token;
+          add(from, width, to + at.key(head));
+          add(from + width, width, to + at.value(head));
+        }
+    }
 }

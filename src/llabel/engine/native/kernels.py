@@ -69,12 +69,12 @@ class Behind:
     Attributes:
         ranges: (r, 2) int64 first token and tokens; those of the past are counted first.
         first_tree: segments from here on are label tries.
-        tree: (size, size) bool, which of a trie's tokens each of them sees.
+        tree: (size, size) bool, which of a trie's tokens each of them sees; None without tries.
     """
 
     ranges: Tensor
-    first_tree: int
-    tree: Tensor
+    first_tree: int = 0
+    tree: Tensor | None = None
 
 
 class Kernels:
@@ -197,24 +197,26 @@ class Kernels:
         """
         n = len(tokens)
         out, logs = tokens.new_empty(n, heads[0] * heads[2]), tokens.new_empty(n, heads[0])
+        tree = behind.tree if behind else None
         self._c.attention(
             _p(tokens), *map(_i, heads), _p(past), _i(0 if past is None else len(past)),
             _p(segments), _i(len(segments)), _p(behind.ranges if behind else None),
-            _i(behind.first_tree if behind else len(segments)),
-            _p(behind.tree if behind else None), _i(len(behind.tree) if behind else 0), _p(hidden),
-            ctypes.c_float(scale), _p(out), _p(logs),
+            _i(behind.first_tree if behind and tree is not None else len(segments)),
+            _p(tree), _i(0 if tree is None else len(tree)), _p(hidden), ctypes.c_float(scale),
+            _p(out), _p(logs),
         )  # fmt: skip
         return out, logs
 
     def attention_backward(
         self, grad: Tensor, tokens: Tensor, out: Tensor, logs: Tensor, heads: tuple[int, int, int],
-        segments: Tensor, scale: float, hidden: Tensor | None = None,
+        segments: Tensor, scale: float, behind: Behind | None = None, hidden: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """(n, heads · width) gradient → that of `tokens`, for segments without ranges."""
+        """(n, heads · width) gradient → that of `tokens`, for segments without past or trees."""
         d_tokens = torch.empty_like(tokens)
         self._c.attention_backward(
             _p(grad), _p(tokens), _p(out), _p(logs), *map(_i, heads), _p(segments),
-            _i(len(segments)), _p(hidden), ctypes.c_float(scale), _p(d_tokens),
+            _i(len(segments)), _p(behind.ranges if behind else None), _p(hidden),
+            ctypes.c_float(scale), _p(d_tokens),
         )  # fmt: skip
         return d_tokens
 
