@@ -5,7 +5,7 @@ import pytest
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
-from llabel.ladder.logistic import MAX_ITERATIONS, Logistic, fit_logistic, search_c
+from llabel.ladder.logistic import FURTHER, MAX_ITERATIONS, Logistic, fit_logistic, search_c
 
 
 def rows(n=60, width=5, classes=3, seed=0):
@@ -70,7 +70,9 @@ def search(**changes):
 
 def test_search_keeps_the_value_that_validation_likes_best():
     found, told = search()
-    assert [trial.settings["C"] for trial in found.trials] == pytest.approx([1, 1 / 3, 3])
+    tried = [trial.settings["C"] for trial in found.trials]
+    assert tried[:3] == pytest.approx([1, 1 / 3, 3])
+    assert [trial.number for trial in found.trials] == list(range(len(tried)))
     losses = [trial.validation_loss for trial in found.trials]
     assert found.best == int(np.argmin(losses))
     alone, trial = fit_logistic(*rows(), 3, found.C)
@@ -80,12 +82,34 @@ def test_search_keeps_the_value_that_validation_likes_best():
     assert replace(trial, seconds=0) == replace(
         found.trials[found.best], seconds=0, validation_loss=None, number=0
     )
-    assert [event.total for event in told[::2]] == [60] * 3
+    assert [event.total for event in told[::2]] == [60] * len(tried)
+
+
+@pytest.mark.parametrize("trials", [1, 2, 3])
+@pytest.mark.parametrize("usual", [1e-6, 1.0])
+def test_search_goes_on_until_the_best_lies_between_worse_ones(usual, trials):
+    found, _ = search(usual=usual, trials=trials)
+    by_c = sorted(found.trials, key=lambda trial: trial.settings["C"])
+    values = [trial.settings["C"] for trial in by_c]
+    assert np.allclose(np.diff(np.log(values)), np.log(3)), "neighbours, none left out"
+    losses = [trial.validation_loss for trial in by_c]
+    best = int(np.argmin(losses))
+    assert values[best] == found.C
+    within = 0 < best < len(values) - 1
+    assert within or len(values) == trials + FURTHER
+    assert within == (usual == 1.0), "both ways out are shown"
+
+
+def test_what_lies_beyond_is_tried_within_the_budget():
+    few, _ = search(usual=1e-6, trials=1, budget=1e-9)
+    assert len(few.trials) == 1
+    all_of_them, _ = search(usual=1e-6, trials=1, budget=1e9)
+    assert len(all_of_them.trials) == 1 + FURTHER
 
 
 def test_seconds_spent_on_features_count_once_and_against_the_budget():
     found, _ = search(spent=100.0)
-    assert [trial.seconds > 50 for trial in found.trials] == [True, False, False]
+    assert [trial.seconds > 50 for trial in found.trials][:3] == [True, False, False]
     found, _ = search(spent=100.0, budget=90.0)
     (trial,) = found.trials
     assert trial.stopped in {"budget", "converged"}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-USUAL_C = 3.0  # the rows have length 1 in each block of features
+USUAL_C = 30.0  # the rows have length 1 in each block of features
 FEATURES = 50_000  # most frequent n-grams kept of each kind and field
 VOCABULARY_ROWS = 20_000  # n-grams and their idf are learnt from so many rows, to bound memory
 FEW_ROWS = 500  # from so many on an n-gram that occurs in one row only is left out

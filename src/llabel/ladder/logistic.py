@@ -1,8 +1,9 @@
 """The classifier on top of fixed features: multinomial logistic regression, its C searched."""
 
+import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,7 +14,7 @@ from llabel.events import Listener, RowsDone, StageStarted, ignore
 from llabel.ladder.class_weight import row_weights
 from llabel.ladder.contract import Trial
 from llabel.ladder.rung_folder import Array
-from llabel.ladder.trials import around, best_of
+from llabel.ladder.trials import FACTOR, around, best_of
 from llabel.metrics import log_loss
 from llabel.settings import ClassWeight
 from llabel.task import ClassIndices, Probabilities
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 Features: TypeAlias = "npt.NDArray[np.float32] | csr_matrix"  # (n, n_features)
 
 MAX_ITERATIONS = 200
+FURTHER = 7  # values of C beyond those asked for
 _SLICE = 10  # iterations between looks at the clock
 
 
@@ -190,13 +192,17 @@ def search_c(
     spent: float = 0.0,
     notify: Listener = ignore,
 ) -> Search:
-    """Train with `trials` values of C around the usual one; keep the lowest validation log loss.
+    """Train with values of C around the usual one; keep the lowest validation log loss.
+
+    As long as the best is the least or the largest so far, the one beyond it is tried, too. For C
+    is all that keeps linear weights from being too small or too large, as the choice of the epoch
+    does for what is trained step by step, and its best value differs a thousandfold between tasks.
 
     Args:
         train, validation: features and class indices.
         n_classes: how many there are.
         usual: the first value of C.
-        trials: how many values.
+        trials: how many values at least; at most `FURTHER` more.
         budget: seconds for all together, those spent included.
         class_weight: see `fit_logistic`.
         spent: seconds that making the training features took; told in the first trial.
@@ -226,4 +232,27 @@ def search_c(
         del made[:-1]
 
     found, best = best_of(around(usual, trials), attempt, keep, budget=budget)
+    for number in range(len(found), len(found) + FURTHER):
+        C = _beyond(found, best)
+        left = None if budget is None else budget - sum(trial.seconds for trial in found)
+        if C is None or (left is not None and left <= 0):
+            break
+        found = (*found, replace(attempt(number, C, left), number=number))
+        if _loss(found[number]) < _loss(found[best]):
+            best = number
+            keep(number)
+        else:
+            del made[-1]
     return Search(*made[0], found, best)
+
+
+def _beyond(trials: Sequence[Trial], best: int) -> float | None:
+    """The next value of C if the best is at an end of those tried; None if it is within."""
+    tried = [float(trial.settings["C"]) for trial in trials]
+    if tried[best] == min(tried):
+        return tried[best] / FACTOR
+    return tried[best] * FACTOR if tried[best] == max(tried) else None
+
+
+def _loss(trial: Trial) -> float:
+    return math.inf if trial.validation_loss is None else trial.validation_loss
