@@ -1,5 +1,6 @@
 """Shared fixtures: built-in assets, fetched once into the user's cache, and tiny random models."""
 
+import gc
 import os
 
 # Set before huggingface_hub is imported: no test may ask the Hub.
@@ -24,6 +25,13 @@ from tiny_models import save_llama
 
 hypothesis.settings.register_profile("llabel", deadline=None)  # other work may share the machine
 hypothesis.settings.load_profile("llabel")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collections_of_what_came_since() -> None:
+    """The libraries' millions of objects never go: looking through them takes half a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

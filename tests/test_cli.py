@@ -393,3 +393,15 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(
     assert "epoch 1:" not in again.stderr
     assert "epoch 12:" in again.stderr
     assert "majority (test)" in again.stdout
+
+
+def test_a_run_without_a_network_does_without_torch(tmp_path: Path) -> None:
+    """Importing it takes seconds."""
+    data = write_weather(tmp_path / "weather.jsonl", 40)
+    words = ["fit", str(data), "--text", "text,note", "--label", "label", "--rung", "bag-of-words"]
+    words += ["--out", str(tmp_path / "run")]
+    program = (
+        f"import sys; from llabel.cli import main; main({words!r}, standalone_mode=False); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)

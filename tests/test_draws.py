@@ -103,6 +103,7 @@ def test_the_table_tells_the_spread(finished: Finished) -> None:
     assert f"{sd:.4f}" in table
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_goes_on_with_its_second_draw(
     finished: Finished, setup: RunConfig, tmp_path: Path
 ) -> None:

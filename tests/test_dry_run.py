@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from llabel.assessment import TRAIN_SAMPLE
 from llabel.dry_run import prepare, run_cost
 from llabel.run import load
 from runs import config, write_weather
@@ -29,7 +30,7 @@ def test_of_many_training_rows_a_sample_is_predicted(tmp_path: Path, tiny_llama:
     task = replace(task, validation=replace(task.validation, ids=(), texts=()),
                    train=replace(task.train, ids=task.train.ids * 100))  # fmt: skip
     found = run_cost(prepare(made, task), task)(1000, 500)
-    share = 1000 / len(task.train)
+    share = TRAIN_SAMPLE / len(task.train)
     predicted = 2 * 1000 * found.predict_seconds / found.train_seconds
     assert predicted == pytest.approx(500 + share * 1000, abs=1)
 

@@ -340,7 +340,10 @@ def simulate(runs, n, cheaper, *, seeds=1, seed_sd=0.0, margin=0.05, order="rand
         {"cheaper": [0.05]},
         {"cheaper": [0.05] * 6, "runs": 1200},  # all exactly at the margin: the worst case
         {"cheaper": [0.05, 0.05, 0.0, 0.0], "order": "true", "runs": 1000},
-        {"cheaper": [0.05] * 3, "seeds": 3, "seed_sd": 0.02, "runs": 1500},
+        pytest.param(
+            {"cheaper": [0.05] * 3, "seeds": 3, "seed_sd": 0.02, "runs": 1500},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=str,
 )

@@ -41,7 +41,7 @@ from llabel.task import ClassIndices, Probabilities, Split, Task, Text
 if TYPE_CHECKING:
     from llabel.ladder.llm import LLMRung
 
-TRAIN_SAMPLE = 1000  # training rows that are scored: enough for an interval of ± 0.03
+TRAIN_SAMPLE = 300  # training rows that are scored: enough for an interval of ± 0.06
 SINGLE_TEXTS = 20  # texts answered one by one, whose median time is told
 
 

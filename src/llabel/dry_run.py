@@ -7,7 +7,7 @@ from statistics import mean
 from typing import Any
 
 from llabel.assessment import TRAIN_SAMPLE
-from llabel.assets import BUILT_IN, Progress, fetch, resolve_model
+from llabel.assets import Progress, resolve_model
 from llabel.check.check import Cost
 from llabel.check.estimate import (
     RunEstimate,
@@ -50,13 +50,6 @@ def _engine(settings: LLMSettings, config: Any, device: str, form: str) -> str:
     packs = device == "cpu" and compiler() is not None and settings.lora_dropout == 0
     fits = packs and settings.engine == "auto" and why_not_config(config) is None
     return "packed" if fits and settings.precision != "bfloat16" else "plain"
-
-
-def fetch_data(data: str, progress: Progress) -> None:
-    """Bring a built-in data set here; what else DATA may name is left to the reading of it."""
-    asset = BUILT_IN.get(data)
-    if asset and asset.kind == "data":
-        fetch(asset, progress)
 
 
 def find_row(config: RunConfig, row: str) -> tuple[Task, str, Text, int | list[int]]:

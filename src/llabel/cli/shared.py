@@ -101,11 +101,13 @@ def run_config(ctx: click.Context, data: str | None, config: Path | None) -> "Ru
 
 def fetch_data(data: str) -> None:
     """A built-in data set that is not on this machine yet comes with a bar."""
-    from llabel import dry_run
+    from llabel.assets import BUILT_IN, fetch
     from llabel.console import fetching, messages
 
-    with fetching(messages()) as progress:
-        dry_run.fetch_data(data, progress)
+    asset = BUILT_IN.get(data)
+    if asset and asset.kind == "data":  # what else it may name is left to the reading of it
+        with fetching(messages()) as progress:
+            fetch(asset, progress)
 
 
 def refuse_unwritable(path: Path | None) -> None:

@@ -226,9 +226,10 @@ class LLMRung:
 
     def _load_model(self) -> None:
         """Fresh weights and fresh adapters, the same for the same seed."""
-        for last in ("model_", "head_", "reader_"):  # two of them might not fit into memory
-            vars(self).pop(last, None)
-        gc.collect()
+        if "model_" in vars(self):  # two of them might not fit into memory
+            for last in ("model_", "head_", "reader_"):
+                vars(self).pop(last, None)
+            gc.collect()
         self.device_ = self.device
         base = self.models.frozen(self.prompting_, self.settings)
         with seeded(self.settings.seed, self.device_):

@@ -1,5 +1,6 @@
 """Pages from templates: one HTML file that needs nothing beside it."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ def render(template: str, context: Mapping[str, Any]) -> str:
     return html.encode("utf-8", "replace").decode("utf-8")
 
 
+@functools.cache  # templates are compiled once
 def _environment() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
