@@ -256,7 +256,7 @@ def test_a_built_in_data_set_comes_with_a_bar(
     def fetch(asset: Any, progress: Any) -> None:
         progress(f"downloading {asset.name}", 0.0)
 
-    monkeypatch.setattr("llabel.dry_run.fetch", fetch)
+    monkeypatch.setattr("llabel.assets.fetch", fetch)
     options = ("--text", "txt", "--label", "answer", "--model", tiny_llama)
     assert "downloading boolq" in llabel("check", "boolq", *options).stderr
     assert "downloading" not in llabel("check", boolq, *options).stderr

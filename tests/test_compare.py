@@ -395,7 +395,9 @@ def test_other_settings_are_refused_before_any_work(
     assert not [event for event in seen if isinstance(event, RungStarted)]
     before = stamps(out)
     record = climb(more, out, overwrite=True)
-    assert len(named(record, "bag-of-words")["trials"]) == 2
+    bag_of_words = record_of(out, "bag-of-words")
+    assert named(record, "bag-of-words")["status"] == "done"
+    assert bag_of_words["config"]["trials"] == 2
     changed = {name for name, when in stamps(out).items() if when != before[name]}
     assert changed == {"bag-of-words"}, "the others have no trials"
 

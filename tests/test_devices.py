@@ -54,7 +54,7 @@ def adapted(base: nn.Module, device: str = "cpu") -> Any:
 
 # Batches
 
-TENSORS = tuple(name for name in Batch.__slots__ if name != "tails")
+TENSORS = tuple(name for name in Batch.__slots__ if name not in {"tails", "shared"})
 
 
 def batch() -> Batch:
@@ -63,13 +63,14 @@ def batch() -> Batch:
 
 
 def test_a_batch_arrives_as_it_was(device):
-    there, here = batch().to(torch.device(device)), batch()
+    here = replace(batch(), shared=2)
+    there = here.to(torch.device(device))
     for name in TENSORS:
         moved, stayed = getattr(there, name), getattr(here, name)
         assert moved.device.type == ("cpu" if name == "branchings" else device)
         assert moved.dtype == (torch.float32 if name == "weights" else torch.int64)
         assert torch.equal(moved.cpu(), stayed)
-    assert there.tails == here.tails
+    assert (there.tails, there.shared) == (here.tails, 2)
 
 
 def test_shapes_survive_the_one_copy():
