@@ -17,6 +17,7 @@ from llabel.check.estimate import (
 )
 from llabel.config import RunConfig
 from llabel.engine.batching import shared_tokens
+from llabel.engine.linear import int_mm_is_fast
 from llabel.engine.prefix import pays
 from llabel.errors import InputError
 from llabel.ladder.base_form import form_in_use, four_bit_of
@@ -36,6 +37,7 @@ _SPEED = {
     ("packed", "float32"): 2.4,
     ("packed", "int8"): 5.0,
 }
+_SPEED_WITHOUT_AVX512 = {("packed", "float32"): 1.6, ("packed", "int8"): 2.2}
 
 
 def _engine(settings: LLMSettings, config: Any, device: str, form: str) -> str:
@@ -107,7 +109,8 @@ def run_cost(rung: LLMRung, task: Task) -> Cost:
     size = model_size(config)
     form = form_in_use(four_bit_of(settings, rung.folder_, rung.device))
     engine = _engine(settings, config, str(rung.device), form)
-    speed = _SPEED.get((engine, rung.precision), 1.0)
+    speeds = _SPEED if int_mm_is_fast() else _SPEED_WITHOUT_AVX512
+    speed = speeds.get((engine, rung.precision), 1.0)
     measured = "float32" if rung.precision == "int8" else rung.precision
     rate = measure_matmul_rate(
         size.hidden, size.intermediate, device=str(rung.device), dtype=measured
