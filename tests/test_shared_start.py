@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llabel.engine.batching import Batch, Example, collate, shared_start
-from llabel.engine.native.library import compiler
 from test_packed import (
     PROMPTS,
     SHARED,
@@ -23,10 +22,8 @@ from test_packed import (
     packed,
     trie,
 )
-from test_tails import JOINED, rows_of
+from test_tails import JOINED, needs_compiler, rows_of
 from test_training import SETTINGS, Training, example
-
-needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
 
 
 def behind(rows: list[Example]) -> list[Example]:
@@ -136,8 +133,7 @@ def test_where_lower_layers_are_kept_rows_are_read_whole() -> None:
 
 def test_a_trainer_cuts_what_the_rows_do_not_share() -> None:
     """And the budget counts the start once."""
-    rows = [replace(example(row), input_ids=SHARED + example(row).input_ids) for row in range(8)]
-    rows = [replace(row, positions=tuple(at + len(SHARED) for at in row.positions)) for row in rows]
+    rows = behind([example(row) for row in range(8)])
     seen: list[tuple[int, int, int]] = []
 
     def training(once: bool) -> Training:

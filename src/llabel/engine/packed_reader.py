@@ -96,8 +96,9 @@ class PackedReader:
         """(batch, n_branchings, hidden) where each branching of the trie is read."""
         lengths, rows, size = batch.lengths, len(batch.lengths), self.tree_tokens
         shared = len(prefix) if prefix else 0
-        ids, positions = _flat(batch)
-        starts, prompts = lengths.cumsum(0) - lengths, len(ids)
+        prompt_tokens = _one_after_the_other(batch, 0)
+        ids, positions = prompt_tokens.ids, prompt_tokens.positions
+        starts, prompts = prompt_tokens.segments[:, 0], len(ids)
         tries = prompts + size * torch.arange(rows)
         zeros = torch.zeros(rows, dtype=torch.long)
         # Range 0 is the prefix; range 1 + row is the row's prompt, counted behind the past.
@@ -189,10 +190,3 @@ def _one_after_the_other(batch: Batch, shared: int) -> Tokens:
         behind=Behind(torch.tensor([[0, shared]])),
         hidden=None if hidden is None else torch.cat([nothing, hidden]),
     )
-
-
-def _flat(batch: Batch) -> tuple[Tensor, Tensor]:
-    """(n,) token ids of all rows, and their places in their rows."""
-    places = torch.arange(batch.input_ids.shape[1]).expand_as(batch.input_ids)
-    inside = places < batch.lengths[:, None]
-    return batch.input_ids[inside], places[inside]

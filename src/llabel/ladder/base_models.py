@@ -76,8 +76,9 @@ class KeptBaseModels(BaseModels):
         device, precision = str(device_of(settings)), precision_of(settings)
         asked = (prompting.folder, device, precision, form, rope, *engine)
         if self._model is None or asked != self._known:
-            self._model = None  # two of them might not fit into memory
-            gc.collect()
+            if self._model is not None:  # two of them might not fit into memory
+                self._model = None
+                gc.collect()
             self._model, self._known = super().frozen(prompting, settings), asked
         return remove_lora(self._model)
 

@@ -1,6 +1,5 @@
 """The classifier on top of fixed features: multinomial logistic regression, its C searched."""
 
-import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -231,18 +230,11 @@ def search_c(
     def keep(number: int) -> None:
         del made[:-1]
 
-    found, best = best_of(around(usual, trials), attempt, keep, budget=budget)
-    for number in range(len(found), len(found) + FURTHER):
-        C = _beyond(found, best)
-        left = None if budget is None else budget - sum(trial.seconds for trial in found)
-        if C is None or (left is not None and left <= 0):
-            break
-        found = (*found, replace(attempt(number, C, left), number=number))
-        if _loss(found[number]) < _loss(found[best]):
-            best = number
-            keep(number)
-        else:
-            del made[-1]
+    def beyond(tried: Sequence[Trial], best: int) -> float | None:
+        return _beyond(tried, best) if len(tried) < trials + FURTHER else None
+
+    values = around(usual, trials)
+    found, best = best_of(values, attempt, keep, budget=budget, further=beyond)
     return Search(*made[0], found, best)
 
 
@@ -252,7 +244,3 @@ def _beyond(trials: Sequence[Trial], best: int) -> float | None:
     if tried[best] == min(tried):
         return tried[best] / FACTOR
     return tried[best] * FACTOR if tried[best] == max(tried) else None
-
-
-def _loss(trial: Trial) -> float:
-    return math.inf if trial.validation_loss is None else trial.validation_loss

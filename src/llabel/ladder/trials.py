@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import count
 
 from llabel.errors import DivergedError
 from llabel.ladder.contract import Trial
@@ -34,6 +35,7 @@ def best_of(
     keep: Callable[[int], None],
     *,
     budget: float | None = None,
+    further: Callable[[Sequence[Trial], int], float | None] = lambda trials, best: None,
 ) -> tuple[tuple[Trial, ...], int]:
     """Train once with each value and keep the one with the lowest validation loss.
 
@@ -44,6 +46,8 @@ def best_of(
         keep: called with the trial's number after each trial that is the best so far.
         budget: seconds of training for all together; what is left is shared out evenly among the
             trials to come, and the first one is made in any case.
+        further: (trials so far, index of the best) → one more value to try after `values`, and so
+            on until it is None.
 
     Returns:
         The trials, in order, and the index of the best.
@@ -51,11 +55,17 @@ def best_of(
     Raises:
         DivergedError: every trial diverged.
     """
-    values = tuple(values)
+    values = list(values)
     trials: list[Trial] = []
     best: int | None = None
     spent, lowest, problem = 0.0, math.inf, ""
-    for number, value in enumerate(values):
+    for number in count():
+        if number == len(values):
+            value = None if best is None else further(trials, best)
+            if value is None:
+                break
+            values.append(value)
+        value = values[number]
         limit = None if budget is None else (budget - spent) / (len(values) - number)
         if limit is not None and limit <= 0:
             break
