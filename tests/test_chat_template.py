@@ -67,6 +67,45 @@ def test_prompts_are_those_of_transformers(tokenizer, source):
     assert template.end == ENDS[source]
 
 
+@pytest.mark.parametrize("source", [CHATML, LLAMA_3])
+def test_the_system_speaks_first(tokenizer, source):
+    tokenizer.chat_template = source
+    template = load_chat_template(
+        tokenizer, ("text",), ["no", "yes"], "Say one of {labels}.", system=" You judge {labels}. "
+    )
+    turns = [
+        {"role": "system", "content": "You judge {labels}."},
+        {"role": "user", "content": "Say one of no, yes.\n\nis it"},
+    ]
+    tokenizer.chat_template = source.replace("strftime_now('%Y')", "'2024'")
+    expected = tokenizer.apply_chat_template(
+        turns, add_generation_prompt=True, return_dict=False, date_string="26 Jul 2024"
+    )
+    (prompt,) = PromptEncoder(tokenizer, template, ("text",), 300).encode([("is it",)])
+    assert list(prompt.input_ids) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (GEMMA, "fails: System role not supported"),
+        (MISTRAL.replace("{% else %}", "{% elif m.role == 'assistant' %}"), "drops or changes"),
+        (CHATML.replace("{{ m.content }}", "{{ m.content.replace('judge', '') }}"), "drops or"),
+    ],
+)
+def test_a_template_without_a_place_for_the_system_is_refused(tokenizer, source, message):
+    tokenizer.chat_template = source
+    with pytest.raises(InputError, match=message):
+        load_chat_template(tokenizer, ("text",), ["no", "yes"], system="You judge.")
+    load_chat_template(tokenizer, ("text",), ["no", "yes"])
+
+
+def test_templates_without_turns_refuse_a_system(llm_settings):
+    settings = llm_settings(template="qa", system="You judge.")
+    with pytest.raises(InputError, match=r"--system was given, but template 'qa' .* Use --templ"):
+        LLMRung(settings).prepare(TASK.fields, TASK.classes)
+
+
 @pytest.mark.parametrize("source", ENDS)
 def test_special_tokens_in_a_text_stay_text(tokenizer, source):
     tokenizer.chat_template = source

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from llabel.errors import InputError
 from llabel.labels import AnswerTokeniser, Branching, compile_labels, label_words
-from llabel.prompt import answer_tail, load_template
+from llabel.prompt import answer_tail
+from llabel.template import load_template
 
 END = 0
 WORDS = st.lists(st.text("abc", min_size=1, max_size=5), min_size=2, max_size=12, unique=True)

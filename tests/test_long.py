@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from llabel.engine.model import load_tokenizer
 from llabel.ladder.llm import LLMRung
-from llabel.prompt import PromptEncoder, load_template
+from llabel.prompt import PromptEncoder
+from llabel.template import load_template
 from tiny_models import save_tokenizer
 from tiny_rungs import TASK, untrained
 

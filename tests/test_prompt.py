@@ -5,7 +5,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llabel.errors import InputError
-from llabel.prompt import BUILT_IN_TEMPLATES, PromptEncoder, load_template, water_level
+from llabel.prompt import PromptEncoder, water_level
+from llabel.template import BUILT_IN_TEMPLATES, load_template
 from tiny_models import BEGIN, SPECIAL_TOKENS
 
 BOOLQ = ("question", "passage")

@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from llabel.errors import InputError
-from llabel.prompt import CHAT, DEFAULT_INSTRUCTION, Template, heading_of
 from llabel.prompt import special_tokens as specials_of
 from llabel.target_template import TARGETS_INSTRUCTION, label_list
+from llabel.template import CHAT, DEFAULT_INSTRUCTION, Template, heading_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,6 +27,7 @@ def load_chat_template(
     instruction: str | None = None,
     *,
     targets: Mapping[str, Sequence[str]] | None = None,
+    system: str | None = None,
 ) -> Template:
     """One user's turn with instruction and texts, and the beginning of the model's answer.
 
@@ -40,9 +41,11 @@ def load_chat_template(
         instruction: stands before the texts; `{labels}` in it is the list of label words.
         targets: for each of several targets what its answers look like; each is asked behind its
             heading, in the model's turn.
+        system: what the system says before; without it, what the template has it say, if anything.
 
     Raises:
-        InputError: there is no chat template, it fails, or it drops or changes text or answer.
+        InputError: there is no chat template, it fails, or it drops or changes the system's
+            message, text or answer.
     """
     labels = ", ".join(words) if targets is None else label_list(targets)
     default = DEFAULT_INSTRUCTION if targets is None else TARGETS_INSTRUCTION
@@ -53,13 +56,20 @@ def load_chat_template(
         for field, hole in zip(fields, holes, strict=True)
     ]
     user = "\n".join([f"{asked}\n", *named])
-    turn = {"role": "user", "content": user}
-    prompt = _render(tokenizer, [turn], add_generation_prompt=True)
+    turns = [{"role": "user", "content": user}]
+    if system:
+        turns.insert(0, {"role": "system", "content": system.strip()})
+    prompt = _render(tokenizer, turns, add_generation_prompt=True)
     if prompt.count(user) != 1:
         raise InputError(
             f"{_of(tokenizer)} drops, repeats or changes what the user says. {_INSTEAD}"
         )
-    whole = _render(tokenizer, [turn, {"role": "assistant", "content": _ANSWER}])
+    if system and system.strip() not in prompt.partition(user)[0]:
+        raise InputError(
+            f"{_of(tokenizer)} drops or changes what the system says. Leave --system out, and say "
+            "it in --instruction."
+        )
+    whole = _render(tokenizer, [*turns, {"role": "assistant", "content": _ANSWER}])
     if whole.count(_ANSWER) != 1:
         raise InputError(f"{_of(tokenizer)} drops, repeats or changes the answer. {_INSTEAD}")
     before, _, after = whole.partition(_ANSWER)

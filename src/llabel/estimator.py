@@ -34,9 +34,11 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         model: built-in name, local folder or Hub id of a causal LM.
         template: `qa`, `alpaca`, `plain`, `chat` (the model's own), or a file with holes.
         instruction: what the template `alpaca` or `chat` asks for.
+        system: what the system says first, with the template `chat`.
         label_words: what to answer for a label, by the label as text.
         max_seq_length: most tokens of prompt and answer; None is the model's context.
-        long: what is kept of a text that is too long: `head`, `tail` or `middle` (both ends).
+        long: what is kept of a text that is too long: `head`, `tail` or `middle` (both ends), or
+            `chunks` (all of it, piece by piece).
         rope_scaling: kind and factor of a longer context, as `yarn:4`.
         r, lora_alpha, lora_dropout, target_modules, use_rslora: LoRA.
         init_lora: `default`, or `loftq` to start from what a 4-bit base rounded off.
@@ -77,9 +79,10 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         *,
         template: str = "qa",
         instruction: str | None = None,
+        system: str | None = None,
         label_words: dict[str, str] | None = None,
         max_seq_length: int | None = None,
-        long: Literal["head", "tail", "middle"] = "head",
+        long: Literal["head", "tail", "middle", "chunks"] = "head",
         rope_scaling: str | None = None,
         r: int = 16,
         lora_alpha: float = 32,
@@ -119,6 +122,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         self.model = model
         self.template = template
         self.instruction = instruction
+        self.system = system
         self.label_words = label_words
         self.max_seq_length = max_seq_length
         self.long = long

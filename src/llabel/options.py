@@ -32,8 +32,8 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Comparison": tuple(field.name for field in fields(CompareSettings)),
     "Run": tuple(field.name for field in fields(RunSettings)),
     "Model and prompt": (
-        *("model", "template", "instruction", "label_words", "max_seq_length"),
-        *("rope_scaling", "long", "shots"),
+        *("model", "template", "instruction", "system", "label_words"),
+        *("max_seq_length", "rope_scaling", "long", "shots"),
     ),
     "Simpler rungs": tuple(field.name for field in fields(SimplerSettings)),
     "LoRA": (

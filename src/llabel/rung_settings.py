@@ -11,8 +11,8 @@ _TRAINED = _SPLITS | {"trials", "budget", "class_weight"}
 _NEURAL = _TRAINED | {"device", "max_seq_length"}
 _LLM = frozenset(field.name for field in fields(LLMSettings))
 _PROMPTED = frozenset({
-    *("seed", "model", "template", "instruction", "label_words", "max_seq_length"),
-    *("rope_scaling", "long"),
+    *("seed", "model", "template", "instruction", "system", "label_words"),
+    *("max_seq_length", "rope_scaling", "long"),
     *("token_budget", "precision", "base", "double_quant", "compute_dtype", "engine", "device"),
 })  # fmt: skip
 READS: Mapping[RungName, frozenset[str]] = MappingProxyType({

@@ -138,6 +138,7 @@ class LLMSettings:
     instruction: Annotated[
         str | None, Help("What the template alpaca or chat asks for; {labels} is the label list.")
     ] = None
+    system: Annotated[str | None, Help("What the system says first, with --template chat.")] = None
     label_words: Annotated[
         dict[str, str] | None, Help("What to answer for a label: LABEL=WORDS (repeatable).")
     ] = None

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from llabel.errors import InputError
-from llabel.prompt import (
+from llabel.template import (
     BUILT_IN_TEMPLATES,
     Hole,
     Template,

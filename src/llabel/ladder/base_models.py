@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _PROMPT = (
-    *("model", "template", "instruction", "label_words", "max_seq_length", "rope_scaling"),
-    "long",
+    *("model", "template", "instruction", "system", "label_words", "max_seq_length"),
+    *("rope_scaling", "long"),
 )
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from llabel.errors import InputError
 from llabel.ladder.few_shot import Shot
 from llabel.ladder.rung_folder import replace_folder, write_record
-from llabel.prompt import Template
 from llabel.settings import LLMSettings
 from llabel.task import Label, TargetLabel
+from llabel.template import Template
 
 SCHEMA = 1
 ADAPTER = "adapter"

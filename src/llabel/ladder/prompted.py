@@ -41,7 +41,7 @@ _NAMES = {
 }
 # What decides the result; the rest of LLMSettings is about training.
 _READ = (
-    *("model", "template", "instruction", "label_words", "max_seq_length", "seed"),
+    *("model", "template", "instruction", "system", "label_words", "max_seq_length", "seed"),
     *("double_quant", "compute_dtype", "rope_scaling", "long"),
 )
 

@@ -20,10 +20,11 @@ from llabel.labels import (
     target_words,
 )
 from llabel.ladder.sample_text import SAMPLE
-from llabel.prompt import CHAT, PromptEncoder, Template, answer_tail, load_template, special_tokens
+from llabel.prompt import PromptEncoder, answer_tail, special_tokens
 from llabel.settings import LLMSettings
 from llabel.target_template import load_targets_template
 from llabel.task import Label
+from llabel.template import CHAT, Template, load_template, refuse_system
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,6 +82,7 @@ def prepare_prompting(
         settings.model, progress=lambda what, share: notify(Fetching(what, share))
     )
     name, instruction = settings.template, settings.instruction
+    refuse_system(name, settings.system)
     if targets := by_target(classes):
         asked = target_words(targets, settings.label_words)
         words = [word for own in asked.values() for word in own]
@@ -93,7 +95,9 @@ def prepare_prompting(
     tokenizer = None
     if name == CHAT:
         tokenizer = load_tokenizer(folder)
-        template = load_chat_template(tokenizer, fields, words, instruction, targets=asked)
+        template = load_chat_template(
+            tokenizer, fields, words, instruction, targets=asked, system=settings.system
+        )
     return build_prompting(
         settings,
         folder,
