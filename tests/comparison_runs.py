@@ -89,7 +89,7 @@ def record_of(out: Path, rung: str) -> dict[str, Any]:
 
 
 def lines_of(folder: Path, part: str) -> list[dict[str, Any]]:
-    lines = map(json.loads, (folder / "predictions.jsonl").read_text().splitlines())
+    lines = map(json.loads, (folder / "predictions.jsonl").open())
     return [line for line in lines if line["part"] == part]
 
 

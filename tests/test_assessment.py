@@ -1,13 +1,14 @@
 """What a run writes of itself, and that the test part decides none of it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from comparison_runs import CHEAP, cheap, climb, lines_of, named
 from llabel import run
-from llabel.settings import RunSettings
+from llabel.settings import DataSettings, RunSettings
 from runs import config, write_weather
 
 LLMS = ("llm-zero-shot", "llm-zero-shot-calibrated", "llm-few-shot", "llm-lora")
@@ -64,6 +65,15 @@ def test_test_rows_decide_nothing_about_a_rung(
     assert chosen == chosen_b == chosen_c
     assert proba == relabelled
     assert proba["validation"] == poisoned["validation"]
+
+
+def test_the_sample_of_training_rows_has_a_row_of_each_class(tmp_path: Path) -> None:
+    path = tmp_path / "many.jsonl"
+    rows = ({"text": f"of {n % 310}", "label": f"class {n % 310}"} for n in range(1550))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = cheap(path, RunSettings(rung="majority"))
+    told = replace(told, data=DataSettings(text=("text",), label="label"))
+    assert run.fit(told, tmp_path / "run", command="")["metrics"]["train"]["rows"] == 310
 
 
 def test_test_rows_have_no_say_in_the_best(locked: tuple[Path, ...], tmp_path: Path) -> None:

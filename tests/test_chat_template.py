@@ -1,5 +1,6 @@
 """The tokenizer's own chat template, as published models have it, in tiny."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,11 @@ import pytest
 from llabel.chat_template import load_chat_template
 from llabel.engine.model import load_tokenizer
 from llabel.errors import InputError
+from llabel.ladder.few_shot import Shot, shot_tokens
 from llabel.ladder.llm import LLMRung
+from llabel.ladder.prompted import PromptedRung
 from llabel.prompt import PromptEncoder
+from llabel.settings import LLMSettings
 from tiny_models import BEGIN, save_tokenizer
 from tiny_rungs import TASK
 
@@ -147,9 +151,34 @@ def test_several_targets_are_asked_behind_their_headings(tokenizer):
     assert (template.tails, template.joint) == (("Author:", "Language:"), " ")
 
 
-def test_a_rung_learns_the_end_of_the_turn_and_comes_back(tiny_llama, llm_settings, tmp_path):
-    import shutil
+@pytest.mark.parametrize("source", ENDS)
+def test_examples_are_turns_of_their_own(tiny_llama_bos, tmp_path, source):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_llama_bos, model)
+    (model / "chat_template.jinja").write_text(source)
+    settings = LLMSettings(model=str(model), template="chat", instruction="Which?", shots=2)
+    rung = PromptedRung(settings, few_shot=True, calibrated=False)
+    rung.prepare(("text",), ("no", "yes"))
+    shots = [Shot("1", 1, ("is it",)), Shot("2", 0, ("was it",))]
+    tokens = [*shot_tokens(shots, rung.prompting_), *rung.encoder_.encode([("so",)])[0].input_ids]
+    turns = [
+        {"role": role, "content": content if role == "assistant" else f"Which?\n\n{content}"}
+        for content, role in zip(
+            ("is it", "yes", "was it", "no", "so"), ("user", "assistant") * 3, strict=False
+        )
+    ]
+    tokenizer = load_tokenizer(model)
+    tokenizer.chat_template = source.replace("strftime_now('%Y')", "'2024'")
+    expected = tokenizer.apply_chat_template(
+        turns, add_generation_prompt=True, return_dict=False, date_string="26 Jul 2024"
+    )
+    if source == LLAMA_3:  # its system speaks before each example, too
+        assert tokens.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 3 + 3 + 2
+    else:
+        assert tokens == expected
 
+
+def test_a_rung_learns_the_end_of_the_turn_and_comes_back(tiny_llama, llm_settings, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(tiny_llama, model)
     (model / "chat_template.jinja").write_text(CHATML)

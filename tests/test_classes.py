@@ -123,6 +123,13 @@ def test_a_known_class_may_be_called_none(tmp_path: Path) -> None:
         load_labelled(data, ["text"], "label", ("mild", "severe"))
 
 
+def test_whole_numbers_with_a_point_are_known_again(tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "e.csv", [("a", "1.0"), ("b", "0.0"), ("c", "1")])
+    assert load_labelled(data, ["text"], "label", (0, 1)).y.tolist() == [1, 0, 1]
+    with pytest.raises(InputError, match=r"does not know: '1.0', '0.0'"):
+        load_labelled(data, ["text"], "label", ("0", "1"))
+
+
 def test_csv_numbers_with_fractions_are_no_labels(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"t.csv: column 'label' holds numbers.*'0.5', '1'.*regr"):
         load(write_csv(tmp_path / "t.csv", rows_of(30, ["0.5", "1"])))

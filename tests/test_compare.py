@@ -413,6 +413,17 @@ def test_half_done_runs_with_other_settings_are_refused_too(
         climb(replace(setup, llm=replace(setup.llm, trials=2)), out)
 
 
+def test_texts_may_hold_what_ends_a_line_elsewhere(tmp_path: Path) -> None:
+    data = write_weather(tmp_path / "weather.jsonl", 90, note="one\u2028two\u2029three\x85four")
+    first = climb(cheap(data), tmp_path / "first")
+    out = tmp_path / "again"
+    reused = (str(tmp_path / "first/rungs/bag-of-words"),)
+    again = climb(cheap(data, RunSettings(no_texts=True)), out, reuse=reused)
+    for record in (first, again):
+        assert named(record, "bag-of-words")["metrics"]["test"]["rows"] == 18
+    assert all("text" not in line for line in lines_of(out / "rungs/bag-of-words", "test"))
+
+
 def test_damaged_answers_are_named(finished: Finished, setup: RunConfig, tmp_path: Path) -> None:
     out = copied(finished[0], tmp_path / "ladder")
     path = out / "rungs" / "lookup" / "predictions.jsonl"

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from comparison_runs import CHEAP, cheap, climb, copied, lasting, named, stop, when_in
+from comparison_runs import CHEAP, cheap, climb, copied, lasting, lines_of, named, stop, when_in
 from llabel import run
 from llabel.compare_view import render_comparison
 from llabel.comparison import CompareRecord, Draw
 from llabel.config import RunConfig
 from llabel.errors import InputError
 from llabel.events import Event, Note, RungStarted
-from llabel.metrics import NOT_ASKED
+from llabel.metrics import NOT_ASKED, wilson_interval
 from llabel.statistics.intervals import bootstrap_scores
 from llabel.statistics.paired import compare_pair
 from runs import write_weather
@@ -73,7 +73,16 @@ def test_all_answers_are_counted_once(finished: Finished) -> None:
     unseen = sum(one["data"]["unseen_test_rows"] for one in each)
     assert record["data"]["unseen_test_rows"] == unseen
     majority = [one["baselines"]["majority"]["accuracy"] for one in each]
-    assert record["baselines"]["majority"]["accuracy"] == pytest.approx(mean(majority))
+    found = record["baselines"]["majority"]
+    assert found["accuracy"] == pytest.approx(mean(majority))
+    ids = {
+        line["id"]
+        for draw in record["draws"]
+        for line in lines_of(out / draw["folder"] / "rungs/majority", "test")
+    }
+    of_ids = wilson_interval(round(mean(majority) * len(ids)), len(ids))
+    assert len(ids) < 36, "some rows are drawn twice"
+    assert found["accuracy_ci95"] == pytest.approx(of_ids)
 
 
 def test_each_draw_has_rows_and_seeds_of_its_own(finished: Finished) -> None:
@@ -191,6 +200,18 @@ def test_rows_that_were_not_asked_change_nothing() -> None:
     )
     for name, interval in few.items():
         np.testing.assert_allclose(all_[name], interval, atol=1e-12)  # type: ignore[literal-required]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("of_each", [2, 3])
+def test_a_resample_may_miss_the_few_groups_of_a_draw(of_each: int) -> None:
+    rng = np.random.default_rng(0)
+    rows = 30 * of_each
+    a, b = (blocks(rng, rng.random((3, rows)) < share) for share in (0.8, 0.75))
+    groups = np.arange(3 * rows) // 30
+    pair = compare_pair(np.ones(3 * rows, int), a, b, groups=groups)
+    assert pair.interval[0] < pair.difference < pair.interval[1]
+    assert pair.p_value > 0.05
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import pytest
 from sklearn.base import clone
 
 from llabel import LLMClassifier
+from llabel.confidence import Confidence, write_confidence
+from llabel.ladder.targets import target_folder
 from two_targets import CLASSES, joint_task
 
 TASK = joint_task(train=24)
@@ -41,8 +43,12 @@ def test_several_targets_give_lists_as_scikit_learn_does(fitted: LLMClassifier) 
 
 
 def test_what_was_saved_says_the_same(fitted: LLMClassifier, tmp_path: Path) -> None:
+    old = target_folder(tmp_path / "both", "place")  # of another model that was saved here
+    old.mkdir(parents=True)
+    write_confidence(old, Confidence(abstain_below=0.99))
     fitted.save(tmp_path / "both")
     again = LLMClassifier.load(tmp_path / "both")
+    assert again.confidences_ == fitted.confidences_
     for ours, theirs in zip(fitted.predict_proba(X), again.predict_proba(X), strict=True):
         assert np.array_equal(ours, theirs)
 

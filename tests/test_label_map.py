@@ -175,7 +175,7 @@ def test_new_rows_are_mapped_as_the_training_rows_were(tmp_path: Path) -> None:
         {"label": 1, "becomes": "bad", "rows": 3},
         {"label": 2, "becomes": None, "rows": 3},
     ]
-    data = write_csv(tmp_path / "t.csv", [("x", "1"), ("y", "2"), ("z", "good"), ("w", "bad")])
+    data = write_csv(tmp_path / "t.csv", [("x", "1.0"), ("y", "2"), ("z", "good"), ("w", "bad")])
     notes: list[str] = []
     split = load_labelled(data, ["text"], "label", ("bad", "good"), mapped=mapped, notes=notes)
     assert (split.y.tolist(), [text for (text,) in split.texts]) == ([0, 1, 0], ["x", "z", "w"])

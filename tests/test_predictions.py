@@ -1,6 +1,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ from llabel.errors import InputError
 from llabel.events import Event, Note, RowsDone
 from llabel.predictions import predict
 from llabel.run import fit
+from llabel.settings import DataSettings, RunSettings
 from runs import config, write_weather
 
 
@@ -45,6 +47,16 @@ def test_every_row_gets_a_label_and_probabilities(run: Path, tmp_path: Path, suf
         assert ice + sun == pytest.approx(1, abs=1e-9)
         assert row["label"] == ("ice" if ice >= sun else "sun")
     assert {path.name for path in tmp_path.iterdir()} == {"new.jsonl", out.name}
+
+
+def test_labels_beyond_64_bits_are_texts_in_parquet(tmp_path: Path) -> None:
+    rows = [{"text": f"row {n}", "label": 10**20 if n % 3 else 7} for n in range(60)]
+    data = tmp_path / "huge.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = replace(config(data, tmp_path), data=DataSettings(text=("text",), label="label"))
+    fit(replace(told, run=RunSettings(rung="majority")), tmp_path / "run", command="")
+    predict(tmp_path / "run", str(data), tmp_path / "a.parquet")
+    assert {row["label"] for row in _read(tmp_path / "a.parquet")} == {str(10**20)}
 
 
 def test_an_interrupted_prediction_goes_on(

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from llabel.result_view import render_run, summary
 from llabel.settings import LLMSettings, RunSettings
 from runs import config, write_weather
 from test_training import EXAMPLES, ROWS, SETTINGS, Stop, Training, same
+from tiny_rungs import TASK
 
 CONSTANT = replace(SETTINGS, schedule="constant", warmup_ratio=0.0)
 
@@ -102,6 +104,21 @@ def test_a_resumed_training_in_eight_bits_ends_as_an_undisturbed_one(
     assert again.steps()[0].step == stop_at + 1
     assert same(again.weights(), whole.weights())
     assert progress.loss_sum == pytest.approx(sum(one.loss for one in whole.steps()))
+
+
+@pytest.mark.parametrize("optim", ["adamw_8bit", "paged_adamw_8bit"])
+def test_the_packed_engine_learns_in_eight_bits_what_the_plain_one_does(
+    optim: str, llm_settings: Callable[..., LLMSettings]
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    losses = {}
+    for engine in ("auto", "plain"):
+        rung = LLMRung(llm_settings(optim=optim, engine=engine, patience=None)).fit(TASK)
+        losses[rung.engine_] = rung.progress_.epoch_losses
+    if len(losses) == 1:
+        pytest.skip("no C++ compiler here")
+    assert losses["packed"] == pytest.approx(losses["plain"], abs=2e-3)
+    assert losses["packed"][1] < losses["packed"][0] - 0.01
 
 
 class Large(torch.nn.Module):

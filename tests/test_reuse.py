@@ -1,6 +1,7 @@
 """Runs that a comparison takes over from elsewhere."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +68,9 @@ def test_what_cannot_be_taken_over_is_told(setup: RunConfig, source: Path, tmp_p
     run.fit(unread, tmp_path / "unread", command="")
     with pytest.raises(InputError, match=r"was not tested \(--untested\)"):
         climb(setup, out, reuse=(str(tmp_path / "unread"),))
+    shutil.copytree(source, tmp_path / "twin")
+    with pytest.raises(InputError, match=r"would both be the same row, bag-of-words\. Give --see"):
+        climb(setup, out, reuse=(*asked, str(tmp_path / "twin")))
     (out / "rungs" / "bag-of-words").mkdir(parents=True)
     with pytest.raises(InputError, match=r"is there already\. Throw it away with --overwrite"):
         climb(setup, out, reuse=asked)

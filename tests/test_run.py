@@ -108,6 +108,27 @@ def test_other_settings_or_rows_are_not_mixed_in(
         fit(moved, first, command="")
 
 
+def test_a_template_file_that_changed_is_another_setting(setup: RunConfig, tmp_path: Path) -> None:
+    template = tmp_path / "mine.txt"
+    template.write_text("{text} {note} Weather:")
+    own = replace(setup, llm=replace(setup.llm, template=str(template), epochs=1))
+    out = tmp_path / "run"
+    fit(own, out, command="")
+    template.write_text("{text} {note} Sky:")
+    with pytest.raises(InputError, match=r"the file .*mine.txt of --template has changed.*--overw"):
+        fit(own, out, command="")
+
+
+def test_a_run_may_lie_where_one_stands(
+    setup: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fit(replace(setup, run=RunSettings(rung="majority")), Path(), command="")
+    assert (tmp_path / "run.json").is_file()
+    with pytest.raises(InputError, match="Name a folder below it"):
+        fit(replace(setup, run=RunSettings(rung="majority")), Path("/"), command="")
+
+
 def test_a_folder_of_others_is_left_alone(setup: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     for overwrite in (False, True):

@@ -55,6 +55,17 @@ def test_the_lowest_log_loss_is_chosen_and_the_cheapest_like_it_recommended() ->
     assert "seeds" not in chosen["rule"]
 
 
+def test_hundreds_of_settings_do_not_hide_that_they_are_worse() -> None:
+    planned = cells(r=",".join(map(str, range(1, 151))))
+    found = [
+        done(cell, 0.05 if number == 100 else 1.2, seed=number, work=150 - number)
+        for number, cell in enumerate(planned)
+    ]
+    chosen = choose(found, planned, validation())
+    assert chosen["cell"] == chosen["recommended"] == planned[100].name
+    assert chosen["not_worse"] == []
+
+
 def test_the_untouched_model_stands_once_and_costs_nothing() -> None:
     planned = cells(r="1,16", lora_alpha="0,8")
     controls = [cell for cell in planned if cell.control]

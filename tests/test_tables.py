@@ -334,3 +334,6 @@ def test_damaged_parquet_pages_double_and_missing_columns(tmp_path: Path) -> Non
     pq.write_table(pa.table({"text": pa.array([b"a\xff"]).view(pa.string())}), path)
     with pytest.raises(InputError, match=r"rows 1 to 1, column 'text': text that is not UTF-8"):
         read(path)
+    pq.write_table(pa.table({"text": pa.array([-(10**15)], pa.timestamp("s"))}), path)
+    with pytest.raises(InputError, match=r"rows 1 to 1, column 'text': a value .* as text"):
+        read(path)

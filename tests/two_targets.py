@@ -24,7 +24,8 @@ def write_letters(path: Path, rows: int, seed: int = 0, **extra: Any) -> Path:
     for row in range(rows):
         weather, place = list(WORDS)[row % 2], list(PLACES)[row // 2 % 3]
         words = rng.choices(WORDS[weather].split(), k=2) + rng.choices(PLACES[place].split(), k=2)
-        line = {"text": f"{' '.join(words)} {row}", "note": f"day {row % 7}"}
+        # U+2028 ends a line for str.splitlines, but not in JSON.
+        line = {"text": f"{' '.join(words)}\u2028{row}", "note": f"day {row % 7}"}
         labels = {"weather": weather, "place": place, "letter": f"letter {row // 6}"}
         lines.append(line | labels | extra)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -224,9 +224,10 @@ def _baseline(
 
 
 def _train_sample(task: Task, seed: int) -> Split:
-    if len(task.train) <= TRAIN_SAMPLE:
+    count = max(TRAIN_SAMPLE, len(task.classes))  # a row of each class
+    if len(task.train) <= count:
         return task.train
-    return take(task.train, subsample(task.train.y, TRAIN_SAMPLE, classes=task.classes, seed=seed))
+    return take(task.train, subsample(task.train.y, count, classes=task.classes, seed=seed))
 
 
 def _milliseconds_alone(rung: Rung, texts: Sequence[Text]) -> float:

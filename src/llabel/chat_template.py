@@ -86,12 +86,14 @@ def load_chat_template(
     if not last:
         raise InputError(f"{_of(tokenizer)} puts no mark before the answer. {_INSTEAD}")
     ends = [token for token in specials_of(tokenizer) if after.lstrip().startswith(token)]
+    end = max(ends, key=len, default="")
     found = Template(
         CHAT,
         (*literals, last),
         tuple(fields),
         rest[len(last) :],
-        end=max(ends, key=len, default=""),
+        end=end,
+        gap=after.lstrip()[len(end) :] if end else "",
     )
     if targets is None:
         return found

@@ -251,7 +251,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "rung_")
         for name, confidence in self.confidences_.items():
             place = target_folder(Path(folder), name) if name else Path(folder)
-            if not name or confidence != Confidence():
+            if not name or confidence != Confidence() or place.is_dir():
                 place.mkdir(parents=True, exist_ok=True)
                 write_confidence(place, confidence)
         self.rung_.save(Path(folder))
@@ -343,7 +343,8 @@ def _target_columns(y: Any) -> dict[str, Any]:
 def _indices(y: Any) -> tuple[tuple[Label, ...], ClassIndices]:
     """The classes of a column of labels, sorted, and (n,) class indices."""
     labels = _labels(y)
-    found, indices = np.unique(np.array(labels), return_inverse=True)
+    # As objects: NumPy's own texts lose NULs at their end, its integers end at 64 bits.
+    found, indices = np.unique(np.array(labels, dtype=object), return_inverse=True)
     return tuple(found.tolist()), indices.astype(np.int64)
 
 

@@ -15,15 +15,17 @@ from llabel.config import RunConfig, defaults, option
 from llabel.errors import InputError
 from llabel.events import EpochDone, Event, Listener, Note, StepDone
 from llabel.record import RunRecord
+from llabel.template import template_digest
 
 _STARTED = "started.json"
 SHARED_RUN = "shared.json"  # names the run for several targets whose answers are laid out here
 _NEEDED = ("config", "cost", "data", "rung", "training")  # keys of a whole record
 _OURS = (
     *("README.md", "adapter", "checkpoints", "predictions.jsonl", "run.json", "rung.json"),
-    *(_STARTED, "train.log.jsonl", ".new-adapter", ".old-adapter"),
+    *("train.log.jsonl", ".new-adapter", ".old-adapter"),
     *("arrays.safetensors", "words.json", "encoder", "confidence.json"),
     *("tensorboard", "mlflow", "wandb", "targets"),
+    _STARTED,  # at last: it says that the others are ours
 )
 
 
@@ -53,7 +55,11 @@ def alone_with(path: Path, otherwise: str) -> Iterator[None]:
 
     Raises:
         InUseError: one is there already; the message is `otherwise`.
+        InputError: it is the root of all folders.
     """
+    path = path.resolve()  # "." has no name
+    if not path.name:
+        raise InputError(f"{path} cannot be written to. Name a folder below it.")
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
@@ -90,7 +96,10 @@ def is_of_others(out: Path, config: RunConfig, fingerprint: str) -> bool:
 
 def _identity(config: RunConfig, fingerprint: str) -> dict[str, Any]:
     """What must not change within a folder, as JSON gives it back."""
-    now: dict[str, Any] = {"fingerprint": fingerprint, "config": config.flat()}
+    settings = config.flat()
+    now = {"fingerprint": fingerprint, "config": settings}
+    if digest := template_digest(settings.get("template", "")):
+        now["template"] = digest
     return cast(dict[str, Any], json.loads(json.dumps(now)))
 
 
@@ -153,6 +162,10 @@ def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
     if not changed and then["fingerprint"] != now["fingerprint"]:
         changed = ["the rows of the data have changed"]
+    # Runs of old do not know the digest.
+    digests = {each["template"] for each in (then, now) if "template" in each}
+    if not changed and len(digests) == 2:
+        changed = [f"the file {now['config']['template']} of --template has changed"]
     return changed
 
 
@@ -242,6 +255,15 @@ def is_started(out: Path) -> bool:
 def write_json(path: Path, value: Any) -> None:
     """Write all of a JSON file or nothing."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json_lines(path: Path) -> Iterator[Any]:
+    """The lines of a JSONL file.
+
+    A text may hold what `str.splitlines` takes for the end of a line (U+2028, U+0085).
+    """
+    with path.open(encoding="utf-8", newline="\n") as lines:
+        yield from map(json.loads, lines)
 
 
 def write_json_lines(path: Path, lines: Iterable[Any]) -> None:

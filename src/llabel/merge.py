@@ -82,7 +82,7 @@ def merge(
     texts = _sample(_texts(folder, data), rows)
     out.parent.mkdir(parents=True, exist_ok=True)
     with alone_with(out, f"-o {out} is being written by another llabel process."):
-        return _merge(folder, out, dtype, texts, max_flips, device, notify)
+        return _merge(folder, out.resolve(), dtype, texts, max_flips, device, notify)
 
 
 def _merge(

@@ -23,7 +23,7 @@ from llabel.ladder import registry
 from llabel.ladder.contract import Rung
 from llabel.ladder.targets import each_target, target_folder
 from llabel.metrics import UNKNOWN
-from llabel.task import ClassIndices, Label, Probabilities, Split, Task, Text
+from llabel.task import ClassIndices, Label, Probabilities, Split, TargetLabel, Task, Text
 
 if TYPE_CHECKING:
     from llabel.ladder.llm import LLMRung
@@ -328,6 +328,7 @@ class _Partial:
         columns = {name: _probabilities(own, name) for name, own in targets.items()} or {
             "label": _probabilities(classes)
         }
+        others = others or any(map(_is_huge, classes))
         _WRITERS[self.out.suffix.lower()](temporary, self._rows(), columns, others)
         temporary.replace(self.out)
         self.path.unlink()
@@ -349,6 +350,12 @@ class _Partial:
                     row[name] = own["label"]
                     row |= {f"{name}_probability_{c}": p for c, p in own["probabilities"].items()}
                 yield row
+
+
+def _is_huge(label: Label) -> bool:
+    """Whether it is a number beyond 64 bits, which no column of a Parquet file holds."""
+    number = label.label if isinstance(label, TargetLabel) else label
+    return isinstance(number, int) and not -(2**63) <= number < 2**63
 
 
 def _probabilities(classes: Iterable[Label], target: str | None = None) -> list[str]:
@@ -376,7 +383,7 @@ def _write_jsonl(
 def _write_parquet(
     path: Path, rows: Iterator[dict[str, Any]], columns: Mapping[str, list[str]], others: bool
 ) -> None:
-    """A column has one type: beside `abstain` or `unknown`, labels are texts."""
+    """A column has one type: beside `abstain`, `unknown` or huge numbers, labels are texts."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

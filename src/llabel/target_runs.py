@@ -1,6 +1,5 @@
 """A run whose model answers several targets: each assessed alone, all in one folder."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from llabel.config import RunConfig
 from llabel.data import LoadedTask, fingerprint, load_labelled
 from llabel.errors import InputError
 from llabel.events import Event, Listener, Note, StageStarted
-from llabel.folder import write_json_lines
+from llabel.folder import read_json_lines, write_json_lines
 from llabel.ladder.contract import Rung
 from llabel.ladder.targets import each_target, target_folder
 from llabel.metrics import report, score
@@ -89,8 +88,7 @@ def assess_each(
 
         own, confidence = loaded.targets[name], confidences[name]
         records[name] = assess(cast(Rung, target), config, own, out, command, tell, confidence)
-        text = (out / _PREDICTIONS).read_text(encoding="utf-8")
-        lines[name] = list(map(json.loads, text.splitlines()))
+        lines[name] = list(read_json_lines(out / _PREDICTIONS))
     write_json_lines(out / _PREDICTIONS, _joined(lines))
     data = data_record(config, loaded, rung.record_.truncated)
     data["classes"] = [asdict(label) for label in loaded.task.classes]  # type: ignore[call-overload]
@@ -111,8 +109,7 @@ def _joined(lines: Mapping[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any
 
 def target_lines(folder: Path, target: str) -> Iterator[dict[str, Any]]:
     """The predictions of the run in `folder` as it were of a run for one target alone."""
-    for text in (folder / _PREDICTIONS).read_text(encoding="utf-8").splitlines():
-        line = json.loads(text)
+    for line in read_json_lines(folder / _PREDICTIONS):
         shared = {key: line[key] for key in ("part", "id")}
         told = {"text": line["text"]} if "text" in line else {}
         yield shared | line["targets"][target] | told

@@ -1,6 +1,7 @@
 """The text around a row's fields: a built-in template, or the user's own file."""
 
 import difflib
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ class Template:
         tails: where several targets are asked for, what follows the prompt for each of them, up to
             its answer and without the joint.
         end: the special token that ends the answer; the tokenizer's end token, if there is none.
+        gap: what follows `end` before another turn begins.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Template:
     joint: str
     tails: tuple[str, ...] = ()
     end: str = ""
+    gap: str = ""
 
     def render(self, text: Text, fields: Sequence[str]) -> str:
         """The prompt as text; `text` gives the values of `fields` in their order."""
@@ -164,6 +167,16 @@ def read_template(name: str) -> str:
             f"({', '.join(BUILT_IN_TEMPLATES)}, {CHAT}) nor a file that can be read "
             f"({getattr(error, 'strerror', None) or error}). {hint}"
         ) from error
+
+
+def template_digest(name: str) -> str | None:
+    """SHA-256 of a template file; None where there is none, as of a built-in template."""
+    if name in {*BUILT_IN_TEMPLATES, CHAT}:
+        return None
+    try:
+        return hashlib.sha256(Path(name).read_bytes()).hexdigest()
+    except (OSError, ValueError):
+        return None
 
 
 def parse_template(name: str, source: str, fields: Sequence[str], labels: str) -> list[str | Hole]:

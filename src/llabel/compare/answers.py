@@ -1,6 +1,5 @@
 """What the runs of one rung answered, read back from their folders."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from llabel.compare.plan import PlannedRun
 from llabel.errors import InputError
+from llabel.folder import read_json_lines
 from llabel.metrics import NOT_ASKED, UNKNOWN
 from llabel.record import RunRecord
 from llabel.task import Split, Task
@@ -92,7 +92,7 @@ _Part = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]
 
 def _read(path: Path, splits: dict[str, Split], task: Task) -> dict[str, _Part]:
     try:
-        lines = list(map(json.loads, path.read_text(encoding="utf-8").splitlines()))
+        lines = list(read_json_lines(path))
         return {
             part: _part([line for line in lines if line["part"] == part], split, task)
             for part, split in splits.items()

@@ -13,7 +13,7 @@ from llabel.compare.derived import rewrite_rung
 from llabel.compare.plan import PlannedRun
 from llabel.data import LoadedTask
 from llabel.errors import InputError
-from llabel.folder import read_record, write_json, write_json_lines
+from llabel.folder import read_json_lines, read_record, write_json, write_json_lines
 from llabel.record import RunRecord
 
 _MARK = "reused.json"
@@ -55,9 +55,16 @@ def adopt(
                 "--overwrite.",
                 overwrite=overwrite,
             )
+    places: dict[Path, Path] = {}
     for source in asked:
-        record = read_record(source)
-        folder = _place(source, record, runs, loaded)
+        folder = _place(source, read_record(source), runs, loaded)
+        if other := places.get(folder):
+            raise InputError(
+                f"--reuse {other} and {source} would both be the same row, {folder.name}. Give "
+                "--seeds as large as there are runs of a rung, or leave one of them out."
+            )
+        places[folder] = source
+    for folder, source in places.items():
         if is_reused(folder) and _source(folder) == source.as_posix():
             continue
         if folder.exists():
@@ -113,7 +120,7 @@ def _copy(source: Path, folder: Path, *, no_texts: bool) -> None:
 
 def _remove_texts(folder: Path) -> None:
     path = folder / "predictions.jsonl"
-    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    lines = read_json_lines(path)
     write_json_lines(path, [{k: v for k, v in line.items() if k != "text"} for line in lines])
     if "few-shot" in read_record(folder)["rung"]:
         rewrite_rung(folder, folder, shots=None)

@@ -159,7 +159,8 @@ def match_known(
     refuse_missing(column, [cells], [values])
     exact = {(type(label), label): position for position, label in enumerate(classes)}
     by_name = {written(label): position for position, label in enumerate(classes)}
-    found = [exact.get((type(v), v), by_name.get(written(v), -1)) for v in values]
+    whole = not cells.typed and are_whole(classes)
+    found = [exact.get((type(v), v), by_name.get(written(v, whole=whole), -1)) for v in values]
     unknown = [position for position, index in enumerate(found) if index < 0]
     if unknown:
         value = values[unknown[0]]
@@ -172,8 +173,18 @@ def match_known(
     return np.array(found, dtype=np.int64)
 
 
-def written(label: Any) -> str:
-    """How a label is written, whatever its type: true and ``"True"`` alike, 1 and ``"1"``."""
+def are_whole(labels: Iterable[Any]) -> bool:
+    """Whether all are integers, so that ``"7.0"`` in a CSV file is one, too."""
+    return all(type(label) is int for label in labels)
+
+
+def written(label: Any, *, whole: bool = False) -> str:
+    """How a label is written, whatever its type: true and ``"True"`` alike, 1 and ``"1"``.
+
+    Of `whole` ones ``"7.0"`` is 7, as `read_labels` has it.
+    """
+    if whole and isinstance(label, str) and _INTEGER.fullmatch(label):
+        return label.partition(".")[0]
     return str(label).lower() if isinstance(label, bool) or _is_boolean(label) else str(label)
 
 

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from llabel.data.cells import did_you_mean, listed, shown
-from llabel.data.classes import LabelCells, label_values, normal_form, refuse_missing, written
+from llabel.data.classes import (
+    LabelCells,
+    are_whole,
+    label_values,
+    normal_form,
+    refuse_missing,
+    written,
+)
 from llabel.errors import InputError
 from llabel.task import Label
 
@@ -163,8 +170,10 @@ def map_known(
     names = frozenset(map(str, (*classes, *(entry["label"] for entry in mapped))))
     found = label_values(column, cells, names, normalise=normalise)
     refuse_missing(column, [cells], [found])
+    whole = not cells.typed and are_whole(entry["label"] for entry in mapped)
     return [
-        becomes.get(written(value), cell) for value, cell in zip(found, cells.values, strict=True)
+        becomes.get(written(value, whole=whole), cell)
+        for value, cell in zip(found, cells.values, strict=True)
     ]
 
 

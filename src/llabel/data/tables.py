@@ -354,6 +354,11 @@ def _batch_rows(
                 f"text that is not UTF-8, near {shown(error.object[:60])}. Write the file again "
                 "with text decoded."
             ) from error
+        except (OverflowError, ValueError) as error:  # as of a date before the year 1
+            raise InputError(
+                f"{file}: rows {before + 1} to {before + batch.num_rows}, column {shown(name)}: "
+                f"a value that Python cannot hold ({error}). Write the column as text."
+            ) from error
     return (dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True))
 
 

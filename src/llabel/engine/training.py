@@ -215,6 +215,9 @@ class Trainer:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)
         optimizer.step()
+        # bitsandbytes writes past PyTorch's count of changes, by which the packed engine knows
+        # that its copies of the adapters are old.
+        torch.autograd.graph.increment_version(parameters)
         summed = sum(torch.stack(losses).tolist())  # a GPU is waited for once a step
         if not math.isfinite(summed):
             raise FloatingPointError(f"the loss became {summed}: lower the learning rate")

@@ -10,7 +10,7 @@ from llabel.ladder.prompting import Prompting
 from llabel.prompt import PromptEncoder, water_level
 from llabel.task import Split, Text
 
-SEPARATOR = "\n\n"  # a blank line after each example's answer
+SEPARATOR = "\n\n"  # a blank line after each example's answer, where no token ends it
 LEAST_TEXT = 32  # tokens of text that an example keeps, if it has as many; else there are fewer
 
 
@@ -80,13 +80,13 @@ def fit_shots(
         split: the training rows.
         rows: which of them, in order.
         prompting: template, tokenizer and trie.
-        room: tokens for all examples together, answers and blank lines included.
+        room: tokens for all examples together, answers and their ends included.
 
     Raises:
         InputError: not even one fits.
     """
     begin = len(prompting.encoder.begin_tokens)
-    separator = len(prompting.encode_text(SEPARATOR))
+    separator = len(_separator(prompting))
     labels = [int(split.y[row]) for row in rows]
     prompts = prompting.encoder.encode([split.texts[row] for row in rows])
     lengths = [len(prompt.input_ids) for prompt in prompts]
@@ -113,13 +113,21 @@ def fit_shots(
 
 
 def shot_tokens(shots: Sequence[Shot], prompting: Prompting) -> tuple[int, ...]:
-    """What stands before every row: begin tokens, then prompt, answer and blank line of each."""
-    separator = prompting.encode_text(SEPARATOR)
+    """What stands before every row: begin tokens, then prompt, answer and its end of each."""
+    separator = _separator(prompting)
     prompts = _encoder(prompting, prompting.context).encode([shot.text for shot in shots])
     tokens = list(prompting.encoder.begin_tokens)
     for shot, prompt in zip(shots, prompts, strict=True):
         tokens += [*prompt.input_ids, *prompting.trie.tokens[shot.label], *separator]
     return tuple(tokens)
+
+
+def _separator(prompting: Prompting) -> list[int]:
+    """What ends an example: in a chat the end of the model's turn, else a blank line."""
+    template = prompting.template
+    if not template.end:
+        return prompting.encode_text(SEPARATOR)
+    return [prompting.trie.end_token, *prompting.encode_text(template.gap)]
 
 
 def _encoder(prompting: Prompting, max_length: int) -> PromptEncoder:

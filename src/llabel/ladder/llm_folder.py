@@ -99,6 +99,7 @@ def read_rung(folder: Path, *allowed: str) -> RungRecord:
                 template["joint"],
                 tuple(template.get("tails", ())),
                 template.get("end", ""),
+                template.get("gap", ""),
             ),
             prior=None if prior is None else tuple(prior),
             shots=None if shots is None else tuple(map(_shot, shots)),
