@@ -6,7 +6,8 @@ import pytest
 
 from llabel.config import RunConfig, checked, compare_settings, load_yaml, required
 from llabel.errors import InputError
-from llabel.settings import DataSettings, LLMSettings, RunSettings
+from llabel.presets import preset
+from llabel.settings import CompareSettings, DataSettings, LLMSettings, RunSettings
 
 NEEDED = {"data": "reviews.csv", "text": "title,body", "label": "stars"}
 
@@ -166,3 +167,22 @@ def test_yaml_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"label: caf\xe9")
     with pytest.raises(InputError, match="cannot be read as UTF-8"):
         load_yaml(tmp_path / "latin.yaml")
+
+
+def test_the_short_name_of_the_learning_rate_may_stand_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("lr: 1e-4\n")
+    assert load_yaml(path) == {"learning_rate": 1e-4}
+    path.write_text("lr: 1e-4\nlearning_rate: 1e-3\n")
+    with pytest.raises(InputError, match=r"learning_rate and lr are the same setting\. Remove one"):
+        load_yaml(path)
+
+
+def test_the_rung_of_a_preset_is_one_row_of_a_comparison() -> None:
+    asked, rest = compare_settings({**preset("alpaca-qlora"), **NEEDED})
+    assert asked.rungs == (*CompareSettings().rungs, "llm-qlora")
+    assert RunConfig.from_flat(rest).llm.base == "auto", "of the other rungs"
+    asked, _ = compare_settings({"rung": "llm-qlora", "rungs": "majority,encoder", **NEEDED})
+    assert asked.rungs == ("majority", "encoder")
+    asked, _ = compare_settings({"rung": "encoder", **NEEDED})
+    assert asked.rungs == CompareSettings().rungs

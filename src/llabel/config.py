@@ -143,6 +143,9 @@ class RunConfig:
 def compare_settings(values: Mapping[str, Any]) -> tuple[CompareSettings, dict[str, Any]]:
     """Take what concerns the comparison out of `values`.
 
+    A `rung`, as presets name one, is a row of the table beside the usual ones; it decides nothing
+    about the others.
+
     Returns:
         That, and the settings of its runs.
 
@@ -151,7 +154,12 @@ def compare_settings(values: Mapping[str, Any]) -> tuple[CompareSettings, dict[s
     """
     own = checked({name: value for name, value in values.items() if name in _ONLY_COMPARE})
     rest = {name: value for name, value in values.items() if name not in _ONLY_COMPARE}
-    return _room(CompareSettings, own), rest
+    asked = _room(CompareSettings, own)
+    if "rung" in rest:
+        rung = checked({"rung": rest.pop("rung")})["rung"]
+        if "rungs" not in own and rung not in asked.rungs:
+            asked = replace(asked, rungs=(*asked.rungs, rung))
+    return asked, rest
 
 
 def sweep_settings(values: Mapping[str, Any]) -> tuple[SweepSettings, dict[str, Any]]:
@@ -231,12 +239,17 @@ def refuse_missing(values: Mapping[str, Any], names: Iterable[str]) -> None:
 def load_yaml(path: Path) -> dict[str, Any]:
     """Settings from a YAML file, checked; names may be written with - or _.
 
-    Besides the settings, `data` names the data and `out` the run folder.
+    Besides the settings, `data` names the data and `out` the run folder; `lr` is the learning rate.
 
     Raises:
         InputError: as `read_yaml` or `with_batch_size`, or a value that cannot be used.
     """
-    return checked(with_batch_size(read_yaml(path)), str(path))
+    values = with_batch_size(read_yaml(path))
+    if twice := [name for name in _SHORT if {name, _SHORT[name]} <= values.keys()]:
+        raise InputError(
+            f"{path}: {twice[0]} and {short(twice[0])} are the same setting. Remove one of them."
+        )
+    return checked({full(name): value for name, value in values.items()}, str(path))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -130,10 +130,12 @@ def target_words(
     for key, words in (given or {}).items():
         name = max((n for n in targets if key.startswith(f"{n}.")), key=len, default=None)
         if name is None:
-            first, labels = next(iter(targets.items()))
+            named = ((n, ls) for n, ls in targets.items() if key in map(str, ls))
+            first, labels = next(named, next(iter(targets.items())))
+            label = key if key in map(str, labels) else labels[0]
             raise InputError(
                 f"--label-words {key!r}: with several targets write TARGET.LABEL=WORDS, such as "
-                f"'{first}.{labels[0]}=...'. Targets: {', '.join(targets)}."
+                f"'{first}.{label}=...'. Targets: {', '.join(targets)}."
             )
         mine[name][key[len(name) + 1 :]] = words
     found = {}

@@ -252,7 +252,10 @@ class LLMSettings:
     ] = False
     precision: Annotated[
         Literal["auto", "float32", "bfloat16", "int8"],
-        Help("Of the frozen weights. auto: bfloat16 on CUDA, float32 on the CPU."),
+        Help(
+            "Of the frozen weights. auto: bfloat16 on CUDA, float32 on the CPU. int8 is for the "
+            "CPU, and runs there unless --device says otherwise."
+        ),
     ] = "auto"
     base: Annotated[
         Literal["auto", "nf4", "nf4-stored"],
@@ -277,7 +280,11 @@ class LLMSettings:
         ),
     ] = "auto"
     compile: Annotated[
-        bool, Help("Fuse the layers of transformers with torch.compile: fast after a minute.")
+        bool,
+        Help(
+            "Fuse the layers of transformers with torch.compile: fast after a minute. On the CPU "
+            "our own engine is faster, and does not run then."
+        ),
     ] = False
     gradient_checkpointing: Annotated[
         bool,

@@ -88,7 +88,7 @@ def evaluate(
     abstain_below: float | None,
     json_file: Path | None,
 ) -> None:
-    """Score the finished run at DIR on labelled rows: DATA's test part, or all its rows.
+    """Score the finished run at DIR on labelled rows: DATA's test part, or all of a single table.
 
     \b
     Examples:

@@ -192,8 +192,8 @@ def _refuse_rare_classes(
         raise InputError(
             f"every class needs at least {len(parts)} {unit}s, {each} each for "
             f"{', '.join(parts)}; of the {len(y):,} rows at hand these have fewer: {named}{more}. "
-            "Add rows, merge these classes "
-            "with others, or remove them."
+            "Add rows, or merge these classes with others or drop them: --map-labels FILE, with "
+            "lines such as `rare: other` or `rare: null`."
         )
 
 

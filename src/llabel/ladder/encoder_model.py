@@ -27,7 +27,7 @@ _POSITIONS_AFTER_PADDING = {
     *("longformer", "mpnet", "data2vec-text", "xmod", "luke", "ibert"),
 }
 _GIVE = (
-    "--encoder wants an encoder such as BERT, RoBERTa, DeBERTa or ModernBERT: minilm-l6, a local "
+    "--encoder wants an encoder such as BERT, RoBERTa, MiniLM or ModernBERT: minilm-l6, a local "
     "folder, or a Hugging Face Hub id."
 )
 
