@@ -122,6 +122,8 @@ def test_examples_in_the_help_are_valid_and_not_wrapped(command: str) -> None:
 WRONG: list[tuple[str, str]] = [
     ("fit", "Missing, both.*DATA: .*--text: .*--label: .*--out: Folder of the run"),
     ("fit {data} --text text --label label", "--out: Folder of the run"),
+    ("check {data} --text text", "--label: .*Columns of .*weather.jsonl: 'text', 'note', 'label'"),
+    ("compare {data}", "--text: .*--out: .*Columns of .*weather.jsonl: 'text', 'note', 'label'"),
     ("fit {data} {columns} --out {tmp}/x --r 0", "'--r': 0 is not in the range x>=1"),
     ("fit {data} {columns} --out {tmp}/x --lr nan", "--learning-rate nan: .* a finite number"),
     ("fit {data} {columns} --out {tmp}/x --loss foo", "not one of 'answer', 'sft', 'all'"),

@@ -12,6 +12,7 @@ from llabel.cli.shared import (
     given_values,
     note_unread,
     out_option,
+    refuse_missing,
 )
 from llabel.command_group import COMMAND_LINE
 from llabel.options import COMPARISON, settings_options
@@ -57,12 +58,12 @@ def compare(
     """
     from llabel.compare.compare import compare_each
     from llabel.compare_view import render_comparison
-    from llabel.config import RunConfig, compare_settings, refuse_missing, required
+    from llabel.config import RunConfig, compare_settings
     from llabel.console import listen, messages, output
     from llabel.quiet import quiet_libraries
 
     values = {"trials": TRIALS} | given_values(ctx, data, config) | ({"out": out} if out else {})
-    refuse_missing(values, [*required(), "out"])
+    refuse_missing(values, "out")
     folder = Path(values.pop("out"))
     asked, rest = compare_settings(values)
     settings = RunConfig.from_flat(rest)

@@ -16,6 +16,7 @@ from llabel.cli.shared import (
     json_option,
     note_unread,
     out_option,
+    refuse_missing,
     refuse_unwritable,
     split_option,
 )
@@ -50,13 +51,13 @@ def fit(
       llabel fit --config run.yaml --seed 1 --out runs/seed-1
     """
     from llabel import run
-    from llabel.config import RunConfig, refuse_missing, required
+    from llabel.config import RunConfig
     from llabel.console import listen, messages, output
     from llabel.quiet import quiet_libraries
     from llabel.result_view import render_run
 
     values = given_values(ctx, data, config) | ({"out": out} if out else {})
-    refuse_missing(values, [*required(), "out"])
+    refuse_missing(values, "out")
     folder = Path(values.pop("out"))
     settings = RunConfig.from_flat(values)
     note_unread(ctx, [settings.run.rung])

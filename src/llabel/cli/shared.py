@@ -1,6 +1,6 @@
 """What several commands have in common: arguments, options, and how they read settings."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -79,6 +79,36 @@ def preset_values(ctx: click.Context) -> dict[str, Any]:
     return preset(name) if name else {}
 
 
+def refuse_missing(values: Mapping[str, Any], *names: str) -> None:
+    """Name all settings that are needed, or are among `names`, and not given.
+
+    Where the columns are among them, those of the data are told.
+
+    Raises:
+        InputError: something is missing.
+    """
+    from llabel import config
+
+    try:
+        config.refuse_missing(values, [*config.required(), *names])
+    except InputError as error:
+        raise InputError(f"{error}{_columns_of(values)}") from error
+
+
+def _columns_of(values: Mapping[str, Any]) -> str:
+    """What columns there are to name, if some are missing and the data lie here."""
+    from llabel.data.cells import listed
+    from llabel.data.sources import open_source
+
+    data = values.get("data")
+    if not data or not Path(data).exists() or {"text", "label"} <= values.keys():
+        return ""
+    try:
+        return f"\nColumns of {data}: {listed(open_source(data).parts['train'].columns())}."
+    except (InputError, KeyError):  # what is wrong with the data is said once they are read
+        return ""
+
+
 def note_unread(ctx: click.Context, rungs: Sequence[RungName]) -> None:
     """Say which options of the command line none of the rungs reads."""
     from llabel.config import option
@@ -96,6 +126,7 @@ def run_config(ctx: click.Context, data: str | None, config: Path | None) -> "Ru
 
     values = given_values(ctx, data, config)
     values.pop("out", None)
+    refuse_missing(values)
     return RunConfig.from_flat(values)
 
 

@@ -11,6 +11,7 @@ from llabel.cli.shared import (
     fetch_data,
     out_option,
     preset_values,
+    refuse_missing,
 )
 from llabel.command_group import COMMAND_LINE
 from llabel.options import given, sweep_options
@@ -49,7 +50,7 @@ def sweep(
       llabel sweep boolq --text question,passage --label answer --group passage \\
           --rung bag-of-words,encoder,llm-lora --train-rows 300,1000,3000 --out runs/rungs
     """
-    from llabel.config import full, read_yaml, refuse_missing, required, sweep_settings
+    from llabel.config import full, read_yaml, sweep_settings
     from llabel.console import messages, output
     from llabel.quiet import quiet_libraries
     from llabel.sweep.sweep import sweep as carry_out
@@ -61,7 +62,7 @@ def sweep(
     values = layered(preset_values(ctx), file, command_line=given(ctx))
     values |= {"data": data} if data else {}
     values |= {"out": out} if out else {}
-    refuse_missing(values, [*required(), "out"])
+    refuse_missing(values, "out")
     folder = Path(values.pop("out"))
     asked, rest = sweep_settings(values)
     fetch_data(str(rest["data"]))
