@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from labelled_tables import load, rows_of, write_csv, write_jsonl
+from labelled_tables import load, rows_of, splits, texts, write_csv, write_jsonl
 from llabel.data import load_labelled
 from llabel.errors import InputError
 
@@ -99,12 +99,35 @@ def test_csv_words_for_nothing_are_missing_labels(tmp_path: Path, word: str) -> 
         load(write_csv(tmp_path / "t.csv", rows_of(30, ["0", "1", "0", "1", word])))
     for words in (
         f"t.csv: column 'label' has no label (but {word!r}) in row 5 (line 6), row 10 (line 11)",
-        *("Fill in the label, or remove these rows", "'not applicable'"),
+        *("Fill in the label, or leave these rows out with --drop-unlabelled", "'not applicable'"),
     ):
         assert words in str(error.value)
     rows = [{"text": t, "label": y} for t, y in rows_of(30, ["yes", word])]
     classes = load(write_jsonl(tmp_path / "t.jsonl", rows)).task.classes
     assert set(classes) == {"yes", word}  # strings of JSON are what they say
+
+
+def test_rows_without_a_label_can_be_left_out(tmp_path: Path) -> None:
+    rows = rows_of(40)
+    for row, word in ((3, ""), (7, "N/A"), (8, " ")):
+        rows[row] = (rows[row][0], word)
+    loaded = load(write_csv(tmp_path / "t.csv", rows), drop_unlabelled=True)
+    assert sum(len(part.y) for part in splits(loaded.task)) == 37
+    assert loaded.task.classes == ("no", "yes")
+    assert any(
+        note.startswith("3 of 40 rows of the train part have no label") for note in loaded.notes
+    )
+    whole = load(write_csv(tmp_path / "w.csv", [row for row in rows if row[1] in ("no", "yes")]))
+    assert [texts(part) for part in splits(loaded.task)] == [
+        texts(part) for part in splits(whole.task)
+    ], "as if they had never been there"
+    notes: list[str] = []
+    found = load_labelled(
+        str(tmp_path / "t.csv"), ["text"], "label", ("no", "yes"), drop_unlabelled=True, notes=notes
+    )
+    assert (len(found), len(notes)) == (37, 1)
+    with pytest.raises(InputError, match=r"t2.csv: column 'label' has no label"):
+        load(write_csv(tmp_path / "t2.csv", [("a", "NA"), ("b", "")]), drop_unlabelled=True)
 
 
 def test_a_csv_test_part_of_words_for_nothing_is_withheld(tmp_path: Path) -> None:

@@ -165,3 +165,16 @@ def test_labels_of_types_of_their_own(tmp_path: Path) -> None:
     loaded = load(write_jsonl(tmp_path / "typed.jsonl", rows))
     assert loaded.targets["weather"].task.classes == (False, True)
     assert loaded.targets["place"].task.classes == (0, 1, 2)
+
+
+def test_a_row_without_one_of_its_labels_can_be_left_out(tmp_path: Path) -> None:
+    rows = [(f"row {n}", "ab"[n % 2], "xy"[n // 2 % 2]) for n in range(40)]
+    rows[3], rows[6] = ("row 3", "b", ""), ("row 6", "", "y")
+    data = write_csv(tmp_path / "gap.csv", rows, "text,one,two")
+    loaded = load(data, labels=("one", "two"), drop_unlabelled=True)
+    left = {text for part in parts(loaded) for (text,) in part.texts}
+    assert left == {f"row {n}" for n in range(40)} - {"row 3", "row 6"}
+    assert (
+        sum("1 of 40 rows of the train part have no label in column" in n for n in loaded.notes)
+        == 2
+    )

@@ -182,6 +182,7 @@ def evaluate(
         tuple(known["classes"]),
         part=part,
         normalise_labels=config["normalise_labels"],
+        drop_unlabelled=config.get("drop_unlabelled", False),
         mapped=known.get("label_map", ()),
         notes=notes,
     )

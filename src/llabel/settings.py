@@ -111,6 +111,9 @@ class DataSettings:
     normalise_labels: Annotated[
         bool, Help("Treat labels that differ only by case or space as one.")
     ] = False
+    drop_unlabelled: Annotated[
+        bool, Help("Leave out rows without a label, in place of refusing the data.")
+    ] = False
     map_labels: Annotated[
         str | None,
         Help(

@@ -152,6 +152,7 @@ def evaluate_each(
             target.classes_,
             part=part,
             normalise_labels=record["config"]["normalise_labels"],
+            drop_unlabelled=record["config"].get("drop_unlabelled", False),
             mapped=known[name]["data"].get("label_map", ()),
             notes=notes,
         )

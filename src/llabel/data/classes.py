@@ -263,8 +263,8 @@ def refuse_missing(
             )
             raise MissingLabelError(
                 f"{part.places[missing[0]][0]}: column {shown(column)} {found} in "
-                f"{_rows(part, missing)}. Fill in the label, or remove these rows."
-                + (keep if words else "")
+                f"{_rows(part, missing)}. Fill in the label, or leave these rows out with "
+                "--drop-unlabelled." + (keep if words else "")
             )
 
 

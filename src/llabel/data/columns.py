@@ -8,10 +8,10 @@ from decimal import Decimal
 from typing import Any
 
 from llabel.data.cells import Row, listed, shown
-from llabel.data.classes import LabelCells, Place
+from llabel.data.classes import LabelCells, Place, label_values
 from llabel.data.sources import Part, part_name
 from llabel.errors import InputError
-from llabel.task import ClassIndices, Split, Text
+from llabel.task import ClassIndices, Label, Split, Text
 
 ROLES = ("train", "validation", "test")
 
@@ -101,6 +101,26 @@ def read_part(part: Part, role: str, columns: Columns) -> Table:
         if columns.split is not None:
             table.roles.append(_role(row, columns.split))
     return table
+
+
+def with_labels(table: Table, column: str, notes: list[str], known: Sequence[Label] = ()) -> Table:
+    """The rows that have a label; where none has, all of them, to be refused.
+
+    Args:
+        table: a part.
+        column: the label column's name.
+        notes: how many are left out is added there.
+        known: classes, which may look like a missing value.
+    """
+    labels = label_values(column, table.label_cells, frozenset(map(str, known)))
+    rows = [row for row, label in enumerate(labels) if label is not None]
+    if len(rows) in {0, len(labels)}:
+        return table
+    notes.append(
+        f"{len(labels) - len(rows):,} of {len(labels):,} rows of the {table.part} part have no "
+        f"label in column {shown(column)}: they are left out."
+    )
+    return table.take(rows, table.part)
 
 
 def refuse_empty(table: Table, fields: Sequence[str]) -> None:

@@ -13,7 +13,15 @@ from llabel.data.classes import (
     refuse_lookalikes,
     sorted_classes,
 )
-from llabel.data.columns import ROLES, Columns, Table, read_part, refuse_empty, row_texts
+from llabel.data.columns import (
+    ROLES,
+    Columns,
+    Table,
+    read_part,
+    refuse_empty,
+    row_texts,
+    with_labels,
+)
 from llabel.data.cutting import cut_missing, draw
 from llabel.data.label_map import (
     LabelMap,
@@ -75,6 +83,7 @@ def load_task(
     test_rows: int | None = None,
     sampling: Sampling = "stratified",
     normalise_labels: bool = False,
+    drop_unlabelled: bool = False,
     map_labels: str | None = None,
     seed: int = 0,
 ) -> LoadedTask:
@@ -106,6 +115,7 @@ def load_task(
         test_rows: test on so many rows only, drawn in the same way from those held out.
         sampling: see `llabel.data.splitting.subsample`.
         normalise_labels: lower-case string labels and collapse their white space.
+        drop_unlabelled: leave out rows without a label, in place of refusing them.
         map_labels: a file that says what labels become, before anything is cut (see
             `llabel.data.label_map`).
         seed: of the cuts and of the draw.
@@ -127,6 +137,8 @@ def load_task(
     source = with_files(open_source(data), validation, test)
     notes: list[str] = []
     tables = read_tables(source, columns, test_split, notes, keep_validation=validation is not None)
+    if drop_unlabelled:
+        tables = {role: with_labels(table, label, notes) for role, table in tables.items()}
     tables, labels, mapped = final_labels(tables, label, normalise_labels, label_map, notes)
     classes, splits = labelled(tables, label, labels)
     note_shared_groups(splits, group, notes)
@@ -180,6 +192,7 @@ def load_labelled(
     *,
     part: str | None = None,
     normalise_labels: bool = False,
+    drop_unlabelled: bool = False,
     mapped: Sequence[MappedLabel] = (),
     notes: list[str] | None = None,
 ) -> Split:
@@ -192,7 +205,7 @@ def load_labelled(
             they are written (``"1"`` and 1, ``"True"`` and true).
         classes: the model's classes.
         part: which of the data's parts; by default test, else validation, else all rows.
-        normalise_labels: as for `load_task`; give what the model was trained with.
+        normalise_labels, drop_unlabelled: as for `load_task`; give what the model was trained with.
         mapped: what a map did to the labels that the model was trained with; done here, too.
         notes: what the user should know is added there.
 
@@ -209,6 +222,8 @@ def load_labelled(
     if is_withheld(table.label_cells, classes):
         raise _withheld(table.places[0][0], name, label, source.parts)
     refuse_empty(table, fields)
+    if drop_unlabelled:
+        table = with_labels(table, label, [] if notes is None else notes, classes)
     if mapped:
         labels = map_known(label, mapped, classes, table.label_cells, normalise=normalise_labels)
         kept = _without_dropped(replace(table, labels=labels), labels, label)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from llabel.data.cells import listed, shown
 from llabel.data.classes import MissingLabelError, normal_form, read_labels, written
-from llabel.data.columns import Columns, Table
+from llabel.data.columns import Columns, Table, with_labels
 from llabel.data.cutting import cut_missing, draw
 from llabel.data.label_map import LabelMap, MappedLabel, read_label_map
 from llabel.data.load import (
@@ -45,6 +45,7 @@ def load_targets(
     test_rows: int | None = None,
     sampling: Sampling = "stratified",
     normalise_labels: bool = False,
+    drop_unlabelled: bool = False,
     map_labels: str | None = None,
     seed: int = 0,
 ) -> LoadedTask:
@@ -58,7 +59,8 @@ def load_targets(
         map_labels: a file whose lines go to the columns that have such a label. A row that is
             dropped for one target is dropped for all.
         data, text, group, split_column, validation, test, test_split, validation_size, test_size,
-            train_rows, test_rows, sampling, normalise_labels, seed: as for `load_task`.
+            train_rows, test_rows, sampling, normalise_labels, drop_unlabelled, seed: as for
+            `load_task`.
 
     Returns:
         The task of all targets, y (n, n_targets); `targets` holds each one's own.
@@ -90,6 +92,10 @@ def load_targets(
         tables[name] = read_tables(
             source, columns, test_split, said, keep_validation=validation is not None
         )
+        if drop_unlabelled:
+            tables[name] = {
+                role: with_labels(table, name, said) for role, table in tables[name].items()
+            }
         notes += [note for note in said if note not in notes]
     own_notes: dict[str, list[str]] = {name: [] for name in labels}
     found = _labels_of_all(tables, normalise_labels, label_map, own_notes)
