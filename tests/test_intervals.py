@@ -135,6 +135,7 @@ def test_effective_wilson_is_wilson_for_independent_rows():
 @given(st.integers(2, 40), st.integers(1, 3), st.integers(2, 5), st.integers(0, 2**31))
 @example(31, 2, 3, 31022576)  # two seeds so unlike that their t has one degree of freedom
 @example(29, 2, 3, 31022576)
+@example(2, 3, 3, 5074904)  # less than one
 def test_every_interval_holds_its_score(n, seeds, n_classes, seed):
     rng = np.random.default_rng(seed)
     y = rng.integers(n_classes, size=n)

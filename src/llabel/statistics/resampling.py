@@ -149,7 +149,8 @@ def spread(parts: Sequence[Part], count: int, rng: np.random.Generator) -> Sprea
             uncertainty += observed**2 / (len(part.points) - 1)
     if row == 0:
         return Spread(row_draws, row, seed, float(count - 1), centre)
-    df = (row + seed) ** 2 / uncertainty
+    # Never fewer than the part with the fewest has: cut at 0, a may be less than its own error.
+    df = max(1.0, (row + seed) ** 2 / uncertainty)
     scale = np.sqrt(unbias * (row + seed) / row)
     student = np.sqrt(df / rng.chisquare(df, size=row_draws.shape))
     deviations = centre + (row_draws - centre) * scale * student
