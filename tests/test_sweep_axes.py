@@ -6,7 +6,8 @@ import pytest
 
 from llabel.errors import InputError
 from llabel.sweep.axes import read_axes
-from llabel.sweep.cells import from_identity, grid, identity, planned
+from llabel.sweep.cells import from_identity, grid, identity, planned, searched
+from llabel.sweep.sweep import _corners
 
 DATA = {"data": "x.csv", "text": ("text",), "label": "label"}
 
@@ -106,6 +107,7 @@ def test_bad_values_are_told(values: dict[str, Any], message: str) -> None:
         ({"lora_alpha": "0..16:log"}, "begins above 0"),
         ({"learning_rate": "0..1"}, "--learning-rate '0'"),
         ({"r": "1..16", "seeds": 2}, "with one seed"),
+        ({"seed": "0..5"}, "with one seed"),
     ],
 )
 def test_bad_searches_are_told(values: dict[str, Any], message: str) -> None:
@@ -172,3 +174,55 @@ def test_free_settings_decide_nothing() -> None:
     told = replace(cell.config, run=replace(cell.config.run, track="mlflow", no_texts=True))
     assert identity(told) == cell.identity
     assert Path(cell.name).name == cell.name
+
+
+def test_a_search_s_names_tell_values_apart_that_look_alike() -> None:
+    long = "review by its overall sentiment, positive or negative."
+    asked = ("Classify this product " + long, "Judge the following film " + long)
+    found = axes(searching=True, instruction=asked, r="1..8", template="a/v1.txt,a-v1.txt")
+    combinations = [{"r": 4, **one} for one in found.combinations()]
+    cells = [searched(found, one) for one in combinations]
+    assert len({cell.name for cell in cells}) == 4
+    assert searched(found, combinations[0]).name == cells[0].name
+    plain = axes(searching=True, r="1..8", template="qa,chat")
+    one = {"r": 4, "template": "chat"}
+    assert searched(plain, one).name == planned(plain, one).name, "nothing is like it"
+
+
+def test_names_of_folders_have_an_end() -> None:
+    more = dict.fromkeys(("model", "template", "encoder", "device"), ("a" * 40, "b" * 40))
+    names = [cell.name for cell in grid(axes(**more, system=("c" * 40, "d" * 40)))]
+    assert len(set(names)) == 16, "an encoder is nothing to LoRA"
+    assert max(map(len, names)) < 170
+
+
+def test_distinct_cells_are_many_at_once() -> None:
+    rates = ",".join(f"{n}e-6" for n in range(1, 301))
+    found = axes(
+        searching=True,
+        learning_rate=rates,
+        lora_dropout="0..0.5",
+        r="1,2,3,4",
+        weight_decay="0.1,0.2,0.3",
+        epochs="1,2,3",
+        rung="bag-of-words,llm-lora",
+    )
+    cells = _corners(found)
+    assert len(cells) == 1 + 1 + 299 + 1 + 3 + 2 + 2, "one, and of LoRA each value once more"
+    assert len({cell.config.llm.learning_rate for cell in cells}) == 300
+    assert {cell.config.llm.lora_dropout for cell in cells} == {0.0, 0.5}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"decode": "free"}, {"untested": True}, {"calibrate": "temperature"},
+        {"abstain_below": 0.5}, {"target_precision": 0.9},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_only_fit_can_do_is_refused(values: dict[str, Any]) -> None:
+    (name,) = values
+    with pytest.raises(InputError, match=f"{name}: known to `llabel fit` only"):
+        axes(r="1,2", **values)
+    assert axes(r="1,2", decode="labels", untested=False).lists == {"r": (1, 2)}

@@ -1,5 +1,6 @@
 """Cells that come to nothing, folders of others, rungs beside LoRA: all of it in this process."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from llabel.events import CellDone, Event
 from llabel.ladder.llm import LLMRung
 from llabel.sweep.axes import read_axes
 from llabel.sweep.cells import grid
+from llabel.sweep.choose import choose
 from llabel.sweep.folder import SweepFolder
 from llabel.sweep.rows import Rows, load_all, rows_key
+from llabel.sweep.untouched import _name
 from runs import write_weather
 from sweep_runs import go, read, shared
 
@@ -134,6 +137,54 @@ def test_another_sweep_s_folder_is_refused(
     with pytest.raises(InputError, match="the rows of the data have changed"):
         folder.open(read_axes(values, searching=False), None, {"rows": "def"})
     folder.open(read_axes(values, searching=False), None, {"rows": "abc", "more": "ghi"})
+
+
+def test_a_template_s_file_that_was_edited_is_refused(
+    weather: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("{text} {note}\nAnswer:")
+    values = shared(weather, tiny_llama, template=f"qa,{file}")
+    folder, axes = SweepFolder(tmp_path / "out"), read_axes(values, searching=False)
+    folder.open(axes, None, {"rows": "abc"})
+    folder.refuse_changed(str(file))
+    names = [_name(grid(axes)[1].config, Rows()(grid(axes)[1].config).task)]
+    started = tmp_path / "out" / "started.json"
+    file.write_text("{note} {text}\nAnswer:")
+    with pytest.raises(InputError, match=r"mine.txt of --template has changed"):
+        folder.open(axes, None, {"rows": "abc"})
+    with pytest.raises(InputError, match="since the sweep began"):
+        folder.refuse_changed(str(file))
+    names.append(_name(grid(axes)[1].config, Rows()(grid(axes)[1].config).task))
+    assert names[0] != names[1], "what the untouched model said to another prompt"
+    known = json.loads(started.read_text())
+    assert list(known.pop("templates")) == [str(file)]
+    started.write_text(json.dumps(known))  # as an earlier llabel left it
+    folder.open(axes, None, {"rows": "abc"})
+    assert folder.is_still(axes, None, {"rows": "abc"})
+
+
+def test_rungs_that_were_half_written_or_removed_are_trained_again(
+    weather: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = shared(weather, tiny_llama, rung="majority,bag-of-words", train_rows="20,40")
+    out = tmp_path / "out"
+    first = go(values, out)["chosen"]["cell"]
+    other = next(out.glob("cells/majority*40"))
+    assert not (other / "rung").exists()
+    (out / "test.json").unlink()
+    (out / "cells" / first / "rung" / "rung.json").unlink()  # a kill before the last file
+
+    def cheap(*args: Any) -> Any:
+        found = choose(*args)
+        return found and found | {"recommended": other.name}
+
+    monkeypatch.setattr("llabel.sweep.sweep.choose", cheap)
+    again = go(values, out)
+    assert again["test"]["cell"] == first
+    kept = {path.parent.parent.name for path in out.glob("cells/*/rung/rung.json")}
+    assert kept == {first, other.name}
+    assert not [*out.glob("cells/*/.old-rung"), *out.glob("cells/*/checkpoints")]
 
 
 def test_nothing_runs_where_the_folder_is_none(

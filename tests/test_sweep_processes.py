@@ -68,6 +68,10 @@ def test_cores_are_shared_among_processes(monkeypatch: pytest.MonkeyPatch) -> No
     assert threads_each(1) is None
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     assert [threads_each(jobs) for jobs in (2, 3, 16)] == [4, 2, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "8,2")
+    assert threads_each(2) == 4, "the first is of the outermost loop"
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    assert threads_each(10_000) == 1
 
 
 def begin(values: dict[str, Any], out: Path, **asked: Any) -> "subprocess.Popen[str]":

@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from llabel.errors import InputError
 from llabel.events import CellDone, CellStarted, Event
 from llabel.sweep.axes import read_axes
+from llabel.sweep.outcome import Order
 from llabel.sweep.pruning import Halving, PrunedError
+from llabel.sweep.runner import Runner
 from llabel.sweep.study import combination, open_study, propose, sampler_of
 from sweep_runs import Here, after, go, lasting, read, shared, stop
 
@@ -100,6 +103,42 @@ def test_what_was_tried_before_is_not_trained_again(
     assert len(record["cells"]) == 2
     states = [t.state.name for t in open_study(tmp_path / "out").get_trials()]
     assert states == ["COMPLETE"] * 6
+
+
+def test_what_failed_for_the_moment_is_tried_again(
+    weather: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = shared(weather, tiny_llama, rung="bag-of-words", train_rows="10..50")
+    out = tmp_path / "out"
+    fitted = Runner._fitted
+
+    def too_large(self: Runner, order: Order, *rest: Any) -> Any:
+        if order.trial == 1:
+            raise MemoryError("cannot allocate memory")
+        return fitted(self, order, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Runner, "_fitted", too_large)
+        first = go(values, out, search="random", trials=3)
+    assert [cell["status"] for cell in first["cells"]] == ["done", "failed", "done"]
+    second = go(values, out, search="random", trials=3)
+    assert [cell["status"] for cell in second["cells"]] == ["done"] * 3
+    assert [t.state.name for t in open_study(out).get_trials()] == ["COMPLETE"] * 3
+    lost = second["cells"][2]
+    (out / lost["folder"] / "cell.json").unlink()
+    again = go(values, out, search="random", trials=3)
+    assert lasting(again) == lasting(second)
+
+
+def test_values_that_look_alike_are_cells_of_their_own(
+    weather: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    values = shared(weather, tiny_llama, train_rows="16", epochs="1")
+    values["instruction"] = ("Rain or sun?", "Rain or sun!")
+    out = tmp_path / "out"
+    record = go(values | {"template": "alpaca"}, out, search="random", trials=4, seeds=1)
+    assert len({cell["folder"] for cell in record["cells"]}) == 2
+    assert all((out / cell["folder"] / "cell.json").is_file() for cell in record["cells"])
 
 
 def test_two_sweeps_share_one_study(weather: Path, tiny_llama: Path, tmp_path: Path) -> None:

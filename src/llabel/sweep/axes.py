@@ -3,11 +3,12 @@
 import csv
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_origin
 
-from llabel.config import checked, kind_of, option, short
+from llabel.config import checked, defaults, kind_of, option, short
 from llabel.errors import InputError
 from llabel.rung_settings import VARIED
 from llabel.sweep_record import Range
@@ -15,6 +16,7 @@ from llabel.sweep_record import Range
 # Texts that are cut at their commas into values; others (columns, modules, prose) are values whole.
 _CUT = frozenset({"model", "template", "device", "encoder", "embeddings"})
 _LOG = frozenset({"r", "lora_alpha", "learning_rate", "batch_size", "weight_decay", "train_rows"})
+_ONLY_FIT = frozenset({"decode", "untested", "calibrate", "abstain_below", "target_precision"})
 _DOTS = ".."
 _HOW = "--r 1,16,128; values that are lists themselves, as --target-modules, one an option"
 
@@ -82,7 +84,7 @@ def read_axes(values: Mapping[str, Any], *, searching: bool, seeds: int = 1) -> 
         else:
             first = shared.pop("seed", 0)
             lists["seed"] = tuple(range(first, first + seeds))
-    if searching and "seed" in lists:
+    if searching and ("seed" in lists or "seed" in ranges):
         problems.append(
             "--search tries each combination with one seed. Sweep the best ones again with --seeds."
         )
@@ -109,6 +111,8 @@ def _in_order(axes: dict[str, Any]) -> dict[str, Any]:
 
 def _read(name: str, given: Any) -> tuple[Any, ...] | Range:
     kind_of(name)  # refuses unknown names
+    if name in _ONLY_FIT:
+        return (_unchanged(name, given),)
     if name not in VARIED:
         if isinstance(given, list) and name != "label_words" and not _is_tuple(name):
             raise InputError(f"{option(name)}: all cells share it. Give one value.")
@@ -121,10 +125,22 @@ def _read(name: str, given: Any) -> tuple[Any, ...] | Range:
             raise InputError(f"{option(name)}: a range stands alone, as {option(name)} 1..256.")
         return _range(name, raw[0])
     found = tuple(checked({name: value})[name] for value in raw)
-    texts = [json.dumps(value) for value in found]
-    if twice := next((text for text in texts if texts.count(text) > 1), None):
+    times = Counter(json.dumps(value) for value in found)
+    if twice := next((text for text, count in times.items() if count > 1), None):
         raise InputError(f"{option(name)}: {twice} is given twice.")
     return found
+
+
+def _unchanged(name: str, given: Any) -> Any:
+    """What a sweep cannot do otherwise: the default may stand in a file that fit reads, too."""
+    usual = defaults()[name]
+    if (value := checked({name: given})[name]) != usual:
+        raise InputError(
+            f"{name}: known to `llabel fit` only. A sweep judges its cells by the probabilities of "
+            "their labels, and tests the chosen one. Leave it out, and fit the chosen settings "
+            "with it."
+        )
+    return value
 
 
 def _pieces(name: str, given: Any) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from math import sqrt
@@ -18,6 +19,7 @@ _NO_RESULT = (
     *("checkpoint_minutes", "checkpoint_steps", "track", "untested", "decode", "no_texts"),
     *("calibrate", "abstain_below", "target_precision"),
 )
+_LONGEST = 150  # characters of a name; with a digest and a dot it is still one of a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,22 @@ def grid(axes: Axes) -> list[PlannedCell]:
 def distinct(cells: Iterable[PlannedCell]) -> list[PlannedCell]:
     """Each once, and each with a name of its own."""
     found = {_text(cell.identity): cell for cell in cells}
-    names = [cell.name for cell in found.values()]
-    return [
-        cell if names.count(cell.name) == 1 else replace(cell, name=f"{cell.name}-{_digest(text)}")
-        for text, cell in found.items()
-    ]
+    times = Counter(cell.name for cell in found.values())
+    return [cell if times[cell.name] == 1 else apart(cell) for cell in found.values()]
+
+
+def apart(cell: PlannedCell) -> PlannedCell:
+    """With a name that no other cell has."""
+    return replace(cell, name=f"{cell.name}-{_digest(_text(cell.identity))}")
+
+
+def searched(axes: Axes, combination: Mapping[str, Any]) -> PlannedCell:
+    """The cell of one trial.
+
+    Which others will come is not known, so that a name that might be another's, too, says which.
+    """
+    cell = planned(axes, combination)
+    return cell if all(map(_is_plain, cell.settings.values())) else apart(cell)
 
 
 def planned(axes: Axes, combination: Mapping[str, Any]) -> PlannedCell:
@@ -98,7 +111,9 @@ def planned(axes: Axes, combination: Mapping[str, Any]) -> PlannedCell:
         llm=replace(config.llm, seed=seed),
     )
     settings = _settings(config, axes)
-    return PlannedCell(_name(config, settings), config, settings)
+    name = _name(config, settings)
+    cell = PlannedCell(name[:_LONGEST], config, settings)
+    return cell if cell.name == name else apart(cell)
 
 
 def is_control(config: RunConfig) -> bool:
@@ -155,6 +170,15 @@ def _word(value: Any) -> str:
         return "+".join(map(_word, value))
     text = f"{value:.10g}" if isinstance(value, float) else str(value)
     return re.sub(r"[^A-Za-z0-9.+]+", "-", text).strip("-.")[-40:].lower()
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether no other value has its word."""
+    if isinstance(value, tuple | list):
+        return all(_is_plain(part) and "+" not in str(part) for part in value)
+    if isinstance(value, float):
+        return float(_word(value)) == value
+    return not isinstance(value, str) or _word(value) == value
 
 
 def _text(values: Mapping[str, Any]) -> str:

@@ -189,4 +189,10 @@ def threads_each(jobs: int) -> int | None:
     if jobs == 1:
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, int(os.environ.get(_THREADS) or cores or 1) // jobs)
+    return max(1, (_threads_allowed() or cores or 1) // jobs)
+
+
+def _threads_allowed() -> int | None:
+    """The first number of OMP_NUM_THREADS, a list for nested loops; None where it says none."""
+    first = os.environ.get(_THREADS, "").partition(",")[0].strip()
+    return int(first) if first.isdecimal() else None

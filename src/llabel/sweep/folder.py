@@ -1,7 +1,8 @@
 """The sweep's folder: which sweep it is of, and what its cells left in theirs."""
 
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from llabel.config import defaults, option
 from llabel.errors import InputError
 from llabel.folder import write_json
 from llabel.sweep.axes import Axes
-from llabel.sweep.cells import PlannedCell
+from llabel.sweep.cells import PlannedCell, apart
+from llabel.template import template_digest
 
 CELLS, UNTOUCHED, STUDY = "cells", "untouched", "study.log"
 RECORD, TEST = "sweep.json", "test.json"
+_LAST = "rung.json"  # of what a rung writes
 CELL, RUNG, VALIDATION, LOG = "cell.json", "rung", "validation.safetensors", "train.log.jsonl"
-_STARTED = "started.json"
+_STARTED, _TEMPLATES = "started.json", "templates"
 # Settings that may change between two calls: they decide no result.
 _FREE = ("checkpoint_minutes", "checkpoint_steps", "track", "no_texts")
 
@@ -63,7 +66,18 @@ class SweepFolder:
 
     def is_still(self, axes: Axes, sampler: str | None, fingerprints: Mapping[str, str]) -> bool:
         """Whether nobody extended the sweep meanwhile."""
-        return self._started() == _described(axes, sampler, fingerprints)
+        then, now = self._started(), _described(axes, sampler, fingerprints)
+        return then is not None and then | {_TEMPLATES: None} == now | {_TEMPLATES: None}
+
+    def refuse_changed(self, template: str) -> None:
+        """Keep a prompt that was edited while the sweep runs out of it.
+
+        Raises:
+            InputError: the template's file is not what it was when the sweep was started.
+        """
+        known = (self._started() or {}).get(_TEMPLATES, {}).get(template)
+        if known and template_digest(template) not in {None, known}:
+            raise InputError(f"the file {template} of --template has changed since the sweep began")
 
     def _started(self) -> dict[str, Any] | None:
         try:
@@ -79,7 +93,26 @@ class SweepFolder:
     def placed(self, cells: Sequence[PlannedCell]) -> list[Path]:
         """The same of several cells."""
         known = self.places()
-        return [known.get(_text(cell.identity), self.out / CELLS / cell.name) for cell in cells]
+        others = {place.name: text for text, place in known.items()}
+        found = []
+        for cell in cells:
+            text = _text(cell.identity)
+            own = cell if others.setdefault(cell.name, text) == text else apart(cell)
+            found.append(known.get(text, self.out / CELLS / own.name))
+        return found
+
+    def is_kept(self, name: str) -> bool:
+        """Whether what a cell learned is there, and whole: `rung.json` is written last."""
+        return (self.out / CELLS / name / RUNG / _LAST).is_file()
+
+    def remove_rungs(self, kept: Collection[str]) -> None:
+        """Remove what cells learned, but for those that are named; each at once or not at all."""
+        for place in (self.out / CELLS).iterdir():
+            gone = place / f".old-{RUNG}"
+            shutil.rmtree(gone, ignore_errors=True)  # of a process that was killed meanwhile
+            if place.name not in kept and (place / RUNG).is_dir():
+                (place / RUNG).replace(gone)
+                shutil.rmtree(gone, ignore_errors=True)
 
     def places(self) -> dict[str, Path]:
         """Folder by what its cell is."""
@@ -133,6 +166,11 @@ def _described(axes: Axes, sampler: str | None, fingerprints: Mapping[str, str])
         "values": values,
         "ranges": {name: dict(values) for name, values in axes.ranges.items()},
         "sampler": sampler,
+        _TEMPLATES: {
+            name: digest
+            for name in values.get("template", ())
+            if (digest := template_digest(name)) is not None
+        },
     }
     found: dict[str, Any] = json.loads(json.dumps(described))
     return found
@@ -149,6 +187,12 @@ def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
             found.append(f"{option(name)} was {_shown(old)}, is {_shown(new)}")
     if then["ranges"] != now["ranges"] or then["sampler"] != now["sampler"]:
         found.append(f"--search was over {_search(then)}, is over {_search(now)}")
+    before = then.get(_TEMPLATES, {})  # sweeps of old do not know them
+    found += [
+        f"the file {name} of --template has changed"
+        for name, digest in now[_TEMPLATES].items()
+        if before.get(name, digest) != digest
+    ]
     old, new = then["fingerprints"], now["fingerprints"]
     if not found and any(old[rows] != new[rows] for rows in old.keys() & new.keys()):
         found.append("the rows of the data have changed")

@@ -30,6 +30,7 @@ class Order:
         free: settings that decide nothing of it: checkpoints, tracker, texts.
         trial: its number in the study; None where nothing searches.
         test: whether to read the test part with it; else it is trained.
+        restore: whether what it learned is only to be there again, where it was removed.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Order:
     free: dict[str, Any] = field(default_factory=dict)
     trial: int | None = None
     test: bool = False
+    restore: bool = False
 
     @property
     def config(self) -> RunConfig:

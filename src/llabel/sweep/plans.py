@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from llabel.events import CellDone, CellStarted, Listener
 from llabel.folder import write_json
 from llabel.sweep.axes import Axes
-from llabel.sweep.cells import PlannedCell, planned
-from llabel.sweep.folder import CELL, CELLS, SweepFolder, read_cell
+from llabel.sweep.cells import PlannedCell, searched
+from llabel.sweep.folder import CELL, CELLS, SweepFolder, is_finished, read_cell
 from llabel.sweep.outcome import Order, outcome
 from llabel.sweep.runner import BUSY
 from llabel.sweep.study import combination, open_study, propose, sampler_of, trial_of
@@ -122,13 +122,19 @@ class SearchPlan(GridPlan):
         self.left = self._unfinished()  # by a process that was stopped, or is at work
 
     def begin(self) -> Order | None:
-        """A trial that was begun and not ended, else a new one, else one that another began."""
+        """A trial that was begun and not settled, else a new one, else one that another began."""
         with self.folder.lock("ask"):
             study = open_study(self.folder.out)
-            if not self.left and len(study.get_trials(deepcopy=False)) >= self.trials:
+            trials = study.get_trials(deepcopy=False)
+            if not self.left and len(trials) >= self.trials:
                 self.left = self._unfinished()
                 if not self.left:
                     return None
+            if self.left and trials[self.left[0]].state.is_finished():
+                # The study was told of it, and cannot be told again; its cell is to be had anew.
+                number = self.left.pop(0)
+                self.taken.add(number)
+                return self.begun(self._cell(trials[number].params), None)
             trial = trial_of(study, self.left.pop(0)) if self.left else study.ask()
             number = trial.number
             self.taken.add(number)
@@ -136,30 +142,44 @@ class SearchPlan(GridPlan):
             return self.begun(self._cell(trial.params), number)
 
     def close(self, order: Order, found: Mapping[str, Any]) -> None:
-        """Tell the study, too; a training that diverged is one that did badly."""
+        """Tell the study, too; a training that diverged is one that did badly.
+
+        One that is to be tried again stays begun: what the study was told, it keeps.
+        """
         from optuna.trial import TrialState
 
-        assert order.trial is not None
-        with self.folder.lock("ask"):
-            study = open_study(self.folder.out)
-            if not study.get_trials(deepcopy=False)[order.trial].state.is_finished():
-                if found["status"] == "done":
-                    study.tell(order.trial, found["validation"]["log_loss"])
-                else:
-                    bad = found["status"] == "pruned" or not found["again"]
-                    study.tell(order.trial, state=TrialState.PRUNED if bad else TrialState.FAIL)
+        if order.trial is not None and not found["again"]:
+            with self.folder.lock("ask"):
+                study = open_study(self.folder.out)
+                if not study.get_trials(deepcopy=False)[order.trial].state.is_finished():
+                    if found["status"] == "done":
+                        study.tell(order.trial, found["validation"]["log_loss"])
+                    else:
+                        study.tell(order.trial, state=TrialState.PRUNED)
         super().close(order, found)
 
     def _unfinished(self) -> list[int]:
-        unfinished = (t.number for t in self._all() if not t.state.is_finished())
-        return [number for number in unfinished if number not in self.taken]
+        """Trials that nobody settled, nor this process had already."""
+        settled = self.settled()
+        numbers = (trial.number for trial in self._all())
+        return [number for number in numbers if number not in settled | self.taken]
+
+    def settled(self) -> set[int]:
+        """Numbers of the trials of which nothing is left to do."""
+        ended = [trial for trial in self._all() if trial.state.is_finished()]
+        places = self.folder.placed([self._cell(trial.params) for trial in ended])
+        return {t.number for t, place in zip(ended, places, strict=True) if is_finished(place)}
 
     def tried(self) -> list[PlannedCell]:
-        """The cells of all trials that have ended, in their order."""
-        return [self._cell(trial.params) for trial in self._all() if trial.state.is_finished()]
+        """The cells of all trials that have ended, in their order; some are to be tried again."""
+        return [
+            self._cell(trial.params)
+            for trial in self._all()
+            if trial.state.is_finished() or trial.number in self.taken
+        ]
 
     def _all(self) -> "list[FrozenTrial]":
         return open_study(self.folder.out).get_trials(deepcopy=False)
 
     def _cell(self, params: Mapping[str, Any]) -> PlannedCell:
-        return planned(self.axes, combination(params, self.axes))
+        return searched(self.axes, combination(params, self.axes))

@@ -66,6 +66,8 @@ class Runner:
             with alone_with(place, BUSY):
                 if order.test:
                     self._test(order, place, notify)
+                elif order.restore:
+                    self._restore(order, place, notify)
                 elif not is_finished(place):
                     self._end(order, place, notify)
             return ENDED
@@ -137,9 +139,17 @@ class Runner:
 
     def _task(self, order: Order) -> Task:
         task = self.load(order.config).task
+        self.folder.refuse_changed(order.config.flat().get("template", ""))
         if task.fingerprint != order.fingerprint:
             raise InputError("the rows of the data have changed since the sweep began")
         return task
+
+    def _restore(self, order: Order, place: Path, notify: Listener) -> None:
+        """Train it again where what it learned was removed, as another one was chosen then."""
+        if not self.folder.is_kept(order.name):
+            again = self._fitted(replace(order, trial=None), place, notify)
+            run.save(again, place / RUNG, with_texts=not order.config.run.no_texts)
+            shutil.rmtree(place / _CHECKPOINTS, ignore_errors=True)
 
     def _test(self, order: Order, place: Path, notify: Listener) -> None:
         """Read the test part, once, and write `test.json`."""
@@ -150,9 +160,7 @@ class Runner:
         if is_control(config):
             rung = cast(Rung, LLMRung(config.llm, self.models).untrained(task, notify))
         else:
-            if not (place / RUNG).is_dir():  # removed, as another one was chosen then
-                again = self._fitted(replace(order, trial=None), place, notify)
-                run.save(again, place / RUNG, with_texts=not config.run.no_texts)
+            self._restore(order, place, notify)
             rung = registry.load(place / RUNG, device=config.llm.device)
         notify(StageStarted("scoring test rows", len(task.test)))
         proba = rung.predict_proba(task.test.texts, notify)

@@ -1,8 +1,7 @@
 """Train a grid or a search of settings, choose on validation, test the chosen one."""
 
-import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,15 +14,14 @@ from llabel.events import Listener, Note, SweepStarted, ignore
 from llabel.folder import write_json, write_text
 from llabel.ladder import registry
 from llabel.report import render_sweep
+from llabel.rung_settings import ADAPTED
 from llabel.settings import SweepSettings
 from llabel.sweep.axes import Axes, read_axes
 from llabel.sweep.cells import PlannedCell, distinct, grid, planned
 from llabel.sweep.choose import choose
 from llabel.sweep.crew import Crew, ProcessWorker, WorkerDiedError, one_at_a_time, threads_each
 from llabel.sweep.folder import (
-    CELLS,
     RECORD,
-    RUNG,
     SweepFolder,
     is_finished,
     read_test,
@@ -102,13 +100,21 @@ def _prepared(axes: Axes, asked: SweepSettings, folder: SweepFolder, notify: Lis
 
 
 def _corners(axes: Axes) -> list[PlannedCell]:
-    """Of a search the cells at both ends of all ranges: what they are told has to be right."""
-    lists = list(axes.combinations())
-    ends = [
-        {name: int(r[end]) if r["whole"] else r[end] for name, r in axes.ranges.items()}
-        for end in ("low", "high")
-    ]
-    return distinct(planned(axes, combination | end) for combination in lists for end in ends)
+    """Of a search some cells that have every value, and the ends of all ranges: these are right.
+
+    Of each rung one axis at a time is varied: all combinations may be more than can be counted.
+    """
+    values: dict[str, Sequence[Any]] = dict(axes.lists)
+    for name, found in axes.ranges.items():
+        ends = found["low"], found["high"]
+        values[name] = [int(end) if found["whole"] else end for end in ends]
+    rungs = [{"rung": rung} for rung in values.pop("rung", ())]
+    combinations: list[dict[str, Any]] = []
+    for rung in rungs or [{}]:
+        first = {name: some[0] for name, some in values.items()} | rung
+        combinations.append(first)
+        combinations += [first | {n: value} for n, some in values.items() for value in some[1:]]
+    return distinct(planned(axes, combination) for combination in combinations)
 
 
 def _kinds(cells: list[PlannedCell]) -> list[RunConfig]:
@@ -169,9 +175,9 @@ class _Sweep:
                 self.folder, self.axes, self.order, self.rows, self.notify,
                 sampler=asked.search, trials=asked.trials, seed=self._seed,
             )  # fmt: skip
-            done = len(search.tried())
-            epochs = max(self.rows(cell) for cell in _corners(self.axes))
-            self.notify(SweepStarted(asked.trials, done, epochs * max(0, asked.trials - done)))
+            done = len(search.settled())
+            most = self._most_rows() * max(0, asked.trials - done)
+            self.notify(SweepStarted(asked.trials, done, most))
         else:
             places = self.folder.placed(self.cells)
             left = [
@@ -195,6 +201,7 @@ class _Sweep:
         if chosen:
             best = next(one.cell for one in done if one.name == chosen["cell"])
             test = self._tested(best, crew)
+            self._restored([one.cell for one in done if one.name == chosen["recommended"]], crew)
         search = self._search() if self.asked.search else None
         record = assemble(self.axes, search, loaded, self.cells, self.folder, chosen, test, command)
         with self.folder.lock("record"):
@@ -204,7 +211,7 @@ class _Sweep:
             write_json(self.folder.out / RECORD, record)
             write_text(self.folder.out / "report.html", render_sweep(record))
             if chosen and not self.asked.keep_adapters:
-                self._remove_adapters({chosen["cell"], chosen["recommended"]})
+                self.folder.remove_rungs({chosen["cell"], chosen["recommended"]})
         return record
 
     def order(self, cell: PlannedCell, trial: int | None) -> Order:
@@ -226,6 +233,13 @@ class _Sweep:
         """That the cell trains on, all epochs together, at most."""
         return cell.row_passes * len(self.read(cell.config).task.train)
 
+    def _most_rows(self) -> int:
+        """That a cell of the search trains on, at most: most rows, most often."""
+        corners = _corners(self.axes)
+        passes = [c.config.llm.epochs for c in corners if c.config.run.rung in ADAPTED]
+        rows = max(len(self.read(cell.config).task.train) for cell in corners)
+        return max(passes, default=0) * rows
+
     @property
     def _seed(self) -> int:
         return int(self.axes.shared.get("seed", 0))
@@ -234,17 +248,33 @@ class _Sweep:
         order = self.order(cell, None)
         known = read_test(self.folder.out)
         if known is None or known["cell"] != order.name:
-            try:
-                while crew.do(replace(order, test=True), self.notify) == BUSY:
-                    time.sleep(1)
-            except WorkerDiedError as error:
-                raise InputError(
-                    f"All cells are done, but testing the chosen one, {order.name}, failed: "
-                    f"{error}. The same command tries it again."
-                ) from error
+            self._insist(replace(order, test=True), crew, "testing the chosen one")
             known = read_test(self.folder.out)
         assert known
         return Test(cell=known["cell"], metrics=known["metrics"], earlier=known["earlier"])
+
+    def _restored(self, cells: Sequence[PlannedCell], crew: Crew) -> None:
+        """See that what the user is told to use is there: an earlier call may have removed it."""
+        for cell in cells:
+            order = self.order(cell, None)
+            if not cell.control and not self.folder.is_kept(order.name):
+                again = "training the recommended one again"
+                self._insist(replace(order, restore=True), crew, again)
+
+    def _insist(self, order: Order, crew: Crew, doing: str) -> None:
+        """Have it done, however long another process is at it.
+
+        Raises:
+            InputError: the worker died.
+        """
+        try:
+            while crew.do(order, self.notify) == BUSY:
+                time.sleep(1)
+        except WorkerDiedError as error:
+            raise InputError(
+                f"All cells are done, but {doing}, {order.name}, failed: {error}. The same "
+                "command tries it again."
+            ) from error
 
     def _search(self) -> Search:
         assert self.asked.search
@@ -254,8 +284,3 @@ class _Sweep:
             ranges={short(name): values for name, values in self.axes.ranges.items()},
             pruner=PRUNER,
         )
-
-    def _remove_adapters(self, kept: set[str]) -> None:
-        for place in (self.folder.out / CELLS).iterdir():
-            if place.name not in kept:
-                shutil.rmtree(place / RUNG, ignore_errors=True)

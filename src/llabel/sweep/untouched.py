@@ -18,6 +18,7 @@ from llabel.sweep.arrays import read_proba, write_proba
 from llabel.sweep.folder import UNTOUCHED, SweepFolder
 from llabel.sweep_record import PERPLEXITY_ROWS, LayerUpdate
 from llabel.task import Probabilities, Split, Task, Text
+from llabel.template import template_digest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +65,9 @@ def _name(config: RunConfig, task: Task) -> str:
     """Of what decides it: model, prompt, numbers; not the adapters, nor the seed."""
     flat = config.flat()
     values = {name: flat[name] for name in sorted(READS["llm-zero-shot"] - {"seed"})}
-    text = json.dumps([values, task.fields, list(task.classes)])
+    digest = template_digest(flat["template"])
+    file = [digest] if digest else []
+    text = json.dumps([values, task.fields, list(task.classes), *file])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
