@@ -323,6 +323,19 @@ def test_evaluate_repeats_the_recorded_scores(
     assert found["metrics"] == pytest.approx(expected)
 
 
+def test_rows_without_a_label_may_be_left_out_of_an_evaluation(
+    setup: RunConfig, data: Path, tmp_path: Path
+) -> None:
+    fit(replace(setup, run=RunSettings(rung="majority")), tmp_path / "run", command="")
+    first, *rest = [json.loads(line) for line in data.open()]
+    holed = tmp_path / "holed.jsonl"
+    rows = [first | {"label": None}, *rest]
+    holed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match=r"'label' is empty in row 1.*--drop-unlabelled"):
+        evaluate(tmp_path / "run", str(holed))
+    assert evaluate(tmp_path / "run", str(holed), drop_unlabelled=True)["rows"] == 89
+
+
 def test_evaluate_wants_a_finished_run(setup: RunConfig, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no run"):
         evaluate(tmp_path, setup.source)

@@ -143,6 +143,7 @@ def evaluate(
     part: str | None = None,
     decode: str | None = None,
     abstain_below: float | None = None,
+    drop_unlabelled: bool = False,
     device: str | None = None,
     notify: Listener = ignore,
 ) -> dict[str, Any]:
@@ -157,6 +158,7 @@ def evaluate(
         decode: `labels` or `free`; the run's own by default.
         abstain_below: rows whose top probability lies below it get no answer; the run's own
             threshold by default.
+        drop_unlabelled: leave out rows without a label, as the run may do anyway.
         device: where to run; the best there is by default.
 
     Returns:
@@ -169,10 +171,12 @@ def evaluate(
     record = read_record(folder)
     config, known = record["config"], record["data"]
     decode = decode or str(config["decode"])
+    drop_unlabelled |= config.get("drop_unlabelled", False)
     if targets := target_records(record):
         return _evaluate_targets(
-            folder, data, list(targets), label, part, decode, abstain_below, device, notify
-        )
+            folder, data, list(targets), label, part, decode, abstain_below, drop_unlabelled,
+            device, notify,
+        )  # fmt: skip
     confidence = confidence_of(folder, decode, abstain_below, notify)
     notes: list[str] = []
     split = load_labelled(
@@ -182,7 +186,7 @@ def evaluate(
         tuple(known["classes"]),
         part=part,
         normalise_labels=config["normalise_labels"],
-        drop_unlabelled=config.get("drop_unlabelled", False),
+        drop_unlabelled=drop_unlabelled,
         mapped=known.get("label_map", ()),
         notes=notes,
     )
@@ -214,6 +218,7 @@ def _evaluate_targets(
     part: str | None,
     decode: str,
     abstain_below: float | None,
+    drop_unlabelled: bool,
     device: str | None,
     notify: Listener,
 ) -> dict[str, Any]:
@@ -233,6 +238,7 @@ def _evaluate_targets(
         confidences,
         part=part,
         decode=decode,
+        drop_unlabelled=drop_unlabelled,
         notify=notify,
     )
     return {"run": folder.name, "data": {"source": data}, "targets": found}

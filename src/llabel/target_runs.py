@@ -124,6 +124,7 @@ def evaluate_each(
     *,
     part: str | None,
     decode: str,
+    drop_unlabelled: bool,
     notify: Listener,
 ) -> dict[str, Any]:
     """Score every target of a finished run on labelled rows.
@@ -136,6 +137,7 @@ def evaluate_each(
         confidences: for each target.
         part: which part of the data; test, else validation, else all rows.
         decode: `labels` or `free`.
+        drop_unlabelled: leave out, for each target, rows without a label.
         notify: told of progress.
 
     Returns:
@@ -152,7 +154,7 @@ def evaluate_each(
             target.classes_,
             part=part,
             normalise_labels=record["config"]["normalise_labels"],
-            drop_unlabelled=record["config"].get("drop_unlabelled", False),
+            drop_unlabelled=drop_unlabelled,
             mapped=known[name]["data"].get("label_map", ()),
             notes=notes,
         )

@@ -78,6 +78,7 @@ def fit(
     "--decode", type=DECODE, help="How rows are answered (see fit). Default: as the run did."
 )
 @abstain_option
+@click.option("--drop-unlabelled", is_flag=True, help="Leave out rows without a label.")
 @json_option
 def evaluate(
     run_folder: Path,
@@ -87,6 +88,7 @@ def evaluate(
     device: str | None,
     decode: str | None,
     abstain_below: float | None,
+    drop_unlabelled: bool,
     json_file: Path | None,
 ) -> None:
     """Score the finished run at DIR on labelled rows: DATA's test part, or all of a single table.
@@ -112,6 +114,7 @@ def evaluate(
             part=split,
             decode=decode,
             abstain_below=abstain_below,
+            drop_unlabelled=drop_unlabelled,
             device=device,
             notify=notify,
         )
