@@ -57,14 +57,15 @@ def load_chat_template(
     ]
     user = "\n".join([f"{asked}\n", *named])
     turns = [{"role": "user", "content": user}]
+    system = (system or "").strip()
     if system:
-        turns.insert(0, {"role": "system", "content": system.strip()})
+        turns.insert(0, {"role": "system", "content": system})
     prompt = _render(tokenizer, turns, add_generation_prompt=True)
     if prompt.count(user) != 1:
         raise InputError(
             f"{_of(tokenizer)} drops, repeats or changes what the user says. {_INSTEAD}"
         )
-    if system and system.strip() not in prompt.partition(user)[0]:
+    if system not in prompt.partition(user)[0]:
         raise InputError(
             f"{_of(tokenizer)} drops or changes what the system says. Leave --system out, and say "
             "it in --instruction."

@@ -162,9 +162,8 @@ def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
     if not changed and then["fingerprint"] != now["fingerprint"]:
         changed = ["the rows of the data have changed"]
-    # Runs of old do not know the digest.
-    digests = {each["template"] for each in (then, now) if "template" in each}
-    if not changed and len(digests) == 2:
+    digest = now.get("template")
+    if not changed and digest and then.get("template", digest) != digest:  # old runs have none
         changed = [f"the file {now['config']['template']} of --template has changed"]
     return changed
 

@@ -136,9 +136,10 @@ def load_task(
     columns = Columns(checked_columns(text, label), label, group, split_column)
     source = with_files(open_source(data), validation, test)
     notes: list[str] = []
-    tables = read_tables(source, columns, test_split, notes, keep_validation=validation is not None)
-    if drop_unlabelled:
-        tables = {role: with_labels(table, label, notes) for role, table in tables.items()}
+    tables = read_tables(
+        source, columns, test_split, notes,
+        keep_validation=validation is not None, drop_unlabelled=drop_unlabelled,
+    )  # fmt: skip
     tables, labels, mapped = final_labels(tables, label, normalise_labels, label_map, notes)
     classes, splits = labelled(tables, label, labels)
     note_shared_groups(splits, group, notes)
@@ -272,6 +273,7 @@ def read_tables(
     notes: list[str],
     *,
     keep_validation: bool,
+    drop_unlabelled: bool,
 ) -> dict[str, Table]:
     """The parts that are given, by role and in the order of `ROLES`."""
     if columns.split is None:
@@ -287,6 +289,8 @@ def read_tables(
         if role != "train" and is_withheld(table.label_cells, tables["train"].labels):
             raise _withheld(table.places[0][0], role, columns.label, source.parts)
         refuse_empty(table, columns.fields)
+        if drop_unlabelled and columns.label is not None:
+            tables[role] = with_labels(table, columns.label, notes)
     return {role: tables[role] for role in ROLES if role in tables}
 
 

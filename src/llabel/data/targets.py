@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from llabel.data.cells import listed, shown
 from llabel.data.classes import MissingLabelError, normal_form, read_labels, written
-from llabel.data.columns import Columns, Table, with_labels
+from llabel.data.columns import Columns, Table
 from llabel.data.cutting import cut_missing, draw
 from llabel.data.label_map import LabelMap, MappedLabel, read_label_map
 from llabel.data.load import (
@@ -90,12 +90,9 @@ def load_targets(
         source = with_files(open_source(data), validation, test)
         said: list[str] = []
         tables[name] = read_tables(
-            source, columns, test_split, said, keep_validation=validation is not None
-        )
-        if drop_unlabelled:
-            tables[name] = {
-                role: with_labels(table, name, said) for role, table in tables[name].items()
-            }
+            source, columns, test_split, said,
+            keep_validation=validation is not None, drop_unlabelled=drop_unlabelled,
+        )  # fmt: skip
         notes += [note for note in said if note not in notes]
     own_notes: dict[str, list[str]] = {name: [] for name in labels}
     found = _labels_of_all(tables, normalise_labels, label_map, own_notes)

@@ -124,8 +124,7 @@ def bootstrap_scores(
     draws = _join(_scores(columns, w) for w in row_weights(units, resamples, rng))
 
     def error(points: Floats, drawn: Floats) -> Spread:
-        known = np.where(np.isnan(drawn), points, drawn)
-        return spread([Part(points[:, 0], known)], units.count, rng)
+        return spread([Part(points[:, 0], drawn)], units.count, rng)
 
     accuracy = error(once.accuracy, draws.accuracy)
     macro_f1 = error(once.macro_f1, draws.macro_f1)

@@ -305,9 +305,9 @@ def _paired_spread(
     piles, heights = np.unique(table, axis=1, return_counts=True)
     total = heights.sum()
     drawn = rng.multinomial(total, heights / total, size=resamples) @ piles.T  # (resamples, rows)
+    with np.errstate(invalid="ignore"):  # a draw may have no row that a training was asked
+        draws = (drawn[:, :seeds] / drawn[:, seeds:]).T
     points = table[:seeds].sum(axis=1) / table[seeds:].sum(axis=1)
-    right, of = drawn[:, :seeds], drawn[:, seeds:]  # none where a draw has no row of a training's
-    draws = np.divide(right, of, out=np.tile(points, (resamples, 1)), where=of > 0).T
     cut = len(right_a)
     parts = [Part(points[:cut], draws[:cut]), Part(points[cut:], draws[cut:], sign=-1)]
     return spread(parts, units.count, rng)

@@ -1,7 +1,7 @@
 """Resample rows or groups, and account for seeds: how far a mean over trainings may be off."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,8 @@ class Part:
 
     Attributes:
         points: (n_seeds,) the score of each training.
-        draws: (n_seeds, resamples) the same on resampled rows, the same rows for every seed.
+        draws: (n_seeds, resamples) the same on resampled rows, the same rows for every seed; NaN
+            where a seed was asked none of them, which counts as its point.
         sign: +1, or -1 where the system is subtracted.
     """
 
@@ -136,6 +137,9 @@ def spread(parts: Sequence[Part], count: int, rng: np.random.Generator) -> Sprea
         count: number of units resampled.
         rng: source of chance.
     """
+    parts = [
+        replace(p, draws=np.where(np.isnan(p.draws), p.points[:, None], p.draws)) for p in parts
+    ]
     unbias = count / (count - 1)
     row_draws = sum(p.sign * (p.draws.mean(axis=0) - p.points.mean()) for p in parts)
     assert isinstance(row_draws, np.ndarray)
