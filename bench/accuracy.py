@@ -29,9 +29,9 @@ PRECISIONS = ("float32", "int8")
 TASKS: dict[str, dict[str, Any]] = {
     "boolq": {
         "data": {"text": ("question", "passage"), "label": "answer", "group": "passage"},
-        "llm": {"max_seq_length": 256, "learning_rate": 8e-4, "epochs": 1},
-        "train_rows": 4000,
-        "validation_size": 0.15,
+        "llm": {"max_seq_length": 128, "learning_rate": 8e-4, "epochs": 1},
+        "train_rows": 2000,
+        "validation_size": 0.11,
     },
     "bbc": {
         "data": {"text": ("title", "text"), "label": "topic", "group": "text"},
