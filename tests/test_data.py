@@ -394,3 +394,7 @@ def test_hub_data_give_class_names_and_withheld_labels(
     assert task.test.ids == ("validation:1", "validation:2")
     with pytest.raises(InputError, match=r"(?s)cannot be loaded: .*org/name:config"):
         open_source(str(tmp_path / "set:none"))
+    both = datasets.DatasetDict({"train": rows, "dev": rows, "validation": rows})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: both)
+    with pytest.raises(InputError, match="both dev and validation could be its validation part"):
+        open_source("org/both")

@@ -1,11 +1,16 @@
 import json
+import shutil
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from llabel.errors import InputError
 from llabel.ladder.llm import LLMRung
+from llabel.ladder.prompted import PromptedRung
+from tiny_models import random_model
 from tiny_rungs import TASK, own_proba, untrained
 from tiny_tasks import make_task
 
@@ -98,3 +103,24 @@ def test_folders_that_hold_no_rung(trained, tmp_path, lose, message):
     (tmp_path / "run" / lose).unlink()
     with pytest.raises(InputError, match=message):
         LLMRung.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("trained_first", [True, False], ids=["llm-lora", "llm-zero-shot"])
+def test_other_weights_under_the_same_name_are_refused(
+    llm_settings, tiny_llama, tmp_path, trained_first
+):
+    model = shutil.copytree(tiny_llama, tmp_path / "model")
+    settings = llm_settings(model=str(model), epochs=1)
+    kind: Any = LLMRung if trained_first else PromptedRung
+    asked = {} if trained_first else {"few_shot": False, "calibrated": False}
+    kind(settings, **asked).fit(TASK).save(tmp_path / "run")
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    loaded.save_pretrained(model, max_shard_size="100KB")  # the same, in other files
+    (model / "model.safetensors").unlink()
+    assert len(list(model.glob("*.safetensors"))) > 1
+    expected = kind.load(tmp_path / "run").predict_proba(TASK.test.texts)
+    random_model(loaded.config, seed=1).save_pretrained(model, max_shard_size="100KB")
+    with pytest.raises(InputError, match=r"are no longer those that .*run was made with"):
+        kind.load(tmp_path / "run")
+    named = kind.load(tmp_path / "run", model=str(tiny_llama))
+    np.testing.assert_array_equal(named.predict_proba(TASK.test.texts), expected)

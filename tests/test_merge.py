@@ -217,7 +217,14 @@ def test_too_many_flips_fail_and_leave_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_merged(lora: Path, data: Path, tiny_llama: Path, tmp_path: Path):
+def test_what_cannot_be_merged(
+    lora: Path,
+    data: Path,
+    tiny_llama: Path,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+):
     bag = trained(tmp_path / "bag", data, tiny_llama, "bag-of-words")
     with pytest.raises(InputError, match="the rung bag-of-words, which has no adapter to merge"):
         merge(bag, tmp_path / "merged")
@@ -231,6 +238,9 @@ def test_what_cannot_be_merged(lora: Path, data: Path, tiny_llama: Path, tmp_pat
         merge(lora, bag)
     with pytest.raises(InputError, match=r"is there already\. Name a new or empty folder"):
         merge(lora, data)
+    monkeypatch.chdir(tmp_path_factory.mktemp("empty"))
+    with pytest.raises(InputError, match=r"-o \. is the folder that you are in"):
+        merge(lora, Path())
     assert not (tmp_path / "merged").exists()
 
 

@@ -162,6 +162,8 @@ def _refuse_others(folder: Path) -> None:
 def _refuse_taken(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"-o {out} is there already. Name a new or empty folder.")
+    if out.resolve() == Path.cwd():  # it appears by a rename, which would take this one away
+        raise InputError(f"-o {out} is the folder that you are in. Name a new one below it.")
 
 
 def _texts(folder: Path, data: str | None) -> list[Text]:

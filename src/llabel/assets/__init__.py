@@ -12,6 +12,7 @@ from llabel.assets.resolve import (
     resolve_encoder,
     resolve_model,
 )
+from llabel.assets.weights import weights_digest
 from llabel.assets.wheels import Progress
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "resolve_embeddings",
     "resolve_encoder",
     "resolve_model",
+    "weights_digest",
 ]

@@ -178,7 +178,16 @@ def _hub_source(data: str) -> Source:
             "(org/name, or org/name:config) and the network; HF_TOKEN opens private sets, and "
             "HF_HUB_OFFLINE=1 keeps to what was downloaded before."
         ) from error
-    parts = {part_name(part): rows for part, rows in loaded.items()}
+    parts: dict[str, Any] = {}
+    known: dict[str, str] = {}
+    for own, rows in loaded.items():
+        part = part_name(own)
+        if part in parts:
+            raise InputError(
+                f"{data}: both {known[part]} and {own} could be its {part} part. Save the parts "
+                "that you mean as files (train.parquet …) and name their folder."
+            )
+        parts[part], known[part] = rows, own
     if "train" not in parts:
         if len(parts) > 1:
             raise InputError(f"{data}: none of its parts ({listed(loaded)}) is called train.")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from llabel.assets import resolve_model
+from llabel.assets import resolve_model, weights_digest
 from llabel.engine.batching import FULL_VOCABULARY, Example
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.engine.four_bit import parameter_count, weight_bytes
@@ -35,7 +35,13 @@ from llabel.ladder.label_model import (
     settings_in_use,
     to_predict,
 )
-from llabel.ladder.llm_folder import ADAPTER, RungRecord, read_rung, save_rung
+from llabel.ladder.llm_folder import (
+    ADAPTER,
+    RungRecord,
+    read_rung,
+    refuse_other_weights,
+    save_rung,
+)
 from llabel.ladder.lora import TrainingJob, lora_settings, training_settings, trial_of
 from llabel.ladder.prompting import Prompting, build_prompting, lasting_name
 from llabel.ladder.targets import mean_log_loss, target_example
@@ -378,6 +384,7 @@ class LLMRung:
             classes=self.classes_,
             words=self.trie_.words,
             template=self.template_,
+            weights=weights_digest(self.folder_),
         )
         save_rung(folder, record, save_adapter)
 
@@ -389,12 +396,15 @@ class LLMRung:
         `auto`.
 
         Raises:
-            InputError: the folder holds no finished rung of this kind.
+            InputError: the folder holds no finished rung of this kind, or the base model's weights
+                are others by now.
         """
         record = read_rung(folder, *ADAPTED)
         rung = cls(to_predict(record.settings, changes))
         rung.fields_, rung.classes_ = record.fields, record.classes
         model = resolve_model(rung.settings.model)
+        if "model" not in changes:
+            refuse_other_weights(record, model, folder)
         rung._ask(
             build_prompting(
                 rung.settings, model, record.fields, record.template, record.words, record.classes

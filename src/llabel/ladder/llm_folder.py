@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from llabel.assets import weights_digest
 from llabel.errors import InputError
 from llabel.ladder.few_shot import Shot
 from llabel.ladder.rung_folder import replace_folder, write_record
@@ -31,6 +32,7 @@ class RungRecord:
         prior: (n_classes,) mean label probabilities of unlabelled prompts; None if not estimated.
         shots: examples that stand before every row; None where there are some, but they were not
             to be written.
+        weights: digest of the base model's (see `weights_digest`); None in old folders.
     """
 
     rung: str
@@ -41,6 +43,7 @@ class RungRecord:
     template: Template
     prior: tuple[float, ...] | None = None
     shots: tuple[Shot, ...] | None = ()
+    weights: str | None = None
 
 
 def save_rung(
@@ -103,6 +106,7 @@ def read_rung(folder: Path, *allowed: str) -> RungRecord:
             ),
             prior=None if prior is None else tuple(prior),
             shots=None if shots is None else tuple(map(_shot, shots)),
+            weights=values.get("weights"),
         )
     except InputError:
         raise
@@ -111,6 +115,25 @@ def read_rung(folder: Path, *allowed: str) -> RungRecord:
             f"{path} cannot be read ({type(error).__name__}: {error}): it is damaged, or of "
             "another version of llabel. Train the run again with --overwrite."
         ) from error
+
+
+def refuse_other_weights(record: RungRecord, model: Path, folder: Path) -> None:
+    """An adapter, or a prior, means nothing over other weights than its own.
+
+    Args:
+        record: what `folder` holds.
+        model: the folder of the base model.
+        folder: named in the message.
+
+    Raises:
+        InputError: the weights there are others by now.
+    """
+    if record.weights is not None and record.weights != weights_digest(model):
+        raise InputError(
+            f"The weights of {record.settings.model} are no longer those that {folder} was made "
+            "with, and over others its answers would mean nothing. Put the old ones back, or make "
+            "the run again with --overwrite."
+        )
 
 
 def read_classes(values: Sequence[Any]) -> tuple[Label, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from llabel.assets import resolve_model
+from llabel.assets import resolve_model, weights_digest
 from llabel.data import take
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.engine.four_bit import parameter_count, weight_bytes
@@ -27,7 +27,7 @@ from llabel.ladder.label_model import (
     precision_of,
     to_predict,
 )
-from llabel.ladder.llm_folder import RungRecord, read_rung, save_rung
+from llabel.ladder.llm_folder import RungRecord, read_rung, refuse_other_weights, save_rung
 from llabel.ladder.prompting import Prompting, build_prompting, lasting_name, prepare_prompting
 from llabel.settings import LLMSettings
 from llabel.task import Label, Probabilities, Split, Task, Text
@@ -232,6 +232,7 @@ class PromptedRung:
             template=self.template_,
             prior=tuple(self.prior_.tolist()),
             shots=self.shots_ if with_texts or not self.few_shot else None,
+            weights=weights_digest(self.folder_),
         )
         save_rung(folder, record)
 
@@ -241,7 +242,7 @@ class PromptedRung:
 
         Raises:
             InputError: the folder holds no finished rung of this kind, or one whose examples were
-                not kept.
+                not kept, or the model's weights are others by now.
         """
         record = read_rung(folder, *_NAMES.values())
         if record.shots is None or record.prior is None:
@@ -254,6 +255,8 @@ class PromptedRung:
         rung = cls(settings, few_shot=few_shot, calibrated=calibrated)
         rung.fields_, rung.classes_ = record.fields, record.classes
         model = resolve_model(settings.model)
+        if "model" not in changes:
+            refuse_other_weights(record, model, folder)
         rung._ask(
             build_prompting(
                 settings,
