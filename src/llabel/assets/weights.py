@@ -23,10 +23,11 @@ def weights_digest(folder: Path) -> str:
     import torch
     from safetensors import safe_open
 
-    digest, places = hashlib.sha256(), {}
+    digest = hashlib.sha256()
+    places: dict[str, Path] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            places |= {name: path for name in file.keys()}  # noqa: SIM118  # it is no mapping
+            places |= dict.fromkeys(file.keys(), path)
     opened: dict[Path, Any] = {p: safe_open(p, framework="pt") for p in set(places.values())}
     for name, path in sorted(places.items()):
         part = opened[path].get_slice(name)
