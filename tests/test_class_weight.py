@@ -83,17 +83,26 @@ def test_a_weighted_step_does_not_depend_on_the_cut(loss):
             torch.testing.assert_close(gradients_n[name], gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_the_loss_told_is_the_weighted_mean():
+def test_the_loss_told_is_the_mean_of_weighted_losses():
     rows = weigh([example(row) for row in range(ROWS)], Y, BALANCED)
     training = Training(replace(SETTINGS, batch_size=ROWS, epochs=1))
     alone = [float(training.head.loss(collate([example(row)])).detach()) for row in range(ROWS)]
     training.run(rows)
-    expected = np.average(alone, weights=[row.weights[0] for row in rows])
+    expected = np.mean([row.weights[0] * loss for row, loss in zip(rows, alone, strict=True)])
     assert training.steps()[0].loss == pytest.approx(expected, abs=1e-5)
 
 
-def test_equal_weights_change_nothing():
-    rows = [replace(example(row), weights=(3.0,)) for row in range(ROWS)]
+def test_in_steps_of_one_row_a_rare_class_counts_as_much_too():
+    rows = weigh([example(row) for row in range(ROWS)], Y, BALANCED)
+    settings = replace(SETTINGS, batch_size=1, epochs=1, learning_rate=1e-12)
+    training = Training(settings)
+    alone = [float(training.head.loss(collate([row])).detach()) for row in rows]
+    training.run(rows)
+    assert sorted(step.loss for step in training.steps()) == pytest.approx(sorted(alone), abs=1e-5)
+
+
+def test_weights_of_1_change_nothing():
+    rows = [replace(example(row), weights=(1.0,)) for row in range(ROWS)]
     ends = []
     for examples in (rows, [example(row) for row in range(ROWS)]):
         training = Training()

@@ -49,6 +49,20 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return out, llabel("compare", data, *COLUMNS, *RUNGS, "--out", out)
 
 
+def test_free_answers_stand_beside_the_constrained_ones(
+    data: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    asked = ("compare", data, *COLUMNS, "--rungs", "majority,llm-zero-shot", "--trials", "1")
+    free = (*asked, "--model", tiny_llama, "--decode", "free", "--out", tmp_path / "free")
+    assert llabel(*free).exit_code == 0
+    majority, llm = json.loads((tmp_path / "free" / "compare.json").read_text())["rungs"]
+    assert majority["free_answers"] is None
+    assert llm["free_answers"]["unknown"] > 0, "an untrained model knows no labels"
+    refused = llabel(*free, "--long", "chunks", "--overwrite")
+    assert refused.exit_code == 2
+    assert "--decode free and --long chunks exclude each other" in told(refused)
+
+
 def test_the_table_the_verdict_and_the_page_end_it(finished: tuple[Path, Result]) -> None:
     out, result = finished
     assert result.exit_code == 0
@@ -81,7 +95,6 @@ WRONG = [
     ("--trials 2 --out {ladder}", "--trials was 1, is 2.*--overwrite"),
     ("--config {tmp}/unread.yaml", "untested: known to `llabel fit` only"),
     ("--config {tmp}/typo.yaml", "unknown setting 'margn'. Did you mean margin"),
-    ("--decode free", "No such option"),
 ]
 
 

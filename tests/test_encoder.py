@@ -142,16 +142,18 @@ def test_the_length_is_the_publishers_within_the_context(bert, roberta, tmp_path
     assert (length(folder), length(folder, max_seq_length=48)) == (32, 48)
 
 
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        (65, r"--max-seq-length 65 is more than the encoder .* reads: 64 tokens"),
-        (4, r"--max-seq-length 4 leaves no room .* 3 marks .*: give at least 5"),
-    ],
-)
-def test_lengths_that_do_not_suit_are_refused(bert, asked, message):
-    with pytest.raises(InputError, match=message):
-        EncoderRung(settings(bert, max_seq_length=asked)).prepare(("a", "b"), (0, 1))
+def test_a_length_meant_for_the_llm_is_cut_to_the_encoders_and_told(bert):
+    events: list[Any] = []
+    asked = settings(bert, max_seq_length=4600)
+    rung = EncoderRung(asked).prepare(("a", "b"), (0, 1), events.append)
+    assert rung.tokeniser_.max_length == 64
+    (note,) = [event.text for event in events if isinstance(event, Note)]
+    assert "reads 64 tokens, not 4600" in note
+
+
+def test_a_length_without_room_for_text_is_refused(bert):
+    with pytest.raises(InputError, match=r"--max-seq-length 4 leaves no room .* give at least 5"):
+        EncoderRung(settings(bert, max_seq_length=4)).prepare(("a", "b"), (0, 1))
 
 
 def test_cut_rows_are_counted_and_told(bert):

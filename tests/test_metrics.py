@@ -190,6 +190,17 @@ def test_averages_equal_scikit_learns_report(case):
 
 
 @given(predictions())
+def test_the_average_of_classes_seen_is_scikit_learns_own(case):
+    y, proba, predicted = case
+    rows = {row["kind"]: row for row in report(y, predicted, [*range(proba.shape[1])])}
+    seen = sorted({*y.tolist(), *predicted.tolist()} - {UNKNOWN})
+    theirs = classification_report(y, predicted, labels=seen, zero_division=0, output_dict=True)
+    assert ("macro avg of classes seen" in rows) == (len(seen) < proba.shape[1])
+    ours = rows.get("macro avg of classes seen", rows["macro avg"])
+    assert ours["f1"] == pytest.approx(theirs["macro avg"]["f1-score"])
+
+
+@given(predictions())
 def test_report_agrees_with_score(case):
     y, proba, predicted = case
     found = score(y, proba, predicted)

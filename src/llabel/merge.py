@@ -98,7 +98,8 @@ def _merge(
 
     from llabel.ladder.merged import read_merged, write_merged
 
-    rung = cast("LLMRung", registry.load(folder, device=device or "auto"))
+    # As the merged model will be asked: what int8 rounds off is no matter of the merge.
+    rung = cast("LLMRung", registry.load(folder, device=device or "auto", precision="auto"))
     notify(StageStarted("asking the run", len(texts)))
     before = rung.predict_proba(texts, notify)
     for name in ("model_", "head_", "reader_"):  # two models might not fit into memory

@@ -16,7 +16,13 @@ SUM_TOLERANCE = 1e-4  # a float32 softmax sums to 1 within 1e-6; half precision 
 
 Interval: TypeAlias = tuple[float, float]
 RowKind: TypeAlias = Literal[
-    "class", "unknown", "accuracy", "macro avg", "macro avg with unknown", "weighted avg"
+    "class",
+    "unknown",
+    "accuracy",
+    "macro avg",
+    "macro avg with unknown",
+    "macro avg of classes seen",
+    "weighted avg",
 ]
 
 
@@ -202,8 +208,10 @@ def report(y: ClassIndices, predicted: ClassIndices, classes: Sequence[Label]) -
         One row per class; one for `unknown` where any was answered; accuracy; the macro average
         over the classes; where any answer was unknown, also the macro average with `unknown` as
         if it were a class, as scikit-learn's report has it: its measures are 0, so however few
-        such answers there are, this average is n_classes / (n_classes + 1) of the other; the
-        average weighted by support, to which `unknown` adds nothing.
+        such answers there are, this average is n_classes / (n_classes + 1) of the other; where a
+        class is neither true nor answered, also the macro average over the others, as
+        scikit-learn has it (in the first one, such a class counts as 0); the average weighted by
+        support, to which `unknown` adds nothing.
 
     Raises:
         ValueError: no rows, shapes disagree, or an index is out of range.
@@ -238,9 +246,14 @@ def report(y: ClassIndices, predicted: ClassIndices, classes: Sequence[Label]) -
     accuracy = _row("accuracy", "accuracy", np.full(3, (y == predicted).mean()), n, n)
     rows.append(accuracy | {"precision": None, "recall": None})
     rows.append(_row("macro avg", "macro avg", measures.mean(axis=1), n, n))
+    name: RowKind
     if answered[0]:
-        name: RowKind = "macro avg with unknown"
+        name = "macro avg with unknown"
         rows.append(_row(name, name, measures.sum(axis=1) / (n_classes + 1), n, n))
+    seen = (supports > 0) | (answered[1:] > 0)
+    if not seen.all():
+        name = "macro avg of classes seen"
+        rows.append(_row(name, name, measures[:, seen].mean(axis=1), n, n))
     rows.append(_row("weighted avg", "weighted avg", measures @ supports / n, n, n))
     return rows
 

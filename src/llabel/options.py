@@ -52,7 +52,7 @@ PANELS: dict[str, tuple[str, ...]] = {
             "max_steps",
             "patience",
         ),
-        *("batch_size", "optim", "weight_decay", "max_grad_norm"),
+        *("batch_size", "optim", "weight_decay", "adam_beta2", "max_grad_norm"),
         *("trials", "budget", "refit", "seed"),
     ),
     "Machine": (
@@ -62,10 +62,7 @@ PANELS: dict[str, tuple[str, ...]] = {
 }
 ONE_RUN = tuple(name for panel, names in PANELS.items() if panel != "Comparison" for name in names)
 COMPARISON = tuple(
-    name
-    for names in PANELS.values()
-    for name in names
-    if name not in {"rung", "decode", "untested"}
+    name for names in PANELS.values() for name in names if name not in {"rung", "untested"}
 )
 _ADDRESS: dict[str, Any] = {"is_flag": False, "flag_value": "default", "metavar": "[ADDRESS]"}
 _NOT_SWEPT = {

@@ -29,12 +29,13 @@ if TYPE_CHECKING:
     from llabel.ladder.llm import LLMRung
 
 
+_NO_LABEL = "unknown"
 WINDOW = 512  # rows that are answered, and kept, together: a stream stays a stream
 
 
 def answer_label(index: int, classes: tuple[Label, ...]) -> Label:
     """The label of a class index; `unknown` for an answer that is no label."""
-    return "unknown" if index == UNKNOWN else classes[index]
+    return _NO_LABEL if index == UNKNOWN else classes[index]
 
 
 def prediction_lines(
@@ -250,15 +251,27 @@ def _batched(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 def refuse_silent(rung: Rung) -> None:
-    """Refuse to let a rung write that cannot.
+    """Refuse to let a rung write where that would say nothing.
 
     Raises:
-        InputError: it is no LLM.
+        InputError: it is no LLM, it reads long texts in several prompts, or a class has the name
+            that stands for answers that are no label.
     """
     if not hasattr(rung, "generate"):
         raise InputError(
             f"--decode free: {rung.name} writes no text, it only has label probabilities. "
             "Leave it out."
+        )
+    if cast("LLMRung", rung).settings.long == "chunks":
+        raise InputError(
+            "--decode free and --long chunks exclude each other: an answer is written to one "
+            "prompt, and chunks are several. Leave one of them out."
+        )
+    labels = [c.label if isinstance(c, TargetLabel) else c for c in rung.classes_]
+    if _NO_LABEL in labels:
+        raise InputError(
+            f"--decode free: one of the labels is {_NO_LABEL!r}, which is what answers that are no "
+            "label are called. Rename it with --map-labels."
         )
 
 

@@ -20,11 +20,17 @@ from llabel.metrics import report, score
 from llabel.names import label_columns
 from llabel.predictions import confidence_of, confidences_of, refuse_silent
 from llabel.record import JointRecord, RunRecord, target_records
+from llabel.rung_settings import ADAPTED
 from llabel.target_runs import assess_each, decide_each, evaluate_each, refuse_targets
 from llabel.tracking import refuse_missing_tracker, tracked
 
 if TYPE_CHECKING:
     from llabel.ladder.prompted import PromptedRung
+
+_UNTAUGHT = (
+    "--decode free after --loss answer: training compares the labels alone and does not teach to "
+    "write one and stop, so that answers may run on and count as unknown. --loss sft teaches it."
+)
 
 
 def fit(
@@ -59,6 +65,8 @@ def fit(
     rung = registry.make(config).prepare(loaded.task.fields, loaded.task.classes, notify)
     if config.run.decode == "free":
         refuse_silent(rung)
+        if config.run.rung in ADAPTED and config.llm.loss == "answer":
+            notify(Note(_UNTAUGHT))
     identity = loaded.task.fingerprint
     with claimed(out, config, identity, overwrite=overwrite, notify=notify) as finished:
         if finished is not None:

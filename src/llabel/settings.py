@@ -229,6 +229,13 @@ class LLMSettings:
         ),
     ] = "adamw"
     weight_decay: Annotated[float, Ge(0), Help("AdamW's decay.")] = 0.0
+    adam_beta2: Annotated[
+        float,
+        Interval(ge=0, lt=1),
+        Help(
+            "How long AdamW remembers squared gradients (0.999 in most tools: for long trainings)."
+        ),
+    ] = 0.99
     max_grad_norm: Annotated[float, Gt(0), Help("Gradients are clipped to this norm.")] = 1.0
     token_budget: Annotated[
         int,

@@ -27,6 +27,7 @@ from llabel.folder import (
     write_text,
 )
 from llabel.ladder import registry
+from llabel.predictions import refuse_silent
 from llabel.record import RunRecord
 from llabel.report import render_comparison
 from llabel.settings import CompareSettings
@@ -199,7 +200,9 @@ class _Progress:
             if self.joint and (shared := self.joint.run_of(planned)):
                 whole, config = self.joint.rows(shared).task, shared.config
             try:
-                registry.make(config).prepare(whole.fields, whole.classes, self.notify)
+                made = registry.make(config).prepare(whole.fields, whole.classes, self.notify)
+                if config.run.decode == "free":
+                    refuse_silent(made)
             except FetchError as error:
                 self.notify(Note(f"{rung}: {error}"))
 

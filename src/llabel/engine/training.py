@@ -197,8 +197,9 @@ class Trainer:
     def _step(self, examples: Sequence[Example], optimizer: torch.optim.Optimizer) -> float:
         """One optimiser step over exactly these rows; returns their mean loss.
 
-        The mean is weighted, over the whole step: however it is cut into micro-batches, it is the
-        same.
+        Weighted losses are added up and divided by how many there are in the whole step: however it
+        is cut into micro-batches, the mean is the same. Dividing by the sum of the step's weights
+        would take away what a step of frequent classes alone must count less.
         """
         total = sum(_loss_terms(example) for example in examples)
         optimizer.zero_grad(set_to_none=True)
@@ -350,17 +351,9 @@ def row_order(rows: int, seed: int, epoch: int) -> list[int]:
     return torch.randperm(rows, generator=generator).tolist()
 
 
-def _loss_terms(example: Example) -> float:
-    """What a row counts in the step's mean: label choices make one term a target, tokens one each.
-
-    Each term counts as much as its weight.
-    """
-    weights = example.choice_weights()
-    tokens = [w for w, b in zip(weights, example.branchings, strict=True) if b == FULL_VOCABULARY]
-    if tokens:
-        return sum(tokens)
-    endings = max(1, len(example.tails))
-    return sum(example.weights) * endings / len(example.weights) if example.weights else endings
+def _loss_terms(example: Example) -> int:
+    """How many a row adds to the step's loss: label choices make one a target, tokens one each."""
+    return example.branchings.count(FULL_VOCABULARY) or max(1, len(example.tails))
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -57,7 +57,7 @@ class EncoderRung:
 
         Raises:
             InputError: there is no such encoder, it is of another kind, or the length asked for
-                does not suit it.
+                leaves no room for text.
         """
         self.fields_, self.classes_ = tuple(fields), tuple(classes)
         self.device_ = pick_device(self.settings.device)
@@ -67,7 +67,9 @@ class EncoderRung:
         )
         config = load_config(self.folder_, name)
         tokenizer = load_tokenizer(self.folder_)
-        length = max_length(self.settings.max_seq_length, name, self.folder_, config, tokenizer)
+        length = max_length(
+            self.settings.max_seq_length, name, self.folder_, config, tokenizer, notify
+        )
         self.tokeniser_ = PairTokeniser(tokenizer, length, pair=len(self.fields_) > 1)
         return self
 

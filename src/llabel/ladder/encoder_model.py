@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from llabel.assets import BUILT_IN, is_hub_id
 from llabel.engine.batching import Batch
 from llabel.errors import InputError
+from llabel.events import Listener, Note, ignore
 from llabel.ladder.rung_folder import replace_folder
 from llabel.quiet import quiet_libraries
 
@@ -111,18 +112,22 @@ def max_length(
     folder: Path,
     config: "PretrainedConfig",
     tokenizer: "PreTrainedTokenizerBase",
+    notify: Listener = ignore,
 ) -> int:
-    """Tokens of a row: what was asked for, else what its publisher used, within its context."""
+    """Tokens of a row: what was asked for, else what its publisher used, within its context.
+
+    More than that may be meant for the LLM beside it in a comparison: it is cut, and told.
+    """
     context = int(getattr(config, "max_position_embeddings", None) or LONGEST)
     if config.model_type in _POSITIONS_AFTER_PADDING:
         context -= int(config.pad_token_id or 0) + 1
     context = min(context, int(tokenizer.model_max_length))
     if asked is not None:
         if asked > context:
-            raise InputError(
-                f"--max-seq-length {asked} is more than the encoder {name} reads: {context} tokens."
+            notify(
+                Note(f"The encoder {name} reads {context} tokens, not {asked}: rows are cut so.")
             )
-        return asked
+        return min(asked, context)
     published = folder / "sentence_bert_config.json"
     usual = LONGEST
     if published.is_file():

@@ -65,4 +65,5 @@ def training_settings(settings: LLMSettings) -> TrainingSettings:
         max_steps=settings.max_steps,
         warmup_steps=settings.warmup_steps,
         optim=settings.optim,
+        betas=(0.9, settings.adam_beta2),
     )

@@ -57,13 +57,18 @@ def make(config: RunConfig, **training: Any) -> Rung:
     return cast(Rung, kind(settings))
 
 
-def load(folder: Path, *, device: str = "auto") -> Rung:
+def load(folder: Path, *, device: str = "auto", **changes: Any) -> Rung:
     """The finished rung at `folder`, ready to predict.
+
+    Args:
+        folder: what its `save` wrote.
+        device: where it shall run.
+        changes: other settings of an LLM to override.
 
     Raises:
         InputError: there is none.
     """
-    return cast(Rung, _class(saved_name(folder)).load(folder, device=device))
+    return cast(Rung, _class(saved_name(folder)).load(folder, device=device, **changes))
 
 
 def saved_name(folder: Path) -> RungName:
