@@ -57,6 +57,15 @@ def test_both_on_the_command_line_are_refused(steps: str, share: str) -> None:
         layered({}, command_line={steps: 1, share: 1})
 
 
+def test_other_tools_settings_that_have_one_value_here(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("packing: false\nbias: none\nloftq_config: null\nlogging_steps: 1\nr: 8\n")
+    assert load_yaml(path) == {"r": 8}
+    path.write_text("packing: true\n")
+    with pytest.raises(InputError, match=r"packing: True is not .*packed into.* Use false\."):
+        load_yaml(path)
+
+
 @given(rows=st.integers(1, 64), times=st.integers(1, 64))
 def test_a_step_has_the_product_of_both(rows: int, times: int) -> None:
     said = {"per_device_train_batch_size": str(rows), "gradient_accumulation_steps": times}

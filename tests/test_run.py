@@ -294,7 +294,10 @@ def test_an_interrupted_refit_goes_on(setup: RunConfig, tmp_path: Path) -> None:
 def test_free_answers_may_be_unknown_and_wrong(setup: RunConfig, tmp_path: Path) -> None:
     free = replace(setup, run=RunSettings(decode="free", no_texts=True))
     free = replace(free, llm=replace(free.llm, lora_alpha=0, epochs=1))  # an untaught model babbles
-    record = fit(free, tmp_path / "run", command="")
+    seen: list[Event] = []
+    record = fit(free, tmp_path / "run", command="", notify=seen.append)
+    notes = [event.text for event in seen if isinstance(event, Note)]
+    assert any("--loss sft teaches it" in note for note in notes)
     rows = {row["name"]: row for row in record["report"]}
     assert rows["unknown"]["predicted"] == 18
     assert record["metrics"]["test"]["accuracy"] == 0.0

@@ -44,7 +44,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         init_lora: `default`, or `loftq` to start from what a 4-bit base rounded off.
         loss: `answer`, `sft` or `all`.
         class_weight: `balanced` lets every class count alike in the training loss.
-        learning_rate, schedule, warmup_ratio, epochs, patience, batch_size, weight_decay,
+        learning_rate, schedule, warmup_ratio, epochs, patience, batch_size, weight_decay, adam_beta2,
             max_grad_norm: training.
         warmup_steps, max_steps: steps in place of `warmup_ratio` and `epochs`.
         optim: `adamw`, `adamw_8bit` or `paged_adamw_8bit`.
@@ -103,6 +103,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         batch_size: int = 16,
         optim: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw",
         weight_decay: float = 0.0,
+        adam_beta2: float = 0.99,
         max_grad_norm: float = 1.0,
         validation_size: float = 0.1,
         token_budget: int = 1024,
@@ -146,6 +147,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         self.patience = patience
         self.batch_size = batch_size
         self.weight_decay = weight_decay
+        self.adam_beta2 = adam_beta2
         self.max_grad_norm = max_grad_norm
         self.validation_size = validation_size
         self.token_budget = token_budget

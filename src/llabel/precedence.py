@@ -4,6 +4,7 @@ The command line stands over `--config`, that over `--preset`. Some settings sta
 another one: the place that names either decides between them.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,14 @@ PER_DEVICE = "per_device_train_batch_size"
 ACCUMULATION = "gradient_accumulation_steps"
 # Accelerate and TRL users know both; a step is the same however it is cut.
 _BATCH_NAMES = {"per_device_batch_size": PER_DEVICE, PER_DEVICE: PER_DEVICE}
+
+# Of other tools' settings those that have one value here, and why.
+_FIXED: dict[str, tuple[Any, str]] = {
+    "packing": (False, "rows are never packed into one another"),
+    "bias": ("none", "biases are never trained"),
+    "loftq_config": (None, "init_lora: loftq starts from LoftQ"),
+    "logging_steps": (1, "every step is logged"),
+}
 
 
 def layered(
@@ -51,14 +60,20 @@ def layered(
 
 
 def with_batch_size(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with `batch_size` in place of what other tools make it of.
+    """`values` with `batch_size` in place of what other tools make it of, and without `_FIXED`.
 
     Rows of a step = rows a device × accumulated micro-batches: llabel cuts a step by its tokens
     (`token_budget`), and the weighted mean over the step is the same however it is cut.
 
     Raises:
-        InputError: `batch_size` stands there, too, or a part is missing or no whole number.
+        InputError: `batch_size` stands there, too, or a part is missing or no whole number; or
+            what has one value here has another.
     """
+    for name, (only, reason) in _FIXED.items():
+        if name in values and values[name] != only:
+            shown = json.dumps(only)
+            raise InputError(f"{name}: {values[name]!r} is not to be had: {reason}. Use {shown}.")
+    values = {name: value for name, value in values.items() if name not in _FIXED}
     found = {_BATCH_NAMES.get(name, name): value for name, value in values.items()}
     parts = {name: found.pop(name) for name in (PER_DEVICE, ACCUMULATION) if name in found}
     if not parts:
