@@ -71,7 +71,7 @@ def test_samples_of_train_and_test_are_drawn_as_asked(tmp_path: Path) -> None:
     assert again.task.fingerprint == found.task.fingerprint
     by_chance = load(data, train_rows=2, sampling="natural", seed=3)
     assert len(by_chance.task.train) == 2
-    assert any("natural draw from train has no row of" in note for note in by_chance.notes)
+    assert any("the draw from train has no row of" in note for note in by_chance.notes)
     with pytest.raises(InputError, match=r"--test-rows 41: choose from 2 .* in the test part"):
         load(data, test_rows=41)
     with pytest.raises(InputError, match=r"--sampling balanced says how .* neither is given"):

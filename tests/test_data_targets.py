@@ -152,6 +152,19 @@ def test_fewer_training_rows_keep_the_test_rows(letters: Path) -> None:
     assert len(load(letters, train_rows=3).task.train) == 3  # fewer than combinations
 
 
+def test_a_draw_that_lacks_a_combination_lacks_no_label(letters: Path) -> None:
+    combinations, missed = [], []
+    for seed in range(12):
+        loaded = load(letters, train_rows=7, sampling="natural", seed=seed)
+        counts = [len(set(loaded.task.train.y[:, n].tolist())) for n in (0, 1)]
+        combinations.append(len(np.unique(loaded.task.train.y, axis=0)))
+        told = [note for note in loaded.notes if "has no row of" in note]
+        assert len(told) == (counts[0] < 2) + (counts[1] < 3)
+        missed.append(len(told))
+    assert min(combinations) < 6, "of which there are six"
+    assert 0 in missed
+
+
 def test_given_parts_stay(tmp_path: Path) -> None:
     for part, rows in (("train", 24), ("validation", 12), ("test", 12)):
         write_letters(tmp_path / f"{part}.jsonl", rows)

@@ -44,8 +44,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         init_lora: `default`, or `loftq` to start from what a 4-bit base rounded off.
         loss: `answer`, `sft` or `all`.
         class_weight: `balanced` lets every class count alike in the training loss.
-        learning_rate, schedule, warmup_ratio, epochs, patience, batch_size, weight_decay, adam_beta2,
-            max_grad_norm: training.
+        learning_rate, schedule, warmup_ratio, epochs, patience, batch_size, weight_decay,
+            adam_beta2, max_grad_norm: training.
         warmup_steps, max_steps: steps in place of `warmup_ratio` and `epochs`.
         optim: `adamw`, `adamw_8bit` or `paged_adamw_8bit`.
         validation_size: share of the rows that chooses the epoch, in (0, 1).

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from llabel.data.cells import listed, shown
 from llabel.data.rows import take
 from llabel.data.splitting import Sampling, hold_out, subsample
@@ -60,6 +62,26 @@ def cut_missing(
     return splits
 
 
+def note_missed(
+    whole: Split, drawn: Split, classes: Sequence[Label], notes: list[str], of: str = ""
+) -> None:
+    """Add a sentence on classes that the draw from train left out, if there are any.
+
+    Args:
+        whole: all training rows.
+        drawn: those of them that are learned from.
+        classes: the labels.
+        notes: added to.
+        of: the target that the labels are of, where there are several.
+    """
+    missed = [classes[index] for index in np.setdiff1d(whole.y, drawn.y)]
+    if missed:
+        notes.append(
+            f"the draw from train has no row of {f'{of}: ' if of else ''}{listed(missed, 5)}, "
+            "which cannot be learned then. Draw more rows, or choose --sampling stratified."
+        )
+
+
 def draw(
     splits: Mapping[str, Split],
     counts: Mapping[str, int | None],
@@ -76,8 +98,7 @@ def draw(
         sampling: how (see `subsample`).
         classes: the labels, for messages.
         seed: of the draws.
-        notes: a sentence for each draw but a stratified one from train is added, and one for
-            classes that a natural one missed.
+        notes: a sentence for each draw but a stratified one from train is added.
 
     Raises:
         InputError: there are fewer rows than that, or too few are asked for.
@@ -92,13 +113,6 @@ def draw(
         if part != "train" or sampling != "stratified":
             notes.append(
                 f"{len(rows):,} of {len(whole):,} {part} rows are drawn: {sampling}, seed {seed}."
-            )
-        there = set(drawn[part].y.tolist())
-        missed = [classes[index] for index in sorted(set(whole.y.tolist()) - there)]
-        if missed and part == "train":
-            notes.append(
-                f"the natural draw from train has no row of {listed(missed, 5)}, which cannot be "
-                "learned then. Draw more rows, or choose --sampling stratified."
             )
     if sampling != "stratified" and not any(counts.values()):
         raise InputError(

@@ -22,7 +22,7 @@ from llabel.data.columns import (
     row_texts,
     with_labels,
 )
-from llabel.data.cutting import cut_missing, draw
+from llabel.data.cutting import cut_missing, draw, note_missed
 from llabel.data.label_map import (
     LabelMap,
     MappedLabel,
@@ -147,7 +147,9 @@ def load_task(
     sizes = {"test": test_size, "validation": validation_size}
     splits = cut_missing(splits, sizes, classes, seed, notes, group=group)
     drawn = {"train": train_rows, "test": test_rows}
+    whole = splits["train"]
     splits = draw(splits, drawn, sampling, classes, seed, notes)
+    note_missed(whole, splits["train"], classes, notes)
     note_lacking_classes(splits, classes, cut, notes)
     note_empty_texts(splits, columns.fields, notes)
     task = Task(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from llabel.data.cells import listed, shown
 from llabel.data.classes import MissingLabelError, normal_form, read_labels, written
 from llabel.data.columns import Columns, Table
-from llabel.data.cutting import cut_missing, draw
+from llabel.data.cutting import cut_missing, draw, note_missed
 from llabel.data.label_map import LabelMap, MappedLabel, read_label_map
 from llabel.data.load import (
     CUT_PARTS,
@@ -248,12 +248,7 @@ class _Parts:
             names, splits = next(iter(self.targets.values()))
         drawn = self._like(draw(splits, counts, sampling, names, seed, notes))
         for target, (classes, own) in drawn.targets.items():
-            lost = np.setdiff1d(self.targets[target][1]["train"].y, own["train"].y)
-            if len(lost):
-                notes.append(
-                    f"the draw from train has no row of {target} {shown(classes[lost[0]])}, which "
-                    "cannot be learned then. Draw more rows."
-                )
+            note_missed(self.targets[target][1]["train"], own["train"], classes, notes, of=target)
         return drawn
 
     def _together(self, least: int) -> tuple[tuple[Label, ...], dict[str, Split]]:
