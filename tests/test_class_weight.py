@@ -14,8 +14,8 @@ from llabel.engine.answer import AnswerHead
 from llabel.engine.batching import collate
 from llabel.engine.native.library import compiler
 from llabel.ladder.class_weight import row_weights, weigh
+from llabel.ladder.examples import target_example
 from llabel.ladder.logistic import fit_logistic
-from llabel.ladder.targets import target_example
 from llabel.task import Split, Task
 from test_packed import lora, model, packed, trie
 from test_rungs import CLASSES, LEARNERS, Entry, Models, ids, models

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text as RichText
 
 from llabel.engine.batching import FULL_VOCABULARY
+from llabel.ladder.examples import example_of
 from llabel.ladder.llm import LLMRung
 from llabel.task import Label, TargetLabel, Text
 
@@ -65,7 +66,7 @@ def explain(rung: LLMRung, text: Text, label: int | Sequence[int]) -> list[Token
         label: index of its class; of several targets one each.
     """
     prompt = rung.encoder_.encode([text])[0].input_ids
-    example = rung.example(prompt, label)
+    example = example_of(prompt, label, rung.trie_, rung.settings.loss)
     pieces = _pieces(rung, prompt)
     sources = _sources(rung, text, pieces)
     sources += [ANSWER] * (len(example.input_ids) - len(prompt))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llabel.assets import resolve_model, weights_digest
-from llabel.engine.batching import FULL_VOCABULARY, Example
+from llabel.engine.batching import Example
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.engine.four_bit import parameter_count, weight_bytes
 from llabel.engine.loftq import start_from_rounding
@@ -26,6 +26,7 @@ from llabel.ladder.base_form import check_base, check_start
 from llabel.ladder.base_models import BaseModels
 from llabel.ladder.class_weight import weigh
 from llabel.ladder.contract import FitRecord, Trial
+from llabel.ladder.examples import example_of
 from llabel.ladder.label_model import (
     LabelModel,
     answer_head,
@@ -44,7 +45,7 @@ from llabel.ladder.llm_folder import (
 )
 from llabel.ladder.lora import TrainingJob, lora_settings, training_settings, trial_of
 from llabel.ladder.prompting import Prompting, build_prompting, lasting_name
-from llabel.ladder.targets import mean_log_loss, target_example
+from llabel.ladder.targets import mean_log_loss
 from llabel.ladder.trials import around, best_of
 from llabel.rung_settings import ADAPTED
 from llabel.settings import LLMSettings
@@ -308,40 +309,10 @@ class LLMRung:
         """Rows with what the loss reads of them, and how many had to be cut to fit."""
         prompts = self.encoder_.encode(split.texts)
         examples = [
-            self.example(prompt.input_ids, label)
+            example_of(prompt.input_ids, label, self.trie_, self.settings.loss)
             for prompt, label in zip(prompts, split.y.tolist(), strict=True)
         ]
         return examples, sum(prompt.truncated for prompt in prompts)
-
-    def example(self, prompt: Sequence[int], label: int | Sequence[int]) -> Example:
-        """One row for the loss: which positions are read, and what should stand there.
-
-        Args:
-            prompt: its tokens.
-            label: the class index; of several targets one each, whose answers stand one after the
-                other behind the prompt, and do not see each other.
-        """
-        if not isinstance(label, int):
-            return target_example(prompt, label, self.trie_, self.settings.loss)
-        answer, last = self.trie_.tokens[label], len(prompt) - 1
-        if self.settings.loss == "answer":
-            steps = self.trie_.steps[label]
-            depths = [len(self.trie_.branchings[number].prefix) for number, _ in steps]
-            return Example(
-                input_ids=(*prompt, *answer[: max(depths)]),
-                positions=tuple(last + depth for depth in depths),
-                branchings=tuple(number for number, _ in steps),
-                targets=tuple(child for _, child in steps),
-            )
-        tokens = (*prompt, *answer, self.trie_.end_token)
-        start = last if self.settings.loss == "sft" else 0
-        positions = tuple(range(start, len(tokens) - 1))
-        return Example(
-            input_ids=tokens[:-1],
-            positions=positions,
-            branchings=(FULL_VOCABULARY,) * len(positions),
-            targets=tokens[start + 1 :],
-        )
 
     def predict_proba(self, texts: Sequence[Text], notify: Listener = ignore) -> Probabilities:
         """(n,) texts → (n, n_classes) probabilities in the order of `classes_`.

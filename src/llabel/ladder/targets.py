@@ -1,4 +1,4 @@
-"""Several targets of one rung: rows for its loss, and each target as a rung of its own."""
+"""Each of several targets of one rung as a rung of its own."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +14,6 @@ from llabel.metrics import log_loss
 from llabel.task import ClassIndices, Label, Probabilities, TargetLabel, Text
 
 if TYPE_CHECKING:
-    from llabel.engine.batching import Example
-    from llabel.labels import LabelTrie
     from llabel.ladder.llm import LLMRung
 
 
@@ -23,42 +21,6 @@ def mean_log_loss(y: ClassIndices, proba: Probabilities) -> float:
     """`log_loss`; of several targets, y (n, n_targets), the mean of theirs."""
     columns = y.reshape(len(y), -1).T
     return float(np.mean([log_loss(column, proba) for column in columns]))
-
-
-def target_example(
-    prompt: Sequence[int], labels: Sequence[int], trie: "LabelTrie", loss: str
-) -> "Example":
-    """A row of several targets for the loss: one ending for each, none of which sees another.
-
-    Args:
-        prompt: tokens that all targets share.
-        labels: (n_targets,) the row's class of each.
-        trie: of all targets.
-        loss: `answer`, `sft` or `all` (see `llabel.settings`). With `all` the headings that ask
-            for the targets are learned, too.
-    """
-    from llabel.engine.batching import FULL_VOCABULARY, Example
-
-    ids, last = list(prompt), len(prompt) - 1
-    tails: list[int] = []
-    choices: list[tuple[int, int, int]] = []  # position, branching, right answer
-    if loss == "all":
-        choices += [(at, FULL_VOCABULARY, prompt[at + 1]) for at in range(last)]
-    for target, label in zip(trie.targets, labels, strict=True):
-        start, answer = len(ids), trie.tokens[label]
-        tails.append(start)
-        if loss == "answer":
-            depths = [(len(trie.branchings[n].prefix), n, child) for n, child in trie.steps[label]]
-            ids += answer[: max(depth for depth, _, _ in depths)]
-            choices += [(start + depth - 1, n, child) for depth, n, child in depths]
-            continue
-        ids += answer
-        whole = (*answer, trie.end_token)
-        first = 0 if loss == "all" else len(target.tail)
-        before = [last, *range(start, len(ids))]  # where each token of the ending is foretold
-        choices += [(before[at], FULL_VOCABULARY, whole[at]) for at in range(first, len(whole))]
-    positions, branchings, targets = zip(*choices, strict=True)
-    return Example(tuple(ids), positions, branchings, targets, tails=tuple(tails))
 
 
 class TargetRung:
