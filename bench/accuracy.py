@@ -1,6 +1,6 @@
 """accuracy: what int8 costs, trained beside float32 with the same seeds and rows in the same order.
 
-    python bench/accuracy.py boolq|bbc [--seeds 5] [--out runs/accuracy]
+    python bench/accuracy.py boolq|bbc [--seeds 5] [--out runs/accuracy] [--crossed]
 
 Trains SmolLM2-135M once a seed and precision; the split is the same for all. What is measured of
 each training lies in bench/results/accuracy/ (a line of JSON: loss and answer of each validation
@@ -8,8 +8,9 @@ row), checkpoints and adapters in --out, so that the same command goes on where 
 another machine too. After each seed it writes bench/results/accuracy-TASK.json: the paired
 difference, int8 less float32, in validation log loss (nats) and accuracy, with 95 % intervals over
 rows (groups of rows that share a text) and seeds; and, for the first seed, how far the label
-probabilities of the two are apart: before training, and after it with the same adapter. No times
-are taken. Hours.
+probabilities of the two are apart: before training, and after it with the same adapter. With
+--crossed, each adapter that lies in --out is read in the other precision, too: whether it is the
+training in int8 that costs, or the reading. No times are taken. Hours.
 """
 
 import argparse
@@ -94,18 +95,45 @@ def train(task: Any, name: str, precision: str, seed: int, out: Path) -> Trainin
 
         rung.fit(task, checkpoints=CheckpointFolder(folder / "checkpoints"), notify=notify)
         rung.save(folder)
-        proba, y = rung.validation_proba_, task.validation.y
-        own = np.clip(proba[np.arange(len(y)), y], np.finfo(np.float64).eps, 1)
-        measured = {
-            "fingerprint": task.fingerprint,
-            "loss": [round(value, 7) for value in (-np.log(own)).tolist()],
-            "right": (proba.argmax(axis=1) == y).astype(int).tolist(),
-        }
-        keep_line(kept(cell), measured | around)
+        keep_line(kept(cell), measured(task, rung.validation_proba_) | around)
+    return read_cell(task, cell)
+
+
+def read_cell(task: Any, cell: str) -> Training:
+    """What was kept of one."""
     told = json.loads(kept(cell).read_text(encoding="utf-8"))
     if told["fingerprint"] != task.fingerprint:
         raise SystemExit(f"{kept(cell)} is of other rows: remove it, and train that cell again.")
     return Training(np.array(told["loss"]), np.array(told["right"], dtype=np.float64))
+
+
+def measured(task: Any, proba: Floats) -> dict[str, Any]:
+    """Of (n, n_classes) probabilities of the validation rows: what is kept of each row."""
+    y = task.validation.y
+    own = np.clip(proba[np.arange(len(y)), y], np.finfo(np.float64).eps, 1)
+    return {
+        "fingerprint": task.fingerprint,
+        "loss": [round(value, 7) for value in (-np.log(own)).tolist()],
+        "right": (proba.argmax(axis=1) == y).astype(int).tolist(),
+    }
+
+
+def crossed(task: Any, name: str, precision: str, seed: int, out: Path) -> Training | None:
+    """The adapter of a cell, read in the other precision; None where it is not in `out`."""
+    from llabel.ladder.llm import LLMRung
+
+    folder = out / f"{name}-{precision}-{seed}"
+    (other,) = set(PRECISIONS) - {precision}
+    cell = f"{folder.name}-read-{other}"
+    if not kept(cell).exists():
+        if not (folder / "rung.json").exists():
+            return None
+        around = surroundings()
+        rung = LLMRung.load(folder, precision=other)
+        proba = rung.predict_proba(task.validation.texts)
+        keep_line(kept(cell), measured(task, proba) | around)
+        print(f"{cell}: done", flush=True)
+    return read_cell(task, cell)
 
 
 def keep_line(path: Path, values: dict[str, Any]) -> None:
@@ -116,7 +144,9 @@ def keep_line(path: Path, values: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def difference(of: Callable[[Training], Floats], cells: dict[str, list[Training]], task: Any):
+def difference(
+    of: Callable[[Training], Floats], cells: dict[str, list[Training]], task: Any
+) -> dict[str, Any]:
     """int8 less float32, seed by seed: mean, 95 % interval, and each seed's."""
     from llabel.statistics.resampling import Part, row_weights, spread, units_of
 
@@ -181,6 +211,7 @@ def main() -> None:
     )
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--crossed", action="store_true")
     parser.add_argument("--out", type=Path, default=BENCH.parent / "runs" / "accuracy")
     asked = parser.parse_args()
     around, name, task = surroundings(), asked.task, task_of(asked.task)
@@ -189,6 +220,31 @@ def main() -> None:
         for precision in PRECISIONS:
             cells[precision].append(train(task, name, precision, seed, asked.out))
         summarise(task, name, cells, asked.out, around)
+    if asked.crossed:
+        write_json(
+            BENCH / "results" / f"accuracy-{name}-crossed.json",
+            crossings(task, name, cells["float32"], asked.out) | around,
+        )
+
+
+def crossings(task: Any, name: str, exact: list[Training], out: Path) -> dict[str, Any]:
+    """Trained or read in int8, not both, less neither; of the seeds whose adapters are there."""
+    told: dict[str, Any] = {"name": f"accuracy-{name}-crossed"}
+    for precision in PRECISIONS:
+        reads = [crossed(task, name, precision, seed, out) for seed in range(len(exact))]
+        seeds = [seed for seed, read in enumerate(reads) if read is not None]
+        pairs = {
+            "int8": [read for read in reads if read is not None],
+            "float32": [exact[seed] for seed in seeds],
+        }
+        if seeds:
+            told["trained_in_int8" if precision == "int8" else "read_in_int8"] = {
+                "seeds": seeds,
+                "log_loss": difference(lambda cell: cell.loss, pairs, task),
+                "accuracy": difference(lambda cell: cell.right, pairs, task),
+            }
+    print(json.dumps(told, indent=2))
+    return told
 
 
 def summarise(
