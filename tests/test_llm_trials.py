@@ -52,6 +52,14 @@ def test_the_record_of_a_single_training(llm_settings):
     assert rung.record_.settings["precision"] == "float32"
 
 
+def test_steps_that_end_within_an_epoch_are_a_part_of_it(llm_settings):
+    rung = LLMRung(llm_settings(max_steps=7, learning_rate=1e-3, patience=None)).fit(TASK)
+    (trial,) = rung.record_.trials
+    assert len(trial.epoch_losses) == 2
+    assert trial.epoch_losses[1] < trial.epoch_losses[0]
+    assert trial.epochs == 7 / 5  # 20 rows, 4 a step
+
+
 def test_a_refit_takes_the_chosen_rate_and_epochs(llm_settings):
     events: list[Event] = []
     chosen = llm_settings(trials=2, learning_rate=3e-2, refit=True, epochs=3, patience=None)

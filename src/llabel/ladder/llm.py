@@ -164,8 +164,9 @@ class LLMRung:
             stage = "refitting on train + validation"
             both = np.concatenate([task.train.y, task.validation.y])
             rows = weigh(train + validation, both, self.settings.class_weight)
-            self.progress_ = self._train(TrainingJob(rows, plan, stage), again, notify)
-            refit = trial_of(rate, self.progress_, validated=False)
+            job = TrainingJob(rows, plan, stage)
+            self.progress_ = self._train(job, again, notify)
+            refit = trial_of(job, self.progress_)
         self._keep_lower(False)
         self.record_ = FitRecord(
             settings=settings_in_use(self.settings, self.folder_)
@@ -217,8 +218,9 @@ class LLMRung:
             folder = checkpoints
             if checkpoints and number:
                 folder = checkpoints.beside(f"trial-{number}")
-            self._last = self._train(TrainingJob(train, plan, stage, validation), folder, notify)
-            return trial_of(rate, self._last)
+            job = TrainingJob(train, plan, stage, validation)
+            self._last = self._train(job, folder, notify)
+            return trial_of(job, self._last)
 
         def keep(number: int) -> None:
             self.progress_ = self._last
