@@ -222,6 +222,19 @@ def test_mistakes_are_told_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
+def test_cells_of_an_older_llabel_are_read(weather: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    values, out = shared(weather, tiny_llama, r="2,4", lora_alpha="0,8", epochs="1"), tmp_path / "o"
+    first = go(values, out)
+    for path in out.glob("cells/*/cell.json"):
+        cell = json.loads(path.read_text())
+        for name in ("rows", "tokens"):
+            del cell["cost"][name]
+        path.write_text(json.dumps(cell))
+    again = go(values, out)
+    assert again["chosen"] == first["chosen"]
+    assert not any("tokens" in cell["cost"] for cell in again["cells"])
+
+
 def test_a_damaged_cell_is_told(weather: Path, tiny_llama: Path, tmp_path: Path) -> None:
     values, out = shared(weather, tiny_llama, rung="majority", train_rows="20,40"), tmp_path / "out"
     record = go(values, out)
