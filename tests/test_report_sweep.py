@@ -143,6 +143,14 @@ def test_what_failed_stands_there_with_its_reason(record: SweepRecord, html: str
     assert "1 failed of 24 cells" in html
 
 
+def test_texts_cut_to_fit_are_told_where_they_were_counted() -> None:
+    found = sweep({"lr": [1e-4, 1e-3]})
+    told = "<dt>texts cut to fit, best cell</dt><dd>120 in training, 31 in validation</dd>"
+    assert told in render_sweep(found)
+    found["data"]["truncated"] = {}
+    assert "cut to fit" not in render_sweep(found)
+
+
 def test_all_drawings_tell_what_they_show(html: str) -> None:
     labels = re.findall(r'<svg class="plot"[^>]*aria-label="([^"]+)"', html)
     assert len(labels) == html.count("<svg") > 10

@@ -244,7 +244,7 @@ class SweepRecord(TypedDict):
         command, environment: as in run.json.
         config: settings that all cells share, one level as in run.json; `lr` is `learning_rate`
             there.
-        data: as in run.json.
+        data: as in run.json; `truncated` is the chosen cell's, empty where that is not known.
         axes: settings with several listed values, by the names that `Cell.settings` uses.
         search: None for a full grid.
         cells: in the order of the axes; of a search in the order of its trials.

@@ -70,6 +70,7 @@ def outcome(
         "weights": None,
         "perplexity": None,
         "cost": None,
+        "truncated": None,
     }
 
 
@@ -112,7 +113,7 @@ def moved(
 
 
 def of_training(record: FitRecord) -> dict[str, Any]:
-    """What a training took, and how its validation loss went."""
+    """What a training took, how its validation loss went, and how many texts it saw cut."""
     chosen = None if record.chosen is None else record.trials[record.chosen]
     steps = chosen.steps if chosen else 0
     cost = CellCost(
@@ -126,4 +127,8 @@ def of_training(record: FitRecord) -> dict[str, Any]:
         parameters=record.parameters,
         peak_rss_mb=peak_rss_mb(),
     )
-    return {"epoch_losses": list(chosen.epoch_losses) if chosen else [], "cost": cost}
+    return {
+        "epoch_losses": list(chosen.epoch_losses) if chosen else [],
+        "cost": cost,
+        "truncated": record.truncated,
+    }

@@ -21,7 +21,7 @@ from llabel.sweep.arrays import read_proba
 from llabel.sweep.axes import Axes
 from llabel.sweep.cells import PlannedCell
 from llabel.sweep.choose import DoneCell
-from llabel.sweep.folder import LOG, VALIDATION, SweepFolder, read_cell
+from llabel.sweep.folder import CELLS, LOG, VALIDATION, SweepFolder, read_cell
 from llabel.sweep_record import (
     SCHEMA,
     Cell,
@@ -111,7 +111,7 @@ def assemble(
         command=command,
         environment=environment(*_machine(config)),
         config={name: value for name, value in config.flat().items() if name not in varied},
-        data=data_record(config, loaded, {}),
+        data=data_record(config, loaded, _truncated(folder, chosen)),
         axes={short(name): list(values) for name, values in axes.lists.items()},
         search=search,
         cells=rows,
@@ -120,6 +120,12 @@ def assemble(
         test=test,
         prior_log_loss=_prior_log_loss(task),
     )
+
+
+def _truncated(folder: SweepFolder, chosen: Chosen | None) -> dict[str, int]:
+    """Of the chosen cell; nothing where it was not counted: of a control, or by an older llabel."""
+    found = read_cell(folder.out / CELLS / chosen["cell"]) if chosen else None
+    return (found or {}).get("truncated") or {}
 
 
 def _effects(cells: Sequence[PlannedCell], rows: Sequence[Cell]) -> dict[str, Any]:
