@@ -134,6 +134,16 @@ def test_a_heat_map_holds_the_means_over_seeds(record: SweepRecord, html: str) -
             assert text == f"{sum(losses) / len(losses):.4f}"
         assert cells.count('class="control"') == 1
     assert table.count("<small>control</small>") == 1
+    assert cells.count("1 of 2 failed</small>") == table.count("failed") == 1
+
+
+def test_of_a_setting_it_is_told_how_many_seeds_failed() -> None:
+    view = SweepView(sweep({"r": [1, 16], "lr": [1e-4, 1e-3], "seed": [0, 1]}, failed=[2, 3, 5]))
+    tags = [setting.tags for setting in view.settings]
+    assert ["failed" in some for some in tags] == [False, True, False, False]
+    assert ["1 of 2 failed" in some for some in tags] == [False, False, True, False]
+    html = render_sweep(view.record)
+    assert '<span class="tag 1 of 2 failed">1 of 2 failed</span>' in html
 
 
 def test_what_failed_stands_there_with_its_reason(record: SweepRecord, html: str) -> None:

@@ -13,6 +13,7 @@ from llabel.sweep_record import Cell, SweepRecord
 
 NAMES = {"lora_alpha": "alpha"}
 SEED = "seed"
+LOST = ("failed", "pruned")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Setting:
         label: what differs from other settings.
         cells: at least one.
         loss: mean validation log loss of those that are done, or None.
-        tags: of its cells.
+        tags: of its cells; where only some of them failed, how many.
     """
 
     label: str
@@ -165,9 +166,11 @@ class SweepView:
         names = [name for name in self.varied if name != SEED]
         control = all(cell.row["control"] for cell in cells)
         label = "untouched model" if control else self.label(cells[0].row["settings"], names)
-        tags = tuple(dict.fromkeys(tag for cell in cells for tag in cell.tags))
+        tags = [tag for cell in cells for tag in cell.tags]
+        if losses:
+            tags = [f"{tags.count(t)} of {len(cells)} {t}" if t in LOST else t for t in tags]
         mean = sum(losses) / len(losses) if losses else None
-        return Setting(label, tuple(cells), mean, tags)
+        return Setting(label, tuple(cells), mean, tuple(dict.fromkeys(tags)))
 
     @cached_property
     def ranked(self) -> tuple[Setting, ...]:

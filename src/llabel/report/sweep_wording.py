@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llabel.report import numbers
-from llabel.report.sweep_cells import SEED, CellView, SweepView, shown
+from llabel.report.sweep_cells import LOST, SEED, CellView, SweepView, shown
 from llabel.statistics.correlation import Correlation
 from llabel.sweep_record import NotWorse
 
@@ -100,10 +100,7 @@ def caveats(view: SweepView) -> Iterator[str]:
 
 
 def _counted(cells: list[CellView]) -> str:
-    counts = {
-        status: sum(cell.row["status"] == status for cell in cells)
-        for status in ("failed", "pruned")
-    }
+    counts = {status: sum(cell.row["status"] == status for cell in cells) for status in LOST}
     return " and ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
