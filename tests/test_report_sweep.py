@@ -161,6 +161,32 @@ def test_texts_cut_to_fit_are_told_where_they_were_counted() -> None:
     assert "cut to fit" not in render_sweep(found)
 
 
+def test_each_untouched_model_is_a_setting_of_its_own() -> None:
+    axes = {"r": [1, 16], "lora_alpha": [0, 16], "template": ["qa", "plain"], "seed": [0, 1]}
+    found = sweep(axes)
+    for cell in found["cells"]:
+        if cell["control"] and cell["settings"]["template"] == "plain":
+            cell["metrics"]["validation"]["log_loss"] += 0.2  # type: ignore[index]
+    view = SweepView(found)
+    controls = {setting.label: (len(setting.cells), setting.loss) for setting in view.controls}
+    assert controls == {
+        "untouched model, template qa": (4, pytest.approx(UNTOUCHED)),
+        "untouched model, template plain": (4, pytest.approx(UNTOUCHED + 0.2)),
+    }
+    lines = dict(view.references)
+    assert lines.pop("class shares") == PRIOR
+    assert lines == {label: loss for label, (_, loss) in controls.items()}
+    plain = next(at for at, c in enumerate(found["cells"]) if c["settings"]["template"] == "plain")
+    words = "No training beats the untouched model, template plain"
+    assert headline(_chosen(found, plain, plain)) == words
+    html = render_sweep(found)
+    assert "untouched model, template qa 0.8600" in html
+    check_structure(html)
+    many = sweep(axes | {"template": list("abcd")})
+    assert [name for name, _ in SweepView(many).references] == ["class shares"]
+    assert len(SweepView(many).controls) == 4
+
+
 def test_all_drawings_tell_what_they_show(html: str) -> None:
     labels = re.findall(r'<svg class="plot"[^>]*aria-label="([^"]+)"', html)
     assert len(labels) == html.count("<svg") > 10

@@ -19,16 +19,16 @@ def headline(view: SweepView) -> str:
         return "No cell is done"
     best, recommended = view.cell(chosen["cell"]), view.cell(chosen["recommended"])
     if best.row["control"]:
-        return "No training beats the untouched model"
+        return f"No training beats {setting(view, best)}"
     if recommended.row["control"]:
-        return "No training is measurably better than the untouched model"
+        return f"No training is measurably better than {setting(view, recommended)}"
     return f"Use {setting(view, recommended)}"
 
 
 def setting(view: SweepView, cell: CellView) -> str:
     """A cell's settings but the seed."""
     if cell.row["control"]:
-        return "the untouched model"
+        return f"the {view.untouched(cell.row['settings'])}"
     return view.label(cell.row["settings"], [name for name in view.varied if name != SEED])
 
 
