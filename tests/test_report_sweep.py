@@ -134,6 +134,16 @@ def test_a_heat_map_holds_the_means_over_seeds(record: SweepRecord, html: str) -
             assert text == f"{sum(losses) / len(losses):.4f}"
         assert cells.count('class="control"') == 1
     assert table.count("<small>control</small>") == 1
+    assert cells.count("1 of 2 failed</small>") == table.count("failed") == 1
+
+
+def test_of_a_setting_it_is_told_how_many_seeds_failed() -> None:
+    view = SweepView(sweep({"r": [1, 16], "lr": [1e-4, 1e-3], "seed": [0, 1]}, failed=[2, 3, 5]))
+    tags = [setting.tags for setting in view.settings]
+    assert ["failed" in some for some in tags] == [False, True, False, False]
+    assert ["1 of 2 failed" in some for some in tags] == [False, False, True, False]
+    html = render_sweep(view.record)
+    assert '<span class="tag 1 of 2 failed">1 of 2 failed</span>' in html
 
 
 def test_what_failed_stands_there_with_its_reason(record: SweepRecord, html: str) -> None:
@@ -141,6 +151,40 @@ def test_what_failed_stands_there_with_its_reason(record: SweepRecord, html: str
     assert "r 16, alpha 128, lr 0.001, seed 1" in table
     assert record["cells"][23]["reason"] in table
     assert "1 failed of 24 cells" in html
+
+
+def test_texts_cut_to_fit_are_told_where_they_were_counted() -> None:
+    found = sweep({"lr": [1e-4, 1e-3]})
+    told = "<dt>texts cut to fit, best cell</dt><dd>120 in training, 31 in validation</dd>"
+    assert told in render_sweep(found)
+    found["data"]["truncated"] = {}
+    assert "cut to fit" not in render_sweep(found)
+
+
+def test_each_untouched_model_is_a_setting_of_its_own() -> None:
+    axes = {"r": [1, 16], "lora_alpha": [0, 16], "template": ["qa", "plain"], "seed": [0, 1]}
+    found = sweep(axes)
+    for cell in found["cells"]:
+        if cell["control"] and cell["settings"]["template"] == "plain":
+            cell["metrics"]["validation"]["log_loss"] += 0.2  # type: ignore[index]
+    view = SweepView(found)
+    controls = {setting.label: (len(setting.cells), setting.loss) for setting in view.controls}
+    assert controls == {
+        "untouched model, template qa": (4, pytest.approx(UNTOUCHED)),
+        "untouched model, template plain": (4, pytest.approx(UNTOUCHED + 0.2)),
+    }
+    lines = dict(view.references)
+    assert lines.pop("class shares") == PRIOR
+    assert lines == {label: loss for label, (_, loss) in controls.items()}
+    plain = next(at for at, c in enumerate(found["cells"]) if c["settings"]["template"] == "plain")
+    words = "No training beats the untouched model, template plain"
+    assert headline(_chosen(found, plain, plain)) == words
+    html = render_sweep(found)
+    assert "untouched model, template qa 0.8600" in html
+    check_structure(html)
+    many = sweep(axes | {"template": list("abcd")})
+    assert [name for name, _ in SweepView(many).references] == ["class shares"]
+    assert len(SweepView(many).controls) == 4
 
 
 def test_all_drawings_tell_what_they_show(html: str) -> None:

@@ -43,6 +43,8 @@ def test_every_combination_is_a_row(finished) -> None:
         assert cell["scaling_lr"] == pytest.approx(cell["scaling"] * 3e-3)
         assert (cell["status"], cell["reason"]) == ("done", "")
         assert cell["metrics"]["validation"]["rows"] == 8
+        assert cell["cost"]["rows"] == (0 if cell["control"] else 2 * 56)
+        assert (cell["cost"]["tokens"] > 10 * cell["cost"]["rows"]) != cell["control"]
     assert (out / "report.html").is_file()
     assert record["config"]["learning_rate"] == 3e-3
     assert not {"r", "lora_alpha"} & record["config"].keys()

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -5,6 +7,7 @@ from llabel.metrics import log_loss
 from llabel.sweep.axes import read_axes
 from llabel.sweep.cells import grid
 from llabel.sweep.choose import DoneCell, choose
+from llabel.sweep.results import works_of
 from llabel.task import Split
 
 ROWS = 200
@@ -22,14 +25,16 @@ def cells(**values: str):
     return grid(read_axes(DATA | values, searching=False, seeds=seeds))
 
 
-def done(cell, loss: float, spread: float = 0.3, seed: int = 0, work: float = 1.0) -> DoneCell:
+def done(
+    cell, loss: float, spread: float = 0.3, seed: int = 0, work: float = 1.0, trained: int = 0
+) -> DoneCell:
     """Answers that cost about `loss` on each row."""
     y = validation().y
     noise = np.random.default_rng(seed).normal(0, spread, ROWS)
     truth = np.exp(-np.clip(loss + noise - noise.mean(), 0.001, None))
     proba = np.stack([1 - truth, truth], axis=1)
     proba[y == 0] = proba[y == 0][:, ::-1]
-    return DoneCell(cell, cell.name, proba, work)
+    return DoneCell(cell, cell.name, proba, work, trained)
 
 
 def test_the_lowest_log_loss_is_chosen_and_the_cheapest_like_it_recommended() -> None:
@@ -107,6 +112,35 @@ def test_rungs_rank_before_the_work_of_training() -> None:
     found = [done(bag, 0.5, work=1e9), done(lora, 0.49, seed=1, work=1)]
     chosen = choose(found, planned, validation())
     assert (chosen["cell"], chosen["recommended"]) == (lora.name, bag.name)
+
+
+def test_of_equal_work_fewer_trained_parameters_are_cheaper() -> None:
+    large, small = planned = cells(r="16,1")
+    found = [done(large, 0.44, seed=1, trained=16), done(small, 0.45, seed=2, trained=1)]
+    assert choose(found, planned, validation())["recommended"] == small.name
+
+
+def cost(**more: float) -> Any:
+    usual = {"train_seconds": 10.0, "train_rows_per_second": 6.0, "steps": 5, "epochs": 1}
+    return usual | {"trainable_parameters": 100, "parameters": 1000} | more
+
+
+def test_work_is_what_training_read_times_the_model() -> None:
+    once = cost(rows=60, tokens=600, trainable_parameters=1600)
+    often = cost(rows=180, tokens=1800, epochs=3)
+    shorter = cost(rows=60, tokens=300)
+    smaller = cost(rows=60, tokens=600, parameters=500)
+    control = cost(rows=0, tokens=0, steps=0, train_seconds=0.0, train_rows_per_second=None)
+    costs = [once, often, shorter, smaller, control]
+    assert works_of(["llm-lora"] * 5, costs) == [6e5, 18e5, 3e5, 3e5, 0]
+
+
+def test_cells_that_do_not_tell_their_tokens_are_compared_by_rows() -> None:
+    old, new = cost(), cost(rows=30, tokens=900)
+    old_control = cost(steps=0, train_seconds=0.0, train_rows_per_second=None)
+    encoder = cost(rows=30, tokens=700)
+    rungs = ["llm-lora", "llm-lora", "llm-lora", "encoder"]
+    assert works_of(rungs, [old, new, old_control, encoder]) == [6e4, 3e4, 0, 7e5]
 
 
 def test_rows_of_a_group_stand_together() -> None:

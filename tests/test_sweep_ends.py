@@ -222,6 +222,35 @@ def test_mistakes_are_told_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
+def test_texts_that_were_cut_are_those_of_the_chosen_cell(
+    weather: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    record = go(shared(weather, tiny_llama, max_seq_length="26,200", epochs="1"), tmp_path / "out")
+    cut = {
+        cell["name"]: json.loads((tmp_path / "out" / cell["folder"] / "cell.json").read_text())
+        for cell in record["cells"]
+    }
+    short, long = (cell["name"] for cell in record["cells"])
+    assert cut[short]["truncated"]["train"] > 0 == cut[long]["truncated"]["train"]
+    assert record["data"]["truncated"] == cut[record["chosen"]["cell"]]["truncated"]
+
+
+def test_cells_of_an_older_llabel_are_read(weather: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    values, out = shared(weather, tiny_llama, r="2,4", lora_alpha="0,8", epochs="1"), tmp_path / "o"
+    first = go(values, out)
+    for path in out.glob("cells/*/cell.json"):
+        cell = json.loads(path.read_text())
+        for name in ("rows", "tokens"):
+            del cell["cost"][name]
+        del cell["truncated"]
+        path.write_text(json.dumps(cell))
+    again = go(values, out)
+    assert again["chosen"] == first["chosen"]
+    assert first["data"]["truncated"] == {"train": 0, "validation": 0}
+    assert again["data"]["truncated"] == {}
+    assert not any("tokens" in cell["cost"] for cell in again["cells"])
+
+
 def test_a_damaged_cell_is_told(weather: Path, tiny_llama: Path, tmp_path: Path) -> None:
     values, out = shared(weather, tiny_llama, rung="majority", train_rows="20,40"), tmp_path / "out"
     record = go(values, out)

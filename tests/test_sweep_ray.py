@@ -11,6 +11,7 @@ import pytest
 
 from llabel.errors import InputError
 from llabel.events import CellSays, Event, StepDone
+from llabel.sweep.on_ray import _share
 from sweep_runs import GRID, Here, go, lasting, shared
 
 
@@ -74,7 +75,7 @@ def test_an_actor_that_is_killed_takes_one_cell_along_and_others_go_on(
     lost = [cell for cell in first["cells"] if cell["status"] == "failed"]
     assert [cell["name"] for cell in lost] == killed
     assert "its Ray worker died" in lost[0]["reason"]
-    second = go(values, out, ray="default", jobs=2)
+    second = go(values, out, ray="default", jobs=4)  # more than cores
     assert {cell["status"] for cell in second["cells"]} == {"done"}
 
 
@@ -85,3 +86,39 @@ def test_no_cluster_and_no_ray_are_told(
     with pytest.raises(InputError, match=r"pip install 'llabel\[ray\]'"):
         go(shared(weather, tiny_llama, r="2,4"), tmp_path / "out", ray="default")
     assert not (tmp_path / "out").exists()
+
+
+CORES, GPU, TWO_GPUS = {"CPU": 8.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 16.0, "GPU": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "jobs", "expected"),
+    [
+        ([CORES], None, (1, {"num_cpus": 8})),
+        ([CORES, CORES], None, (2, {"num_cpus": 8})),
+        ([CORES, CORES], 3, (3, {"num_cpus": 4})),
+        ([{"CPU": 2.0}], 4, (4, {"num_cpus": 0.5})),
+        ([{"CPU": 2.0}], 6, (6, {"num_cpus": 0.3333})),
+        ([CORES, {"CPU": 4.0}], 3, (3, {"num_cpus": 4})),
+        ([CORES, {"CPU": 0.0}], None, (1, {"num_cpus": 8})),
+        ([GPU, CORES], 2, (2, {"num_cpus": 4, "num_gpus": 0.5})),
+        ([GPU, CORES], None, (1, {"num_cpus": 8, "num_gpus": 1})),
+        ([TWO_GPUS, GPU], 3, (3, {"num_cpus": 8, "num_gpus": 1})),
+        ([TWO_GPUS, GPU], 4, (4, {"num_cpus": 5, "num_gpus": 0.5})),
+        ([GPU], 6, (6, {"num_cpus": 1, "num_gpus": 0.1666})),
+        ([{"CPU": 1.0, "GPU": 8.0}], 8, (8, {"num_cpus": 0.125, "num_gpus": 1})),
+        ([{"GPU": 1.0}], 2, (2, {"num_cpus": 0, "num_gpus": 0.5})),
+    ],
+    ids=str,
+)
+def test_all_workers_fit_beside_each_other(
+    nodes: list[dict[str, float]], jobs: int | None, expected: tuple[int, dict[str, float]]
+) -> None:
+    count, share = _share(nodes, jobs)
+    assert (count, share) == expected
+    fit = 0
+    for node in nodes:
+        cores = int(node.get("CPU", 0) / share["num_cpus"] + 1e-9) if share["num_cpus"] else count
+        cards = share.get("num_gpus")
+        fit += min(cores, int(1 / cards) * int(node.get("GPU", 0)) if cards else cores)
+    assert fit >= count

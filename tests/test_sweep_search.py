@@ -205,6 +205,23 @@ def test_halving_keeps_the_best_third(tmp_path: Path) -> None:
     assert asked == [1], "the last step is no look: all is known then"
 
 
+def test_a_trial_that_was_given_up_does_not_come_back(tmp_path: Path) -> None:
+    """A process that is killed before it wrote down how the cell ended looks again."""
+    study = open_study(tmp_path)
+    for number, loss in enumerate((0.1, 0.9)):
+        study.ask()
+        reasons = []
+        for _ in range(2):
+            watch = Halving(tmp_path, number)
+            try:
+                watch(2, 18, lambda loss=loss: loss)
+                watch(6, 18, lambda loss=loss: loss)
+            except PrunedError as error:
+                reasons.append(str(error))
+        assert len(reasons) == 2 * number
+        assert len(set(reasons)) == number
+
+
 def test_a_search_without_optuna_says_what_to_install(
     weather: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

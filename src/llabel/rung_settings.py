@@ -32,6 +32,9 @@ READS: Mapping[RungName, frozenset[str]] = MappingProxyType({
 })  # fmt: skip
 """Which settings of `LLMSettings` and `SimplerSettings` decide what a rung becomes."""
 
+UNTOUCHED = (READS["llm-zero-shot"] - {"seed"}) | {"text"}
+"""Settings that decide what a model says before it is tuned."""
+
 SEEDED: tuple[RungName, ...] = (
     *("word-embeddings", "rnn", "transformer", "encoder"),
     *("llm-few-shot", "llm-few-shot-calibrated", "llm-lora", "llm-qlora"),

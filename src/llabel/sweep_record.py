@@ -100,6 +100,8 @@ class CellCost(TypedDict):
         train_rows_per_second: over these; None where nothing is trained by steps.
         steps: optimiser steps.
         epochs: passes over the rows that were made; `patience` may end a training early.
+        rows, tokens: that training read, all epochs together, padding not counted; 0 tokens where a
+            system has none. Missing in older records.
         trainable_parameters: numbers that training may change.
         parameters: numbers that the system computes with.
         peak_rss_mb: largest resident memory so far of the process that ran the cell, and maybe
@@ -110,6 +112,8 @@ class CellCost(TypedDict):
     train_rows_per_second: float | None
     steps: int
     epochs: float
+    rows: NotRequired[int]
+    tokens: NotRequired[int]
     trainable_parameters: int
     parameters: int
     peak_rss_mb: float | None
@@ -240,7 +244,7 @@ class SweepRecord(TypedDict):
         command, environment: as in run.json.
         config: settings that all cells share, one level as in run.json; `lr` is `learning_rate`
             there.
-        data: as in run.json.
+        data: as in run.json; `truncated` is the chosen cell's, empty where that is not known.
         axes: settings with several listed values, by the names that `Cell.settings` uses.
         search: None for a full grid.
         cells: in the order of the axes; of a search in the order of its trials.

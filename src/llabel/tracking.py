@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from llabel.config import RunConfig
 from llabel.errors import InputError
 from llabel.events import EpochDone, Event, Listener, StepDone
@@ -91,28 +93,37 @@ def refuse_missing_tracker(config: RunConfig) -> None:
 
 
 def _started(kind: str, folder: Path, name: str) -> Any:
+    place = folder.resolve() / kind
+    place.mkdir(parents=True, exist_ok=True)
+    # A sweep's workers begin at the same moment, and only one of them may make what all share.
+    with FileLock(place / ".start.lock"):
+        tracker = _made(kind, place, name)
+        tracker.start()
+    return tracker
+
+
+def _made(kind: str, place: Path, name: str) -> Any:
+    """The tracker, its files in `place`; named after the folder that this is in."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
     from accelerate import tracking
 
-    place = folder.resolve() / kind
-    tracker: Any
+    project = place.parent.name
     match kind:
         case "tensorboard":
-            tracker = tracking.TensorBoardTracker(name, place)
+            return tracking.TensorBoardTracker(name, place)
         case "mlflow":
             import mlflow
 
-            if not os.environ.get("MLFLOW_TRACKING_URI"):
-                mlflow.set_tracking_uri(place.as_uri())
-            tracker = tracking.MLflowTracker(folder.resolve().name, run_name=name)
+            if os.environ.get("MLFLOW_TRACKING_URI"):
+                return tracking.MLflowTracker(project, run_name=name)
+            # A database, as MLflow is giving up plain files; artifacts would else go to ./mlruns.
+            mlflow.set_tracking_uri(f"sqlite:///{(place / 'mlflow.db').as_posix()}")
+            artifacts = (place / "artifacts").as_uri()
+            return tracking.MLflowTracker(project, artifacts, run_name=name)
         case "wandb":
-            place.mkdir(parents=True, exist_ok=True)
-            tracker = tracking.WandBTracker(
-                folder.resolve().name, name=name, dir=str(place), mode=_wandb_mode()
-            )
+            return tracking.WandBTracker(project, name=name, dir=str(place), mode=_wandb_mode())
         case _:
-            tracker = tracking.TrackioTracker(folder.resolve().name, name=name)
-    tracker.start()
-    return tracker
+            return tracking.TrackioTracker(project, name=name)
 
 
 def _wandb_mode() -> str:

@@ -136,8 +136,7 @@ def _heat_rows(view: SweepView, heat: Heat) -> list[tuple[Any, list[HeatCell]]]:
         if setting.loss is not None and worst > best:
             shade = min(1.0, max(0.0, (worst - setting.loss) / (worst - best)))
         short = {"recommended": "use"}
-        hidden = ("control", *(("failed", "pruned") if setting.loss is not None else ()))
-        words = [short.get(tag, tag) for tag in setting.tags if tag not in hidden]
+        words = [short.get(tag, tag) for tag in setting.tags if tag != "control"]
         strong = bool({"best", "recommended"} & set(setting.tags))
         return HeatCell(setting, shade, ", ".join(words), strong)
 

@@ -9,10 +9,14 @@ from math import ceil
 from typing import Any, TypeGuard
 
 from llabel.report import numbers
+from llabel.rung_settings import UNTOUCHED
 from llabel.sweep_record import Cell, SweepRecord
 
 NAMES = {"lora_alpha": "alpha"}
 SEED = "seed"
+LOST = ("failed", "pruned")
+_OF_CONTROLS = UNTOUCHED | {"rung"}  # what untouched models differ in
+_MOST_LINES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class Setting:
         label: what differs from other settings.
         cells: at least one.
         loss: mean validation log loss of those that are done, or None.
-        tags: of its cells.
+        tags: of its cells; where only some of them failed, how many.
     """
 
     label: str
@@ -151,23 +155,29 @@ class SweepView:
 
     @cached_property
     def settings(self) -> tuple[Setting, ...]:
-        """Cells grouped over seeds; the control, which is one measurement, is one setting."""
+        """Cells grouped over seeds; those of an untouched model, which is read once, are one."""
         groups: dict[str, list[CellView]] = {}
         for cell in self.cells:
-            rest = {name: v for name, v in cell.row["settings"].items() if name != SEED}
-            groups.setdefault(
-                "control" if cell.row["control"] else dumps(rest, default=str), []
-            ).append(cell)
+            settings, control = cell.row["settings"], cell.row["control"]
+            decides = {
+                name: value
+                for name, value in settings.items()
+                if (name in _OF_CONTROLS if control else name != SEED)
+            }
+            groups.setdefault(dumps([control, decides], default=str), []).append(cell)
         return tuple(self._setting(cells) for cells in groups.values())
 
     def _setting(self, cells: Sequence[CellView]) -> Setting:
         losses = [cell.loss for cell in cells if cell.loss is not None]
         names = [name for name in self.varied if name != SEED]
         control = all(cell.row["control"] for cell in cells)
-        label = "untouched model" if control else self.label(cells[0].row["settings"], names)
-        tags = tuple(dict.fromkeys(tag for cell in cells for tag in cell.tags))
+        settings = cells[0].row["settings"]
+        label = self.untouched(settings) if control else self.label(settings, names)
+        tags = [tag for cell in cells for tag in cell.tags]
+        if losses:
+            tags = [f"{tags.count(t)} of {len(cells)} {t}" if t in LOST else t for t in tags]
         mean = sum(losses) / len(losses) if losses else None
-        return Setting(label, tuple(cells), mean, tags)
+        return Setting(label, tuple(cells), mean, tuple(dict.fromkeys(tags)))
 
     @cached_property
     def ranked(self) -> tuple[Setting, ...]:
@@ -175,10 +185,24 @@ class SweepView:
         done = [(setting.loss, setting) for setting in self.settings if setting.loss is not None]
         return tuple(setting for _, setting in sorted(done, key=lambda pair: pair[0]))
 
+    def untouched(self, settings: Mapping[str, Any]) -> str:
+        """A control in words; where there are several untouched models, which."""
+        controls = [cell.row["settings"] for cell in self.cells if cell.row["control"]]
+        names = [
+            name
+            for name in self.varied
+            if name in _OF_CONTROLS and len({setting_key(c.get(name)) for c in controls}) > 1
+        ]
+        return ", ".join(["untouched model", *([self.label(settings, names)] if names else ())])
+
     @cached_property
-    def control(self) -> CellView | None:
-        """The untouched model."""
-        return next((c for c in self.cells if c.row["control"] and c.loss is not None), None)
+    def controls(self) -> tuple[Setting, ...]:
+        """The untouched models."""
+        return tuple(
+            setting
+            for setting in self.settings
+            if setting.loss is not None and setting.cells[0].row["control"]
+        )
 
     @cached_property
     def trained(self) -> tuple[CellView, ...]:
@@ -187,10 +211,13 @@ class SweepView:
 
     @cached_property
     def references(self) -> tuple[tuple[str, float], ...]:
-        """What to judge losses by: the untouched model, and answering without reading."""
+        """What to judge losses by: the untouched model, and answering without reading.
+
+        Of many untouched models none: who would tell the lines apart?
+        """
         found = []
-        if self.control and self.control.loss is not None:
-            found.append(("untouched model", self.control.loss))
+        if len(self.controls) <= _MOST_LINES:
+            found += [(c.label, c.loss) for c in self.controls if c.loss is not None]
         if (prior := self.record.get("prior_log_loss")) is not None:
             found.append(("class shares", prior))
         return tuple(found)

@@ -269,11 +269,13 @@ def _draw_dots(axes: "Axes", dots: Sequence[Dot], high: float, edge: float) -> N
 def _name_references(axes: "Axes", references: Sequence[tuple[str, float]]) -> None:
     """Names to the right of the axes, moved apart."""
     low, high = axes.get_ylim()
-    gap = 3.2 * FONT_SIZE / axes.get_window_extent().height * (high - low)
+    names = ["\n".join(map(short, _lines(name))) for name, _ in references]
+    lines = 2.2 + max((name.count("\n") for name in names), default=1)
+    gap = lines * FONT_SIZE / axes.get_window_extent().height * (high - low)
     places = spread([min(height, high) for _, height in references], gap, low, high)
-    for (name, height), place in zip(references, places, strict=True):
+    for name, (_, height), place in zip(names, references, places, strict=True):
         axes.annotate(
-            name.replace(" ", "\n", 1) + (f"\n↑ {numbers.score(height)}" if height > high else ""),
+            name + (f"\n↑ {numbers.score(height)}" if height > high else ""),
             (1, place),
             xycoords=("axes fraction", "data"),
             xytext=(4, 0),
@@ -282,6 +284,12 @@ def _name_references(axes: "Axes", references: Sequence[tuple[str, float]]) -> N
             fontsize=FONT_SIZE - 1,
             color=MUTED,
         )
+
+
+def _lines(name: str) -> list[str]:
+    """class / shares; untouched / model / template qa"""
+    head, *others = name.split(", ")
+    return [*head.split(" ", 1), *others]
 
 
 def _name_dots(axes: "Axes", dots: Sequence[Dot], edge: float) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llabel.report import numbers
-from llabel.report.sweep_cells import SEED, CellView, SweepView, shown
+from llabel.report.sweep_cells import LOST, SEED, CellView, SweepView, shown
 from llabel.statistics.correlation import Correlation
 from llabel.sweep_record import NotWorse
 
@@ -19,16 +19,16 @@ def headline(view: SweepView) -> str:
         return "No cell is done"
     best, recommended = view.cell(chosen["cell"]), view.cell(chosen["recommended"])
     if best.row["control"]:
-        return "No training beats the untouched model"
+        return f"No training beats {setting(view, best)}"
     if recommended.row["control"]:
-        return "No training is measurably better than the untouched model"
+        return f"No training is measurably better than {setting(view, recommended)}"
     return f"Use {setting(view, recommended)}"
 
 
 def setting(view: SweepView, cell: CellView) -> str:
     """A cell's settings but the seed."""
     if cell.row["control"]:
-        return "the untouched model"
+        return f"the {view.untouched(cell.row['settings'])}"
     return view.label(cell.row["settings"], [name for name in view.varied if name != SEED])
 
 
@@ -100,10 +100,7 @@ def caveats(view: SweepView) -> Iterator[str]:
 
 
 def _counted(cells: list[CellView]) -> str:
-    counts = {
-        status: sum(cell.row["status"] == status for cell in cells)
-        for status in ("failed", "pruned")
-    }
+    counts = {status: sum(cell.row["status"] == status for cell in cells) for status in LOST}
     return " and ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 

@@ -10,7 +10,7 @@ from math import sqrt
 from typing import Any
 
 from llabel.config import RunConfig, defaults, short
-from llabel.rung_settings import ADAPTED, READS, SEEDED
+from llabel.rung_settings import ADAPTED, READS, SEEDED, UNTOUCHED
 from llabel.settings import LLMSettings, SimplerSettings
 from llabel.sweep.axes import Axes
 from llabel.sweep_record import AXES
@@ -59,8 +59,7 @@ class PlannedCell:
         """The same text for cells that differ by their seed only, and for the same control."""
         values = {name: value for name, value in self.identity.items() if name != "seed"}
         if self.control:
-            decides = READS["llm-zero-shot"] | {"text"}
-            values = {name: value for name, value in values.items() if name in decides}
+            values = {name: value for name, value in values.items() if name in UNTOUCHED}
         return _text(values | {"control": self.control})
 
     @property

@@ -21,9 +21,10 @@ RULE = (
     "Chosen: the lowest log loss on the validation rows{seeds}. Not measurably worse: settings "
     "whose log loss does not differ from it at the 5 % level, by a paired bootstrap over {units}, "
     "Holm-corrected for all of them. Recommended: of these and the chosen one the cheapest, by "
-    "the ladder's order of systems, then trained parameters × epochs made; of equals the one with "
-    "the lower loss. The same rows chose and compare, so the chosen one's lead looks a little "
-    "larger than it is; the test part was not looked at."
+    "the ladder's order of systems, then what training computed (tokens read × parameters of the "
+    "model; rows, where a system or an old record has no tokens), then trained parameters; of "
+    "equals the one with the lower loss. The same rows chose and compare, so the chosen one's lead "
+    "looks a little larger than it is; the test part was not looked at."
 )
 
 
@@ -35,13 +36,15 @@ class DoneCell:
         cell: what was planned.
         name: of its folder.
         proba: (n_validation, n_classes).
-        work: trained parameters × epochs made.
+        work: what training computed: tokens, or rows, that it read × parameters.
+        trained: parameters that training may change.
     """
 
     cell: PlannedCell
     name: str
     proba: Probabilities
     work: float
+    trained: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,10 +64,11 @@ class _Setting:
         return float(self.losses.mean())
 
     @property
-    def cost(self) -> tuple[int, float, float]:
+    def cost(self) -> tuple[float, ...]:
         rungs: tuple[str, ...] = get_args(RungName)
         rung = self.cells[0].cell.config.run.rung
-        return rungs.index(rung), float(np.mean([c.work for c in self.cells])), self.loss
+        work, trained = np.mean([(c.work, c.trained) for c in self.cells], axis=0).tolist()
+        return rungs.index(rung), work, trained, self.loss
 
 
 def choose(

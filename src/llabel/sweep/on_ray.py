@@ -21,6 +21,7 @@ from llabel.sweep.outcome import Order
 
 DEFAULT = "default"  # a cluster that Ray knows of, else one that is started here
 _TICK = 0.2  # seconds between looks at what an actor said
+_PARTS = 10_000  # of a CPU or GPU: Ray counts no finer
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def cluster(
         address: of the cluster, or `DEFAULT`.
         out: folder of the sweep.
         loaded: its rows, by `rows_key`.
-        jobs: workers at a time; None is one a node.
+        jobs: workers at a time; None is one a node, of those with a GPU if there are any.
 
     Raises:
         InputError: there is no cluster at the address.
@@ -92,20 +93,45 @@ def cluster(
             ) from error
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        count = jobs or len(nodes)
-        yield Cluster(out.resolve(), ray.put(dict(loaded)), count, _share(nodes, count))
+        yield Cluster(out.resolve(), ray.put(dict(loaded)), *_share(nodes, jobs))
     finally:
         if ours:
             ray.shutdown()
 
 
-def _share(nodes: list[dict[str, float]], jobs: int) -> dict[str, float]:
-    """What each of so many workers gets, such that they fit beside each other."""
-    a_node = ceil(jobs / len(nodes))
-    cpus = min(node.get("CPU", 1) for node in nodes)
-    gpus = sum(node.get("GPU", 0) for node in nodes)
-    share = {"num_cpus": float(max(1, int(cpus) // a_node))}
-    return share | ({"num_gpus": min(1.0, gpus / jobs)} if gpus else {})
+def _share(nodes: list[dict[str, float]], jobs: int | None) -> tuple[int, dict[str, float]]:
+    """How many workers there are, and what each gets: as much as lets all be at work at once.
+
+    An actor that does not fit would wait for ever for one that stays until the sweep ends. So where
+    cores are fewer than workers, these share them. Where there are GPUs, each has one, or a part
+    of one.
+
+    Args:
+        nodes: resources of each.
+        jobs: workers at a time; None is one a node.
+    """
+    gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
+    places = gpus or [node for node in nodes if node.get("CPU", 0) > 0] or nodes
+    jobs = jobs or len(places)
+    rooms, share = [jobs] * len(places), {}
+    if gpus:
+        a_gpu = ceil(jobs / sum(int(node["GPU"]) for node in gpus))
+        rooms = [a_gpu * int(node["GPU"]) for node in gpus]
+        share["num_gpus"] = _PARTS // a_gpu / _PARTS
+    cpus = [int(node.get("CPU", 0) * _PARTS) for node in places]
+    sizes = {_size(parts // count) for parts in cpus for count in range(1, jobs + 1)} - {0}
+
+    def fit(size: int) -> bool:
+        workers = (min(room, parts // size) for room, parts in zip(rooms, cpus, strict=True))
+        return sum(workers) >= jobs
+
+    share["num_cpus"] = max(filter(fit, sizes), default=0) / _PARTS
+    return jobs, share
+
+
+def _size(parts: int) -> int:
+    """That many parts of CPUs, or the whole CPUs in them: Ray splits one alone."""
+    return parts if parts < _PARTS else parts // _PARTS * _PARTS
 
 
 class _Actor:
@@ -135,7 +161,7 @@ class RayWorker:
         import ray
         from ray.util.queue import Queue
 
-        self.queue = Queue()
+        self.queue = Queue(actor_options={"num_cpus": 0})  # workers may have taken all there are
         remote: Any = ray.remote(_Actor)
         self.actor = remote.options(scheduling_strategy="SPREAD", **cluster.resources).remote(
             str(cluster.out), cluster.rows

@@ -70,6 +70,7 @@ def outcome(
         "weights": None,
         "perplexity": None,
         "cost": None,
+        "truncated": None,
     }
 
 
@@ -81,6 +82,8 @@ def of_control(before: Untouched) -> dict[str, Any]:
         train_rows_per_second=None,
         steps=0,
         epochs=0,
+        rows=0,
+        tokens=0,
         trainable_parameters=0,
         parameters=before.parameters,
         peak_rss_mb=None,
@@ -110,7 +113,7 @@ def moved(
 
 
 def of_training(record: FitRecord) -> dict[str, Any]:
-    """What a training took, and how its validation loss went."""
+    """What a training took, how its validation loss went, and how many texts it saw cut."""
     chosen = None if record.chosen is None else record.trials[record.chosen]
     steps = chosen.steps if chosen else 0
     cost = CellCost(
@@ -118,8 +121,14 @@ def of_training(record: FitRecord) -> dict[str, Any]:
         train_rows_per_second=chosen.rows / chosen.seconds if chosen and steps else None,
         steps=steps,
         epochs=len(chosen.epoch_losses) if chosen and steps else 0,
+        rows=chosen.rows if chosen else 0,
+        tokens=chosen.tokens if chosen else 0,
         trainable_parameters=record.trainable_parameters,
         parameters=record.parameters,
         peak_rss_mb=peak_rss_mb(),
     )
-    return {"epoch_losses": list(chosen.epoch_losses) if chosen else [], "cost": cost}
+    return {
+        "epoch_losses": list(chosen.epoch_losses) if chosen else [],
+        "cost": cost,
+        "truncated": record.truncated,
+    }

@@ -35,12 +35,19 @@ class Halving:
         looks = {max(1, round(steps * look / WHOLE)): look for look in LOOKS}
         if step not in looks or step == steps:
             return
-        value, look = loss(), looks[step]
+        look = looks[step]
+        decided = f"given up at look {look}"
+        if reason := self.trial.user_attrs.get(decided):
+            raise PrunedError(reason)
+        value = loss()
         if not math.isfinite(value):
             raise FloatingPointError(f"the validation loss became {value}: lower the learning rate")
         self.trial.report(value, look)
         if self.trial.should_prune():
-            raise PrunedError(
+            reason = (
                 f"given up after {step} of {steps} steps: its validation log loss, {value:.4f}, "
                 f"was not among the best {KEEP} of those that came so far"
             )
+            # Optuna decides once a look: asked again, after a kill, it would let the trial go on.
+            self.trial.set_user_attr(decided, reason)
+            raise PrunedError(reason)

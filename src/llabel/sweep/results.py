@@ -21,10 +21,11 @@ from llabel.sweep.arrays import read_proba
 from llabel.sweep.axes import Axes
 from llabel.sweep.cells import PlannedCell
 from llabel.sweep.choose import DoneCell
-from llabel.sweep.folder import LOG, VALIDATION, SweepFolder, read_cell
+from llabel.sweep.folder import CELLS, LOG, VALIDATION, SweepFolder, read_cell
 from llabel.sweep_record import (
     SCHEMA,
     Cell,
+    CellCost,
     CellMetrics,
     Chosen,
     Search,
@@ -38,14 +39,41 @@ _STAGE = "training"
 
 def done_cells(folder: SweepFolder, cells: Sequence[PlannedCell]) -> list[DoneCell]:
     """Those with results, and what they answered."""
-    found, places = [], folder.placed(cells)
-    for cell, place in zip(cells, places, strict=True):
+    ended, costs = [], []
+    for cell, place in zip(cells, folder.placed(cells), strict=True):
         values = read_cell(place)
         if values is not None and values["status"] == "done":
-            cost = values["cost"]
-            work = cost["trainable_parameters"] * cost["epochs"]
-            found.append(DoneCell(cell, place.name, read_proba(place / VALIDATION), work))
-    return found
+            ended.append((cell, place))
+            costs.append(values["cost"])
+    works = works_of([cell.config.run.rung for cell, _ in ended], costs)
+    return [
+        DoneCell(
+            cell, place.name, read_proba(place / VALIDATION), work, cost["trainable_parameters"]
+        )
+        for (cell, place), work, cost in zip(ended, works, costs, strict=True)
+    ]
+
+
+def works_of(rungs: Sequence[str], costs: Sequence[CellCost]) -> list[float]:
+    """What each training computed: what it read × the parameters of the system.
+
+    Only cells of the same rung can be compared: these read tokens, if all of them are known to have
+    done so, else rows.
+    """
+    in_rows = {
+        rung
+        for rung, cost in zip(rungs, costs, strict=True)
+        if cost["steps"] and not cost.get("tokens")
+    }
+    return [
+        float((_rows(cost) if rung in in_rows else cost.get("tokens", 0)) * cost["parameters"])
+        for rung, cost in zip(rungs, costs, strict=True)
+    ]
+
+
+def _rows(cost: CellCost) -> float:
+    """Rows that a training read; cells of old tell only how fast."""
+    return cost.get("rows", round(cost["train_seconds"] * (cost["train_rows_per_second"] or 0.0)))
 
 
 def assemble(
@@ -83,7 +111,7 @@ def assemble(
         command=command,
         environment=environment(*_machine(config)),
         config={name: value for name, value in config.flat().items() if name not in varied},
-        data=data_record(config, loaded, {}),
+        data=data_record(config, loaded, _truncated(folder, chosen)),
         axes={short(name): list(values) for name, values in axes.lists.items()},
         search=search,
         cells=rows,
@@ -92,6 +120,12 @@ def assemble(
         test=test,
         prior_log_loss=_prior_log_loss(task),
     )
+
+
+def _truncated(folder: SweepFolder, chosen: Chosen | None) -> dict[str, int]:
+    """Of the chosen cell; nothing where it was not counted: of a control, or by an older llabel."""
+    found = read_cell(folder.out / CELLS / chosen["cell"]) if chosen else None
+    return (found or {}).get("truncated") or {}
 
 
 def _effects(cells: Sequence[PlannedCell], rows: Sequence[Cell]) -> dict[str, Any]:
