@@ -10,11 +10,10 @@ from typing import Any
 from llabel.config import RunConfig, short
 from llabel.data import LoadedTask
 from llabel.errors import FetchError, InputError
-from llabel.events import Listener, Note, SweepStarted, ignore
+from llabel.events import CellAgain, Listener, Note, SweepStarted, ignore
 from llabel.folder import write_json, write_text
 from llabel.ladder import registry
 from llabel.report import render_sweep
-from llabel.rung_settings import ADAPTED
 from llabel.settings import SweepSettings
 from llabel.sweep.axes import Axes, read_axes
 from llabel.sweep.cells import PlannedCell, distinct, grid, planned
@@ -231,14 +230,18 @@ class _Sweep:
 
     def rows(self, cell: PlannedCell) -> int:
         """That the cell trains on, all epochs together, at most."""
-        return cell.row_passes * len(self.read(cell.config).task.train)
+        return cell.rows_to_train(*self._sizes(cell))
 
     def _most_rows(self) -> int:
         """That a cell of the search trains on, at most: most rows, most often."""
         corners = _corners(self.axes)
-        passes = [c.config.llm.epochs for c in corners if c.config.run.rung in ADAPTED]
-        rows = max(len(self.read(cell.config).task.train) for cell in corners)
-        return max(passes, default=0) * rows
+        sizes = set(map(self._sizes, corners))
+        return max(cell.rows_to_train(*rows) for cell in corners for rows in sizes)
+
+    def _sizes(self, cell: PlannedCell) -> tuple[int, int]:
+        """Rows of train and of validation."""
+        task = self.read(cell.config).task
+        return len(task.train), len(task.validation)
 
     @property
     def _seed(self) -> int:
@@ -267,6 +270,7 @@ class _Sweep:
         Raises:
             InputError: the worker died.
         """
+        self.notify(CellAgain(order.name, doing))
         try:
             while crew.do(order, self.notify) == BUSY:
                 time.sleep(1)
