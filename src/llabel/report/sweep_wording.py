@@ -92,6 +92,13 @@ def caveats(view: SweepView) -> Iterator[str]:
         )
     if not best.row["control"] and (edges := list(_edges(view, best))):
         yield f"The best has {' and '.join(edges)} of those tried: beyond may be better still."
+    if "epochs" in view.varied and _of_epochs(view):
+        stopped = record["config"].get("patience") is not None
+        yield (
+            "A training counts by its best epoch, so that more epochs can hardly look worse: the "
+            "effect of epochs leans that way. “More epochs” tells what the last epochs came to"
+            + ("; --patience none lets all trainings get there." if stopped else ".")
+        )
     if len(view.values(SEED)) < 2 and view.trained:
         yield (
             "Each setting was trained once: intervals cover the choice of rows, not how trainings "
@@ -190,12 +197,31 @@ def together(found: Correlation | None, cells: str, what: str) -> str:
 
 def epochs_answer(view: SweepView) -> str:
     """Whether more than one epoch helped, within trainings."""
-    cells = [cell for cell in view.trained if len(cell.row["epoch_losses"]) > 1]
+    cells = _of_epochs(view)
     if not cells:
         return ""
     first = sum(cell.row["epoch_losses"][0] <= min(cell.row["epoch_losses"]) for cell in cells)
     last = sum(cell.row["epoch_losses"][-1] <= min(cell.row["epoch_losses"]) for cell in cells)
     return (
         f"Of {len(cells)} trainings of more than one epoch, the validation log loss was lowest "
-        f"after the first epoch in {first}, after the last in {last}."
+        f"after the first epoch in {first}, after the last in {last}. Means after the best epoch, "
+        f"which is the one that counts, and after the last one made: {_best_and_last(cells)}."
     )
+
+
+def _of_epochs(view: SweepView) -> list[CellView]:
+    """Trainings that made more than one epoch."""
+    return [cell for cell in view.trained if len(cell.row["epoch_losses"]) > 1]
+
+
+def _best_and_last(cells: Sequence[CellView]) -> str:
+    """Mean losses, by how many epochs were asked for."""
+    groups: dict[Any, list[list[float]]] = {}
+    for cell in cells:
+        groups.setdefault(cell.row["settings"]["epochs"], []).append(cell.row["epoch_losses"])
+    told = []
+    for epochs, runs in sorted(groups.items()):
+        best, last = sum(map(min, runs)) / len(runs), sum(run[-1] for run in runs) / len(runs)
+        named = f" (epochs {epochs})" if len(groups) > 1 else ""
+        told.append(f"{numbers.score(best)} and {numbers.score(last)}{named}")
+    return ", ".join(told)
