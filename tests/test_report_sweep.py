@@ -19,6 +19,7 @@ from llabel.report.sweep_wording import (
     caveats,
     epochs_answer,
     headline,
+    perplexity_doubt,
     reason,
     scaling_answer,
     together,
@@ -249,6 +250,14 @@ def test_the_last_epoch_stands_beside_the_best() -> None:
     assert "best epoch" not in " ".join(caveats(SweepView(sweep({"r": [1, 16]}))))
     one = sweep({"r": [1, 16]} | {"epochs": [3]})
     assert "(epochs" not in epochs_answer(SweepView(one))
+
+
+def test_perplexity_on_trained_prompts_shows_no_damage() -> None:
+    record = sweep(SMALL)
+    assert "is no sign that nothing was damaged" not in render_sweep(record)
+    record["config"]["loss"] = "all"
+    assert "is no sign that nothing was damaged" in render_sweep(record)
+    assert perplexity_doubt(SweepView(sweep({"r": [1, 2], "loss": ["answer", "all"]})))
 
 
 def _scaling(curve: float, factors: float, beyond: list[float]) -> dict[str, Any]:

@@ -195,6 +195,17 @@ def together(found: Correlation | None, cells: str, what: str) -> str:
     return f"{cells} are not shown to have a higher or a lower {what} ({figures})."
 
 
+def perplexity_doubt(view: SweepView) -> str:
+    """What a perplexity on texts that were learned from cannot tell, where some were; else ""."""
+    losses = {view.record["config"].get("loss"), *view.record["axes"].get("loss", ())}
+    if "all" not in losses:
+        return ""
+    return (
+        " With --loss all such prompts are trained on, too: perplexity then tends to fall, and "
+        "that it does not rise is no sign that nothing was damaged."
+    )
+
+
 def epochs_answer(view: SweepView) -> str:
     """Whether more than one epoch helped, within trainings."""
     cells = _of_epochs(view)
