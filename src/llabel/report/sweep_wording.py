@@ -15,6 +15,8 @@ _EDGES = ("r", "lora_alpha", "lr", "epochs")
 def headline(view: SweepView) -> str:
     """What to use, in a few words."""
     chosen = view.record["chosen"]
+    if (left := view.record.get("unfinished")) is not None:
+        return f"Not finished: {left} cell{' is' if left == 1 else 's are'} still to come"
     if chosen is None:
         return "No cell is done"
     best, recommended = view.cell(chosen["cell"]), view.cell(chosen["recommended"])
@@ -35,6 +37,12 @@ def setting(view: SweepView, cell: CellView) -> str:
 def reason(view: SweepView) -> str:
     """The verdict in a few sentences."""
     chosen = view.record["chosen"]
+    if view.record.get("unfinished") is not None:
+        lowest = f" Best so far: {_lowest(view)}." if view.ranked else ""
+        return (
+            f"{len(view.cells)} ended.{lowest} The choice is made, and the test part read, once "
+            "all have; the same command goes on."
+        )
     if chosen is None:
         return "All cells failed or were pruned: their reasons stand in the table of cells."
     scores = chosen["metrics"]["validation"]
@@ -59,6 +67,11 @@ def reason(view: SweepView) -> str:
         f"{numbers.signed(own['difference'])}, 95 % interval "
         f"{numbers.signed_interval(own['ci95'])})."
     )
+
+
+def _lowest(view: SweepView) -> str:
+    first = view.ranked[0]
+    return f"{first.label}, validation log loss {numbers.score(first.loss)}"
 
 
 def _recommended(view: SweepView) -> NotWorse | None:
