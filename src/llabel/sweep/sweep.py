@@ -207,7 +207,8 @@ class _Sweep:
         """
         cells, left = self.cells, 0
         if isinstance(plan, SearchPlan):
-            cells, left = distinct(plan.tried()), self.asked.trials - len(plan.settled())
+            cells = distinct(plan.tried())
+            left = max(0, self.asked.trials - len(plan.settled()))
         places = zip(cells, self.folder.placed(cells), strict=True)
         ended = [cell for cell, place in places if read_cell(place) is not None]
         if not ended:
