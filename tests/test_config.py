@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 
-from llabel.config import RunConfig, checked, compare_settings, load_yaml, required
+from llabel.config import (
+    RunConfig,
+    checked,
+    compare_settings,
+    load_yaml,
+    read_yaml,
+    required,
+    sweep_settings,
+)
 from llabel.errors import InputError
 from llabel.presets import preset
 from llabel.settings import CompareSettings, DataSettings, LLMSettings, RunSettings
@@ -174,8 +182,18 @@ def test_the_short_name_of_the_learning_rate_may_stand_in_a_file(tmp_path: Path)
     path.write_text("lr: 1e-4\n")
     assert load_yaml(path) == {"learning_rate": 1e-4}
     path.write_text("lr: 1e-4\nlearning_rate: 1e-3\n")
-    with pytest.raises(InputError, match=r"learning_rate and lr are the same setting\. Remove one"):
-        load_yaml(path)
+    for read in (load_yaml, read_yaml):  # of all commands but the sweep, and of the sweep
+        with pytest.raises(
+            InputError, match=r"learning_rate and lr are the same setting\. Remove one"
+        ):
+            read(path)
+
+
+def test_trials_are_of_a_search() -> None:
+    with pytest.raises(InputError, match=r"--trials 5 .* Add --search tpe \(or random\), or leave"):
+        sweep_settings({"trials": 5, "r": "1,2"})
+    assert sweep_settings({"trials": 5, "search": "tpe"})[0].trials == 5
+    assert sweep_settings({"trials": 1, "r": "1,2"})[1] == {"r": "1,2"}, "as in a file for fit"
 
 
 def test_the_rung_of_a_preset_is_one_row_of_a_comparison() -> None:

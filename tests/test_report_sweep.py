@@ -15,7 +15,15 @@ from llabel.report import render_sweep
 from llabel.report.svg import drawable
 from llabel.report.sweep_cells import SweepView
 from llabel.report.sweep_plots import power
-from llabel.report.sweep_wording import caveats, headline, reason, scaling_answer, together
+from llabel.report.sweep_wording import (
+    caveats,
+    epochs_answer,
+    headline,
+    perplexity_doubt,
+    reason,
+    scaling_answer,
+    together,
+)
 from llabel.statistics.correlation import Correlation, rank_correlation
 from llabel.sweep_record import SweepRecord
 from outlines import Outline, check_self_contained, check_structure
@@ -266,6 +274,34 @@ def test_caveats() -> None:
         record["chosen"]["metrics"]["validation"]["log_loss_ci95"][1] >= PRIOR  # type: ignore[index]
     )
     assert "trained once" not in " ".join(caveats(SweepView(sweep({"seed": [0, 1]}))))
+
+
+def test_the_last_epoch_stands_beside_the_best() -> None:
+    record = sweep({"r": [1, 16], "epochs": [1, 2, 3]})
+    for cell in record["cells"]:
+        epochs = cell["settings"]["epochs"]
+        cell["epoch_losses"] = [0.6, 0.5, 0.7][:epochs]
+    view = SweepView(record)
+    answer = epochs_answer(view)
+    assert "after the last in 2." in answer
+    assert "0.5000 and 0.5000 (epochs 2), 0.5000 and 0.7000 (epochs 3)." in answer
+    told = [caveat for caveat in caveats(view) if "best epoch" in caveat]
+    assert len(told) == 1
+    assert "more epochs can hardly look worse" in told[0]
+    assert "patience" not in told[0]
+    record["config"]["patience"] = 1
+    assert "--patience none" in " ".join(caveats(view))
+    assert "best epoch" not in " ".join(caveats(SweepView(sweep({"r": [1, 16]}))))
+    one = sweep({"r": [1, 16]} | {"epochs": [3]})
+    assert "(epochs" not in epochs_answer(SweepView(one))
+
+
+def test_perplexity_on_trained_prompts_shows_no_damage() -> None:
+    record = sweep(SMALL)
+    assert "is no sign that nothing was damaged" not in render_sweep(record)
+    record["config"]["loss"] = "all"
+    assert "is no sign that nothing was damaged" in render_sweep(record)
+    assert perplexity_doubt(SweepView(sweep({"r": [1, 2], "loss": ["answer", "all"]})))
 
 
 def _scaling(curve: float, factors: float, beyond: list[float]) -> dict[str, Any]:

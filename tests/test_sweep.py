@@ -8,7 +8,7 @@ import pytest
 
 from llabel import run
 from llabel.config import RunConfig
-from llabel.events import CellDone, CellSays, CellStarted, Event, StepDone, SweepStarted
+from llabel.events import CellAgain, CellDone, CellSays, CellStarted, Event, StepDone, SweepStarted
 from llabel.ladder import registry
 from llabel.metrics import log_loss
 from llabel.sweep.arrays import read_proba
@@ -130,6 +130,8 @@ def test_progress_counts_cells_and_rows(finished) -> None:
     assert sum(event.rows for event in begun) == start.rows
     ended = [event.cell for event in events if isinstance(event, CellDone)]
     assert ended == [event.cell for event in begun] == [c["name"] for c in record["cells"]]
+    tested = CellAgain(record["chosen"]["cell"], "testing the chosen one")
+    assert [event for event in events if isinstance(event, CellAgain)] == [tested]
 
 
 def test_nothing_finished_is_done_again(finished) -> None:

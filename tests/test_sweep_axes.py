@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from llabel.errors import InputError
+from llabel.precedence import layered
+from llabel.presets import preset
 from llabel.sweep.axes import read_axes
 from llabel.sweep.cells import from_identity, grid, identity, planned, searched
 from llabel.sweep.sweep import _corners
@@ -45,6 +47,13 @@ def test_values_that_are_lists_are_given_one_an_option() -> None:
     one = axes(target_modules=["q_proj", "v_proj"], r=[1, 2])
     assert one.shared["target_modules"] == ("q_proj", "v_proj")
     assert one.lists == {"r": (1, 2)}
+
+
+def test_values_of_a_preset_are_one_each() -> None:
+    typed = DATA | {"text": "text", "r": ("1", "16")}
+    found = read_axes(layered(preset("alpaca-qlora"), {}, command_line=typed), searching=False)
+    assert found.lists == {"r": (1, 16)}
+    assert len(found.shared["target_modules"]) == 7
 
 
 def test_prose_is_one_value_whatever_its_commas() -> None:

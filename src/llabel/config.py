@@ -169,12 +169,20 @@ def sweep_settings(values: Mapping[str, Any]) -> tuple[SweepSettings, dict[str, 
         That, and the settings of its cells.
 
     Raises:
-        InputError: wrong type or out of range.
+        InputError: wrong type or out of range, or trials where nothing is searched.
     """
     hints = get_type_hints(SweepSettings, include_extras=True)
     own = _checked({name: value for name, value in values.items() if name in _SWEEP}, hints)
     rest = {name: value for name, value in values.items() if name not in _SWEEP}
-    return _room(SweepSettings, own), rest
+    asked = _room(SweepSettings, own)
+    # One is what a cell has: it may stand in a file that fit reads, too.
+    if asked.search is None and own.get("trials", 1) != 1:
+        raise InputError(
+            f"--trials {asked.trials} is how many combinations a search tries; without --search a "
+            "sweep trains all of them. Add --search tpe (or random), or leave --trials out; "
+            "learning rates to try are given as --lr 1e-4,5e-4."
+        )
+    return asked, rest
 
 
 def checked(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
@@ -244,19 +252,14 @@ def load_yaml(path: Path) -> dict[str, Any]:
     Raises:
         InputError: as `read_yaml` or `with_batch_size`, or a value that cannot be used.
     """
-    values = with_batch_size(read_yaml(path))
-    if twice := [name for name in _SHORT if {name, _SHORT[name]} <= values.keys()]:
-        raise InputError(
-            f"{path}: {twice[0]} and {short(twice[0])} are the same setting. Remove one of them."
-        )
-    return checked({full(name): value for name, value in values.items()}, str(path))
+    return checked(with_batch_size(read_yaml(path)), str(path))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The same, not checked.
+    """The same by their full names, not checked.
 
     Raises:
-        InputError: no such file, no YAML, no mapping, or a name that occurs twice.
+        InputError: no such file, no YAML, no mapping, or a setting that occurs twice.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -264,7 +267,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"--config {path}: there is no such file.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path}: cannot be read as UTF-8 text ({error}).") from error
-    return _mapping(text, path)
+    values = _mapping(text, path)
+    if twice := [name for name in _SHORT if {name, _SHORT[name]} <= values.keys()]:
+        raise InputError(
+            f"{path}: {twice[0]} and {short(twice[0])} are the same setting. Remove one of them."
+        )
+    return {_full(name): value for name, value in values.items()}
 
 
 def option(name: str) -> str:
@@ -398,7 +406,7 @@ def short(name: str) -> str:
     return _SHORT.get(name, name)
 
 
-def full(name: str) -> str:
+def _full(name: str) -> str:
     """The reverse of `short`."""
     return next((long for long, brief in _SHORT.items() if brief == name), name)
 

@@ -165,6 +165,19 @@ class CellSays:
 
 
 @dataclass(frozen=True, slots=True)
+class CellAgain:
+    """All cells are done; one of them is needed once more.
+
+    Attributes:
+        cell: its name.
+        doing: what for.
+    """
+
+    cell: str
+    doing: str
+
+
+@dataclass(frozen=True, slots=True)
 class CellDone:
     """A cell has ended.
 
@@ -195,6 +208,7 @@ Event: TypeAlias = (
     | SweepStarted
     | CellStarted
     | CellSays
+    | CellAgain
     | CellDone
 )
 Listener: TypeAlias = Callable[[Event], None]

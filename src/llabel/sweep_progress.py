@@ -3,12 +3,13 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    Task,
     TaskID,
     TaskProgressColumn,
     TextColumn,
@@ -18,6 +19,7 @@ from rich.progress import (
 from llabel.check.view import duration
 from llabel.console import LINE_SECONDS, SPEED_SECONDS, notes
 from llabel.events import (
+    CellAgain,
     CellDone,
     CellSays,
     CellStarted,
@@ -30,6 +32,7 @@ from llabel.events import (
     StepDone,
     SweepStarted,
 )
+from llabel.ladder.trials import REFIT
 
 
 @contextmanager
@@ -51,16 +54,17 @@ class _Running:
     """A cell that runs.
 
     Attributes:
+        name: its name.
         task: Rich's number of its bar.
-        rows: that it will train on, at most.
+        rows: that this process will train on, at most, as they count for the whole; 0 where its
+            bar shows one stage after the other.
         trained: of them, so far.
-        stage: what it does.
     """
 
+    name: str
     task: TaskID
     rows: int
     trained: int = 0
-    stage: str = ""
 
 
 @dataclass(slots=True)
@@ -68,7 +72,7 @@ class _Count:
     cells: int = 0
     done: int = 0
     rows: int = 0
-    told_at: float = field(default_factory=time.monotonic)
+    told_at: float = 0.0
 
 
 class _View:
@@ -87,7 +91,7 @@ class _View:
             get_time=time.monotonic,
         )
         self.whole: TaskID | None = None
-        self.count = _Count()
+        self.count = _Count(told_at=time.monotonic())
         self.running: dict[str, _Running] = {}
         self.noted: set[str] = set()
 
@@ -104,6 +108,8 @@ class _View:
                 self.start(cell, rows)
             case CellSays(cell, inner) if cell in self.running:
                 self.hear(self.running[cell], inner)
+            case CellAgain(cell, doing):
+                self.again(cell, doing)
             case CellDone():
                 self.end(event)
 
@@ -115,7 +121,7 @@ class _View:
 
     def begin(self, cells: int, done: int, rows: int) -> None:
         """The whole begins."""
-        self.count = _Count(cells, done, rows)
+        self.count = _Count(cells, done, rows, time.monotonic())
         self.whole = self.progress.add_task("sweep", total=rows or None, told=self.counted())
         if self.live:
             self.progress.start()
@@ -129,52 +135,91 @@ class _View:
     def start(self, cell: str, rows: int) -> None:
         """A cell's bar."""
         task = self.progress.add_task(cell, total=rows or None, told="")
-        self.running[cell] = _Running(task, rows)
+        self.running[cell] = _Running(cell, task, rows)
+
+    def again(self, cell: str, doing: str) -> None:
+        """A bar for what comes after the last cell; the one before has ended."""
+        for last in self.running.values():
+            self.progress.remove_task(last.task)
+        self.running.clear()
+        notes(self.console, [f"{doing}: {cell}"])
+        self.start(cell, 0)
 
     def hear(self, cell: _Running, event: Event) -> None:
         """What a cell says of itself."""
         match event:
             case Note(text):
                 self.note(text)
-            case StageStarted(name, _, done):
-                cell.stage = name
-                self.train(cell, max(0, min(cell.rows, done) - cell.trained))
+            case StageStarted(name, total, done):
+                if not cell.rows:
+                    self.progress.reset(cell.task, total=total, completed=done, told=name)
+                elif name == REFIT:  # the training before it has ended, maybe early
+                    self.settle(cell, total - done)
+                elif done:  # by an earlier process
+                    self.settle(cell, cell.rows - cell.trained - done)
                 self.progress.update(cell.task, told=name)
             case StepDone(loss=loss, rows=rows):
-                self.train(cell, rows)
+                self.train(cell, rows) if cell.rows else self.step(cell, event)
                 self.progress.update(cell.task, told=f"loss {loss:.3f}")
+            case RowsDone(rows) if not cell.rows:
+                self.progress.advance(cell.task, rows)
             case RowsDone():
                 self.progress.refresh() if self.live else None
 
+    def step(self, cell: _Running, event: StepDone) -> None:
+        """Of a training whose rows do not count for the whole."""
+        self.progress.update(cell.task, total=event.steps, completed=event.step)
+        if not self.live and time.monotonic() - self.count.told_at >= LINE_SECONDS:
+            self.count.told_at = time.monotonic()
+            notes(self.console, [f"{cell.name}: step {event.step} of {event.steps}"])
+
+    def settle(self, cell: _Running, left: int) -> None:
+        """A cell has so many rows left to train on: those beyond are counted no more.
+
+        They are not counted as trained: the speed would be far too high for a while. Nor is the
+        speed forgotten, as Rich's `update` would: it tells of the pauses between cells, too.
+        """
+        dropped = cell.rows - cell.trained - max(0, left)
+        if dropped <= 0:
+            return
+        cell.rows -= dropped
+        for number in (cell.task, self.whole):
+            if number is not None and (task := self.task(number)).total:
+                task.total = max(0, task.total - dropped)
+
     def train(self, cell: _Running, rows: int) -> None:
         """So many more rows were trained on."""
-        cell.trained += rows
-        self.progress.update(cell.task, completed=cell.trained)
+        counted = max(0, min(rows, cell.rows - cell.trained))
+        cell.trained += counted
+        self.progress.advance(cell.task, counted)
         if self.whole is None:
             return
-        self.progress.advance(self.whole, rows)
+        self.progress.advance(self.whole, counted)
         if not self.live and time.monotonic() - self.count.told_at >= LINE_SECONDS:
             self.tell_whole()
 
     def tell_whole(self) -> None:
         """In a log: how far the sweep is."""
         self.count.told_at = time.monotonic()
-        task = next(task for task in self.progress.tasks if task.id == self.whole)
-        told = [self.counted()]
+        assert self.whole is not None
+        task, told = self.task(self.whole), [self.counted()]
         if task.speed:
             told.append(f"{task.speed:.1f} rows/s")
         if task.time_remaining:
             told.append(f"{duration(task.time_remaining)} left")
         notes(self.console, ["sweep: " + ", ".join(told)])
 
+    def task(self, number: TaskID) -> Task:
+        """Rich's own record of a bar."""
+        return next(task for task in self.progress.tasks if task.id == number)
+
     def end(self, event: CellDone) -> None:
-        """Its bar goes; rows that it did not need count as done."""
+        """Its bar goes; rows that it did not need are counted no more."""
         cell = self.running.pop(event.cell, None)
         self.count.done += 1
         if cell is not None:
+            self.settle(cell, 0)
             self.progress.remove_task(cell.task)
-            if self.whole is not None:
-                self.progress.advance(self.whole, max(0, cell.rows - cell.trained))
         if self.whole is not None:
             self.progress.update(self.whole, told=self.counted())
         line = f"{event.cell}: {event.status}"

@@ -248,11 +248,13 @@ class SweepRecord(TypedDict):
         axes: settings with several listed values, by the names that `Cell.settings` uses.
         search: None for a full grid.
         cells: in the order of the axes; of a search in the order of its trials.
-        chosen: None where no cell is done.
+        chosen: None where no cell is done, or some are still to come.
         effects: `llabel.statistics.effects.Effects` as a dict (`dataclasses.asdict`), of the
             validation log loss: `analyse([cell settings], [log loss, or None where not done],
             scaling_lr=[cell scaling_lr], control=[cell control])`.
-        test: None where no cell is done.
+        test: None where nothing is chosen.
+        unfinished: how many cells are still to come; left out of a sweep that has ended. `cells`
+            are then those that have.
         prior_log_loss: validation log loss of answering every row with the training rows' class
             shares: what is reached without reading the text.
     """
@@ -269,4 +271,5 @@ class SweepRecord(TypedDict):
     chosen: Chosen | None
     effects: Any
     test: Test | None
+    unfinished: NotRequired[int]
     prior_log_loss: NotRequired[float]

@@ -50,15 +50,14 @@ def sweep(
       llabel sweep boolq --text question,passage --label answer --group passage \\
           --rung bag-of-words,encoder,llm-lora --train-rows 300,1000,3000 --out runs/rungs
     """
-    from llabel.config import full, read_yaml, sweep_settings
+    from llabel.config import read_yaml, sweep_settings
     from llabel.console import messages, output
     from llabel.quiet import quiet_libraries
     from llabel.sweep.sweep import sweep as carry_out
     from llabel.sweep_progress import listen
     from llabel.sweep_view import render_sweep
 
-    raw = read_yaml(config) if config else {}
-    file = {full(name): value for name, value in raw.items()}
+    file = read_yaml(config) if config else {}
     values = layered(preset_values(ctx), file, command_line=given(ctx))
     values |= {"data": data} if data else {}
     values |= {"out": out} if out else {}

@@ -13,12 +13,17 @@ PRESETS = ("alpaca-qlora", "boolq-lora")
 def preset(name: str) -> dict[str, Any]:
     """The settings of a preset, checked, by name.
 
+    Values of several names are lists, as in YAML: a tuple would be several values of a sweep.
+
     Raises:
         InputError: there is none of that name.
     """
     if name not in PRESETS:
         raise InputError(f"--preset {name!r}: choose {' or '.join(PRESETS)}.")
-    return load_yaml(Path(str(files(__name__) / f"{name}.yaml")))
+    values = load_yaml(Path(str(files(__name__) / f"{name}.yaml")))
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
+    }
 
 
 def classifier_preset(name: str) -> dict[str, Any]:
@@ -27,7 +32,7 @@ def classifier_preset(name: str) -> dict[str, Any]:
     Raises:
         InputError: there is none of that name.
     """
-    values = preset(name)
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in preset(name).items()}
     if values.pop("rung") == "llm-qlora":
         values.setdefault("base", "nf4")
     if "seed" in values:

@@ -85,6 +85,7 @@ def render_sweep(record: SweepRecord) -> str:
             "weight_figures": figures.weight_figures(view, groups),
             "layer_figure": figures.layer_figure(view, step_ramp),
             "moved": _moved(view),
+            "perplexity_doubt": wording.perplexity_doubt(view),
             "ratio": figures.perplexity_ratio,
             "shown": shown,
             "power": power,

@@ -15,6 +15,8 @@ _EDGES = ("r", "lora_alpha", "lr", "epochs")
 def headline(view: SweepView) -> str:
     """What to use, in a few words."""
     chosen = view.record["chosen"]
+    if (left := view.record.get("unfinished")) is not None:
+        return f"Not finished: {left} cell{' is' if left == 1 else 's are'} still to come"
     if chosen is None:
         return "No cell is done"
     best, recommended = view.cell(chosen["cell"]), view.cell(chosen["recommended"])
@@ -35,6 +37,12 @@ def setting(view: SweepView, cell: CellView) -> str:
 def reason(view: SweepView) -> str:
     """The verdict in a few sentences."""
     chosen = view.record["chosen"]
+    if view.record.get("unfinished") is not None:
+        lowest = f" Best so far: {_lowest(view)}." if view.ranked else ""
+        return (
+            f"{len(view.cells)} ended.{lowest} The choice is made, and the test part read, once "
+            "all have; the same command goes on."
+        )
     if chosen is None:
         return "All cells failed or were pruned: their reasons stand in the table of cells."
     scores = chosen["metrics"]["validation"]
@@ -59,6 +67,11 @@ def reason(view: SweepView) -> str:
         f"{numbers.signed(own['difference'])}, 95 % interval "
         f"{numbers.signed_interval(own['ci95'])})."
     )
+
+
+def _lowest(view: SweepView) -> str:
+    first = view.ranked[0]
+    return f"{first.label}, validation log loss {numbers.score(first.loss)}"
 
 
 def _recommended(view: SweepView) -> NotWorse | None:
@@ -92,6 +105,13 @@ def caveats(view: SweepView) -> Iterator[str]:
         )
     if not best.row["control"] and (edges := list(_edges(view, best))):
         yield f"The best has {' and '.join(edges)} of those tried: beyond may be better still."
+    if "epochs" in view.varied and _of_epochs(view):
+        stopped = record["config"].get("patience") is not None
+        yield (
+            "A training counts by its best epoch, so that more epochs can hardly look worse: the "
+            "effect of epochs leans that way. “More epochs” tells what the last epochs came to"
+            + ("; --patience none lets all trainings get there." if stopped else ".")
+        )
     if len(view.values(SEED)) < 2 and view.trained:
         yield (
             "Each setting was trained once: intervals cover the choice of rows, not how trainings "
@@ -185,14 +205,44 @@ def together(found: Correlation | None, cells: str, what: str) -> str:
     return f"{cells} are not shown to have a higher or a lower {what} ({figures})."
 
 
+def perplexity_doubt(view: SweepView) -> str:
+    """What a perplexity on texts that were learned from cannot tell, where some were; else ""."""
+    losses = {view.record["config"].get("loss"), *view.record["axes"].get("loss", ())}
+    if "all" not in losses:
+        return ""
+    return (
+        " With --loss all such prompts are trained on, too: perplexity then tends to fall, and "
+        "that it does not rise is no sign that nothing was damaged."
+    )
+
+
 def epochs_answer(view: SweepView) -> str:
     """Whether more than one epoch helped, within trainings."""
-    cells = [cell for cell in view.trained if len(cell.row["epoch_losses"]) > 1]
+    cells = _of_epochs(view)
     if not cells:
         return ""
     first = sum(cell.row["epoch_losses"][0] <= min(cell.row["epoch_losses"]) for cell in cells)
     last = sum(cell.row["epoch_losses"][-1] <= min(cell.row["epoch_losses"]) for cell in cells)
     return (
         f"Of {len(cells)} trainings of more than one epoch, the validation log loss was lowest "
-        f"after the first epoch in {first}, after the last in {last}."
+        f"after the first epoch in {first}, after the last in {last}. Means after the best epoch, "
+        f"which is the one that counts, and after the last one made: {_best_and_last(cells)}."
     )
+
+
+def _of_epochs(view: SweepView) -> list[CellView]:
+    """Trainings that made more than one epoch."""
+    return [cell for cell in view.trained if len(cell.row["epoch_losses"]) > 1]
+
+
+def _best_and_last(cells: Sequence[CellView]) -> str:
+    """Mean losses, by how many epochs were asked for."""
+    groups: dict[Any, list[list[float]]] = {}
+    for cell in cells:
+        groups.setdefault(cell.row["settings"]["epochs"], []).append(cell.row["epoch_losses"])
+    told = []
+    for epochs, runs in sorted(groups.items()):
+        best, last = sum(map(min, runs)) / len(runs), sum(run[-1] for run in runs) / len(runs)
+        named = f" (epochs {epochs})" if len(groups) > 1 else ""
+        told.append(f"{numbers.score(best)} and {numbers.score(last)}{named}")
+    return ", ".join(told)

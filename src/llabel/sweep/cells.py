@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
-from math import sqrt
+from math import ceil, sqrt
 from typing import Any
 
 from llabel.config import RunConfig, defaults, short
@@ -62,10 +62,19 @@ class PlannedCell:
             values = {name: value for name, value in values.items() if name in UNTOUCHED}
         return _text(values | {"control": self.control})
 
-    @property
-    def row_passes(self) -> int:
-        """Epochs that it may train for, in all; 0 where nothing is trained by epochs."""
-        return self.config.llm.epochs if self.config.run.rung in ADAPTED and not self.control else 0
+    def rows_to_train(self, train: int, validation: int) -> int:
+        """Rows that its steps read in all, at most; 0 where no adapter is trained.
+
+        Args:
+            train, validation: rows of these parts; a refit trains on both, as many epochs.
+        """
+        llm = self.config.llm
+        if self.config.run.rung not in ADAPTED or self.control:
+            return 0
+        epochs: float = llm.epochs
+        if llm.max_steps is not None:
+            epochs = llm.max_steps / ceil(train / llm.batch_size)
+        return round(epochs * train) + (round(epochs * (train + validation)) if llm.refit else 0)
 
 
 def grid(axes: Axes) -> list[PlannedCell]:

@@ -69,6 +69,14 @@ class SweepFolder:
         then, now = self._started(), _described(axes, sampler, fingerprints)
         return then is not None and then | {_TEMPLATES: None} == now | {_TEMPLATES: None}
 
+    def is_written_up(self) -> bool:
+        """Whether the record of a sweep that has ended is there, maybe of fewer values."""
+        try:
+            record = json.loads((self.out / RECORD).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return "unfinished" not in record
+
     def refuse_changed(self, template: str) -> None:
         """Keep a prompt that was edited while the sweep runs out of it.
 

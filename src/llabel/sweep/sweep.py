@@ -10,11 +10,10 @@ from typing import Any
 from llabel.config import RunConfig, short
 from llabel.data import LoadedTask
 from llabel.errors import FetchError, InputError
-from llabel.events import Listener, Note, SweepStarted, ignore
+from llabel.events import CellAgain, Listener, Note, SweepStarted, ignore
 from llabel.folder import write_json, write_text
 from llabel.ladder import registry
 from llabel.report import render_sweep
-from llabel.rung_settings import ADAPTED
 from llabel.settings import SweepSettings
 from llabel.sweep.axes import Axes, read_axes
 from llabel.sweep.cells import PlannedCell, distinct, grid, planned
@@ -24,6 +23,7 @@ from llabel.sweep.folder import (
     RECORD,
     SweepFolder,
     is_finished,
+    read_cell,
     read_test,
 )
 from llabel.sweep.on_ray import cluster, require_ray
@@ -32,9 +32,12 @@ from llabel.sweep.plans import GridPlan, SearchPlan
 from llabel.sweep.results import assemble, done_cells
 from llabel.sweep.rows import Rows, load_all, rows_key
 from llabel.sweep.runner import BUSY
+from llabel.sweep.so_far import WrittenSoFar
 from llabel.sweep.study import PRUNER, require_optuna
 from llabel.sweep_record import Search, SweepRecord, Test
 from llabel.tracking import refuse_missing_tracker
+
+PAGE = "report.html"
 
 
 def sweep(
@@ -69,7 +72,7 @@ def sweep(
     axes = read_axes(values, searching=asked.search is not None, seeds=asked.seeds)
     job = _prepared(axes, asked, SweepFolder(out), one_at_a_time(notify))
     with job.crew() as crew:
-        job.train(crew)
+        job.train(crew, command)
         return job.close(crew, command)
 
 
@@ -166,8 +169,8 @@ class _Sweep:
         with Crew(lambda: ProcessWorker(out, threads_each(jobs)), jobs) as crew:
             yield crew
 
-    def train(self, crew: Crew) -> None:
-        """All cells, or all trials."""
+    def train(self, crew: Crew, command: str) -> None:
+        """All cells, or all trials; what there is so far is written now and then."""
         asked = self.asked
         plan: GridPlan
         if asked.search:
@@ -188,9 +191,40 @@ class _Sweep:
             plan = GridPlan(self.folder, left, self.order, self.rows, self.notify)
             done = len(self.cells) - len(left)
             self.notify(SweepStarted(len(self.cells), done, sum(map(self.rows, left))))
-        crew.carry_out(plan, self.notify)
+        watched = WrittenSoFar(plan, lambda: self._write_so_far(plan, command), self.notify)
+        try:
+            crew.carry_out(watched, self.notify)
+        except KeyboardInterrupt:
+            watched.now()
+            raise
         if asked.search:
             self.cells = distinct(search.tried())
+
+    def _write_so_far(self, plan: GridPlan, command: str) -> None:
+        """Record and page of the cells that have ended, without a choice or a look at the test.
+
+        Those of a sweep that has ended stay until a larger one has, too.
+        """
+        cells, left = self.cells, 0
+        if isinstance(plan, SearchPlan):
+            cells = distinct(plan.tried())
+            left = max(0, self.asked.trials - len(plan.settled()))
+        places = zip(cells, self.folder.placed(cells), strict=True)
+        ended = [cell for cell, place in places if read_cell(place) is not None]
+        if not ended:
+            return
+        loaded = self.read(ended[0].config)
+        search = self._search() if self.asked.search else None
+        record = assemble(self.axes, search, loaded, ended, self.folder, None, None, command)
+        record["unfinished"] = left or len(cells) - len(ended)
+        with self.folder.lock("record"):
+            known = self.folder.is_still(self.axes, self.asked.search, self.fingerprints)
+            if known and not self.folder.is_written_up():
+                self._write(record)
+
+    def _write(self, record: SweepRecord) -> None:
+        write_json(self.folder.out / RECORD, record)
+        write_text(self.folder.out / PAGE, render_sweep(record))
 
     def close(self, crew: Crew, command: str) -> SweepRecord:
         """Choose, read the test part once, write it all up."""
@@ -208,8 +242,7 @@ class _Sweep:
             if not self.folder.is_still(self.axes, self.asked.search, self.fingerprints):
                 self.notify(Note("Another process extended this sweep and will write it up."))
                 return record
-            write_json(self.folder.out / RECORD, record)
-            write_text(self.folder.out / "report.html", render_sweep(record))
+            self._write(record)
             if chosen and not self.asked.keep_adapters:
                 self.folder.remove_rungs({chosen["cell"], chosen["recommended"]})
         return record
@@ -231,14 +264,18 @@ class _Sweep:
 
     def rows(self, cell: PlannedCell) -> int:
         """That the cell trains on, all epochs together, at most."""
-        return cell.row_passes * len(self.read(cell.config).task.train)
+        return cell.rows_to_train(*self._sizes(cell))
 
     def _most_rows(self) -> int:
         """That a cell of the search trains on, at most: most rows, most often."""
         corners = _corners(self.axes)
-        passes = [c.config.llm.epochs for c in corners if c.config.run.rung in ADAPTED]
-        rows = max(len(self.read(cell.config).task.train) for cell in corners)
-        return max(passes, default=0) * rows
+        sizes = set(map(self._sizes, corners))
+        return max(cell.rows_to_train(*rows) for cell in corners for rows in sizes)
+
+    def _sizes(self, cell: PlannedCell) -> tuple[int, int]:
+        """Rows of train and of validation."""
+        task = self.read(cell.config).task
+        return len(task.train), len(task.validation)
 
     @property
     def _seed(self) -> int:
@@ -267,6 +304,7 @@ class _Sweep:
         Raises:
             InputError: the worker died.
         """
+        self.notify(CellAgain(order.name, doing))
         try:
             while crew.do(order, self.notify) == BUSY:
                 time.sleep(1)
