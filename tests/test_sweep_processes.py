@@ -103,7 +103,8 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
         time.sleep(rng.uniform(0, 1))
         process.send_signal(how)
         said, _ = process.communicate(timeout=60)
-        if how is signal.SIGINT and process.returncode:
+        # -SIGINT: it came while Python was still importing us.
+        if how is signal.SIGINT and process.returncode not in (0, -signal.SIGINT):
             assert process.returncode == 130, said
             assert "The same command goes on" in said
             assert "failed" not in said
