@@ -9,6 +9,7 @@ import numpy.typing as npt
 from llabel.task import ClassIndices, Label, Probabilities
 
 UNKNOWN = -1  # the class index of an answer that is no label
+NO_LABEL = "unknown"  # and what stands in place of one
 NOT_ASKED = -2  # that of a row which a training was not asked, where several have rows of their own
 LOG_LOSS_EPS = 1e-15
 ECE_BINS = 15
@@ -242,7 +243,7 @@ def report(y: ClassIndices, predicted: ClassIndices, classes: Sequence[Label]) -
         for index, label in enumerate(classes)
     ]
     if answered[0]:
-        rows.append(_row("unknown", "unknown", np.zeros(3), 0, int(answered[0])))
+        rows.append(_row("unknown", NO_LABEL, np.zeros(3), 0, int(answered[0])))
     accuracy = _row("accuracy", "accuracy", np.full(3, (y == predicted).mean()), n, n)
     rows.append(accuracy | {"precision": None, "recall": None})
     rows.append(_row("macro avg", "macro avg", measures.mean(axis=1), n, n))

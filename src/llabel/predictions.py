@@ -22,20 +22,19 @@ from llabel.labels import by_target
 from llabel.ladder import registry
 from llabel.ladder.contract import Rung
 from llabel.ladder.targets import each_target, target_folder
-from llabel.metrics import UNKNOWN
+from llabel.metrics import NO_LABEL, UNKNOWN
 from llabel.task import ClassIndices, Label, Probabilities, Split, TargetLabel, Task, Text
 
 if TYPE_CHECKING:
     from llabel.ladder.llm import LLMRung
 
 
-_NO_LABEL = "unknown"
 WINDOW = 512  # rows that are answered, and kept, together: a stream stays a stream
 
 
 def answer_label(index: int, classes: tuple[Label, ...]) -> Label:
     """The label of a class index; `unknown` for an answer that is no label."""
-    return _NO_LABEL if index == UNKNOWN else classes[index]
+    return NO_LABEL if index == UNKNOWN else classes[index]
 
 
 def prediction_lines(
@@ -268,9 +267,9 @@ def refuse_silent(rung: Rung) -> None:
             "prompt, and chunks are several. Leave one of them out."
         )
     labels = [c.label if isinstance(c, TargetLabel) else c for c in rung.classes_]
-    if _NO_LABEL in labels:
+    if NO_LABEL in labels:
         raise InputError(
-            f"--decode free: one of the labels is {_NO_LABEL!r}, which is what answers that are no "
+            f"--decode free: one of the labels is {NO_LABEL!r}, which is what answers that are no "
             "label are called. Rename it with --map-labels."
         )
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from llabel.comparison import ErrorAnalysis, ErrorRow, LossCurve, ReliabilityBin, RowAnswer
 from llabel.metrics import ECE_BINS, UNKNOWN, confidence_bins
+from llabel.predictions import answer_label
 from llabel.task import ClassIndices, Probabilities, Task
 
 LISTED = 20  # rows of a list: as many as somebody reads
@@ -306,6 +307,6 @@ def _row_answer(task: Task, rung: RungAnswers, row: int) -> RowAnswer:
     unknown = index == UNKNOWN
     return RowAnswer(
         rung=rung.name,
-        answer="unknown" if unknown else task.classes[index],
+        answer=answer_label(index, task.classes),
         probability=0.0 if unknown else float(rung.proba[row, index]),
     )

@@ -6,12 +6,12 @@ from math import log
 from typing import Literal
 
 from llabel.comparison import ComparedRung, ComparedScores, CompareRecord
+from llabel.metrics import NO_LABEL
 from llabel.report import numbers, plots, wording
 from llabel.report.coverage import CoverageView, coverage_view
 from llabel.report.page import Figure, render
 
 _WIDE, _NARROW = (480, 350), (340, 360)
-_UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +326,7 @@ def _coverage(done: Sequence[RungView]) -> CoverageView | None:
 def _confusion(record: CompareRecord, rung: RungView) -> Confusion:
     """Shares are of the true class; the column of unknown answers is left out where it is empty."""
     counts = rung.row["confusion"]
-    answers = [*map(str, record["data"]["classes"]), _UNKNOWN]
+    answers = [*map(str, record["data"]["classes"]), NO_LABEL]
     if not any(row[-1] for row in counts if len(row) == len(answers)):
         counts, answers = [row[: len(answers) - 1] for row in counts], answers[:-1]
     rows = []
