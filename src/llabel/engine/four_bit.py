@@ -107,12 +107,19 @@ def settle(model: "PreTrainedModel", four_bit: FourBit, dtype: torch.dtype) -> N
 
 def _unpack(model: Any, four_bit: FourBit, dtype: torch.dtype) -> None:
     """Put 4-bit numbers into ordinary layers of `dtype`."""
+    from transformers.integrations.bitsandbytes import Bnb4bitDeserialize
     from transformers.pytorch_utils import Conv1D
 
     # transformers puts an `nn.Linear` in the place of GPT-2's transposed layers.
     transposed = [n for n, m in model.named_modules() if getattr(m, "source_cls", None) is Conv1D]
     rounded = list(four_bit_layers(model))
     model.dequantize(dtype=dtype)
+    # What reads packed weights from a 4-bit checkpoint has no reverse, and saving would ask for it.
+    model._weight_conversions = [
+        conversion
+        for conversion in model._weight_conversions
+        if not any(isinstance(o, Bnb4bitDeserialize) for o in getattr(conversion, "operations", ()))
+    ]
     for name in rounded:
         linear = model.get_submodule(name)
         if four_bit.compute_dtype is not None:  # as a product would
