@@ -208,3 +208,22 @@ def test_least_operations_leave_out_what_nobody_reads() -> None:
     last = 2 * 2 * layer + 2 * 8 * 64 + 2 * 2 * (5 + 3) * 8
     assert least == first + last + 2 * 2 * 8 * 2
     assert least < whole
+
+
+def test_our_workers_train_and_predict(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = module("driver")
+    monkeypatch.setattr(driver, "LOGS", tmp_path / "logs")
+    rows = tmp_path / "rows.jsonl"
+    row = {"fields": {"question": "is it", "passage": "it is"}, "label": 1, "tokens": 20}
+    rows.write_text(f"{json.dumps(row)}\n{json.dumps(row | {'label': 0})}\n" * 4, encoding="utf-8")
+    settings = {"model": str(tiny_llama), "epochs": 1, "device": "cpu"}
+    job = {"rows": str(rows), "out": str(tmp_path / "rung"), "settings": settings}
+    maker = driver.Contender("make-adapter", "workers/make_adapter.py", job)
+    reader = {"rows": str(rows), "folder": str(tmp_path / "rung"), "changes": {}}
+    asked = driver.Contender("llabel", "workers/predict_ours.py", reader)
+    driver.measure([maker], 0, print)
+    (told,) = driver.measure([asked], 1, print)
+    assert told.laps[0]["rows"] == 8
+    assert told.laps[0]["right"] == 4, "every text is the same"

@@ -23,8 +23,8 @@ def split_of(rows: list[dict], name: str) -> Split:
     )
 
 
-def task_of(rows: list[dict], validation: list[dict], classes: tuple) -> Task:
-    """These rows, as they are."""
+def task_of(rows: list[dict], validation: list[dict], classes: tuple = (False, True)) -> Task:
+    """These rows, as they are; the classes are BoolQ's unless said otherwise."""
     fields = tuple(rows[0]["fields"])
     few = split_of(validation, "validation")
     train = split_of(rows, "train")
@@ -58,8 +58,8 @@ def main() -> None:
 
     rung = LLMRung(settings)
     gate.facts = {"precision": rung.precision, "settings": asked["settings"]}
-    classes = tuple(asked.get("classes", (False, True)))
-    rung.fit(task_of(placed, rows[:2], classes), notify=notify)
+    classes = {"classes": tuple(asked["classes"])} if "classes" in asked else {}
+    rung.fit(task_of(placed, rows[:2], **classes), notify=notify)
     link.leave()
 
 
