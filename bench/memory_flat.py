@@ -17,7 +17,7 @@ import yaml
 
 from driver import BENCH
 from record import surroundings, write_json
-from work import TRAINING
+from work import OURS, TRAINING
 
 MAX_LENGTH = 512
 
@@ -60,7 +60,8 @@ def main() -> None:
     changes = {
         name: yaml.safe_load(value) for name, _, value in (s.partition("=") for s in asked.set)
     }
-    settings = TRAINING | {"max_seq_length": MAX_LENGTH, "epochs": 100, "patience": None} | changes
+    settings = TRAINING | OURS | {"max_seq_length": MAX_LENGTH, "epochs": 100, "patience": None}
+    settings |= changes
     _, rows = write_rows("memory", "train", 10_000, max_seq_length=MAX_LENGTH)
     started = time.perf_counter()
     minutes: list[float] = []

@@ -21,7 +21,9 @@ ROWS = 208
 LORA = {"r": 16, "lora_alpha": 32}
 LEARNING_RATE = 2e-4
 SEED = 0
-# What our side is asked for in training; all else is llabel's default.
+# What our side is asked for beside its defaults; `--set` has the last word.
+OURS = {"precision": "int8"}
+# And in training.
 TRAINING = {
     "model": MODEL,
     "max_seq_length": MAX_LENGTH,
@@ -51,7 +53,7 @@ class Plan:
         repeats: laps of each contender.
         warm, steps: optimiser steps of a training before its first lap, and in each lap.
         rows: rows of a prediction lap.
-        settings: of llabel, that differ from its defaults.
+        settings: of llabel, that differ from its defaults; int8 unless told otherwise.
         results: where the JSON goes.
         quick: a smoke run, whose figures say nothing.
     """
@@ -89,7 +91,7 @@ def plan_from(doc: str | None, argv: Sequence[str] | None = None) -> Plan:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a setting of llabel other than its default, as precision=int8 (repeatable)",
+        help="a setting of llabel, as precision=float32 (int8) or compile=true (repeatable)",
     )
     parser.add_argument("--results", type=Path, help="folder for the JSON (bench/results)")
     parser.add_argument(
@@ -106,7 +108,7 @@ def plan_from(doc: str | None, argv: Sequence[str] | None = None) -> Plan:
         warm=asked.warm or warm,
         steps=asked.steps or steps,
         rows=asked.rows or rows,
-        settings=dict(_setting(parser, given) for given in asked.set),
+        settings=OURS | dict(_setting(parser, given) for given in asked.set),
         results=asked.results or (CACHE / "quick" if asked.quick else BENCH / "results"),
         quick=asked.quick,
     )

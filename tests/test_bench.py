@@ -128,11 +128,12 @@ def test_records_do_not_tell_where_files_lie() -> None:
 
 def test_switches(capsys: pytest.CaptureFixture[str]) -> None:
     work = module("work")
-    plan = work.plan_from("doc", ["--quick", "--set", "precision=int8", "--set", "compile=true"])
+    plan = work.plan_from("doc", ["--quick", "--set", "compile=true"])
     assert (plan.repeats, plan.steps, plan.quick) == (1, 2, True)
     assert plan.settings == {"precision": "int8", "compile": True}
     assert plan.results.name == "quick"
-    whole = work.plan_from("doc", [])
+    whole = work.plan_from("doc", ["--set", "precision=float32"])
+    assert whole.settings == {"precision": "float32"}
     assert (whole.repeats, whole.steps * work.BATCH_SIZE) == (5, 208)
     with pytest.raises(SystemExit):
         work.plan_from("doc", ["--set", "precision"])

@@ -172,3 +172,26 @@ def test_a_models_own_code_is_never_run(tiny_llama, tmp_path, monkeypatch, what)
         with contextlib.suppress(InputError):  # or it is loaded as the plain tokenizer that it is
             load_tokenizer(folder)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("engine", ["auto", "plain"])
+def test_the_labels_own_tokens_count_in_the_token_budget(llm_settings, engine, monkeypatch):
+    """Each row brings the whole trie along, which may be longer than its text."""
+    classes = tuple(f"{first} {last}" for first in "abcdefgh" for last in "ijkl")
+    settings = llm_settings(engine=engine, template="plain", token_budget=200)
+    rung = untrained(settings, replace(TASK, classes=classes))
+    reader, passes = rung.head_.reader, []
+    read = reader.at_branchings
+
+    def reading(batch, prefix):
+        rows = len(batch.lengths)
+        passes.append((rows, int(batch.lengths.sum()) + rows * reader.tree_tokens))
+        return read(batch, prefix)
+
+    assert reader.tree_tokens >= 8 * 2  # each first letter and the space behind it
+    monkeypatch.setattr(reader, "at_branchings", reading)
+    rung.predict_proba(TASK.train.texts)
+    budget = 4 * settings.token_budget  # without gradients
+    assert max(rows for rows, _ in passes) > 1
+    assert all(tokens <= budget for _, tokens in passes)
+    assert max(tokens for _, tokens in passes) > budget / 2

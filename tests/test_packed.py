@@ -15,13 +15,16 @@ from llabel.engine.batching import FULL_VOCABULARY, Example, collate
 from llabel.engine.linear import largest_inputs, quantise_frozen
 from llabel.engine.lower_states import LowerStates
 from llabel.engine.model import LoraSettings, add_lora
+from llabel.engine.native.kernels import Kernels
 from llabel.engine.native.library import CannotCompile, compiler, load_library
 from llabel.engine.packable import why_not
 from llabel.engine.packed_reader import PackedReader, packed_reader
+from llabel.events import Note
 from llabel.labels import LabelTrie, compile_labels
 from llabel.ladder.llm import LLMRung
 from llabel.settings import LLMSettings
 from tiny_models import random_model
+from tiny_rungs import TASK
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
 
@@ -274,9 +277,43 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_pa
     broken.write_text("#!/bin/sh\necho cannot do this >&2\nexit 1\n", encoding="utf-8")
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
+    monkeypatch.setenv("PATH", "")
     with pytest.raises(CannotCompile, match="cannot do this"):
         load_library(tmp_path / "kernels")
-    assert not list((tmp_path / "kernels").iterdir())  # no litter
+    assert not (tmp_path / "kernels").exists()  # no litter
+
+
+def test_another_compiler_takes_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("CXX", "false")
+    load_library(tmp_path)
+    (kept,) = tmp_path.iterdir()
+    # What was compiled serves where there is no compiler, too.
+    monkeypatch.setenv("PATH", "")
+    load_library.cache_clear()
+    load_library(tmp_path)
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_kernels_that_cannot_be_kept_are_compiled_for_the_process(tmp_path: Path):
+    (tmp_path / "file").touch()
+    assert Kernels(tmp_path / "file" / "kernels").lanes >= 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_it_is_said_when_the_plain_engine_must_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, llm_settings: Any
+):
+    monkeypatch.setenv("LLABEL_CACHE", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("PATH", "")
+    found: list[Any] = []
+    rung = LLMRung(llm_settings(epochs=1)).fit(TASK, notify=found.append)
+    assert rung.record_.settings["engine"] == "plain"
+    said = [event.text for event in found if isinstance(event, Note)]
+    assert any("several times slower" in text and "install g++ or clang++" in text for text in said)
+    asked = []
+    LLMRung(llm_settings(epochs=1, engine="plain")).fit(TASK, notify=asked.append)
+    assert not [event for event in asked if isinstance(event, Note)]
 
 
 # The real model

@@ -70,8 +70,13 @@ class _Int8Product(torch.autograd.Function):
 
 @functools.cache
 def int_mm_is_fast() -> bool:
-    """Whether `torch._int_mm` is more than a plain loop, fifty times as slow as float32, here."""
-    return torch.backends.cpu.get_cpu_capability().startswith(("AVX512", "AMX"))
+    """Whether `torch._int_mm` is more than a plain loop, fifty times as slow as float32, here.
+
+    oneDNN multiplies integers only where the processor has VNNI (pytorch/pytorch#136942): of those
+    with AVX-512, Skylake's have not.
+    """
+    wide = torch.backends.cpu.get_cpu_capability().startswith(("AVX512", "AMX"))
+    return wide and torch.cpu._is_vnni_supported()
 
 
 def int_product(a: Tensor, b: Tensor) -> Tensor:

@@ -45,8 +45,9 @@ class PlainReader:
 
     @property
     def tree_tokens(self) -> int:
-        """Tokens of the label trie that ride along with each row behind a prefix."""
-        return len(self._packed.tokens) if self._packed else 0
+        """Tokens of the label trie that ride along with each row."""
+        tree = self.tree or self._packed
+        return len(tree.tokens) if tree else 0
 
     def checkpoint_layers(self) -> None:
         """Keep each layer's input alone for the backward pass.

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from llabel.engine.packed_reader import packed_reader
 from llabel.engine.plain import PlainReader
 from llabel.engine.prefix import Prefix, pays
 from llabel.engine.rope import parse_rope
-from llabel.events import Listener, RowsDone, ignore
+from llabel.events import Listener, Note, RowsDone, ignore
 from llabel.labels import LabelTrie
 from llabel.ladder.base_form import form_in_use, four_bit_of
 from llabel.ladder.prompting import Prompting
@@ -75,9 +75,9 @@ class LabelModel:
             prompts = self._prompts([piece for row in pieces for piece in row])
             prefix = self._prefix(prompts, prefix)
             out = np.empty((len(prompts), len(self.prompting.trie.words)))
-            done, riding = (len(prefix), self.head.reader.tree_tokens) if prefix else (0, 0)
-            rests = [prompt[done:] for prompt in prompts]
-            lengths = [len(rest) + riding for rest in rests]
+            rests = [prompt[len(prefix) if prefix else 0 :] for prompt in prompts]
+            # The labels' own tokens ride behind each row.
+            lengths = [len(rest) + self.head.reader.tree_tokens for rest in rests]
             for rows in micro_batches(lengths, self._budget(prefix)):
                 batch = collate([Example(rests[row]) for row in rows])
                 log_probs = self.head.log_probs(batch.to(self.head.device), prefix)
@@ -170,21 +170,45 @@ def load_base(prompting: Prompting, settings: LLMSettings) -> "PreTrainedModel":
     return load_model(prompting.folder, device, precision, sample, four_bit, rope)
 
 
-def answer_head(
-    base: "PreTrainedModel", trie: LabelTrie, settings: LLMSettings
-) -> tuple[AnswerHead, str]:
-    """The answer head, and which engine it runs on: `packed` or `plain`.
+class Engine(NamedTuple):
+    """What a model's answers are read with.
+
+    Attributes:
+        head: of the answers.
+        name: `packed` or `plain`.
+        why_plain: what keeps the model out of the packed engine, where nobody asked for the plain
+            one and the model is on a CPU.
+    """
+
+    head: AnswerHead
+    name: str
+    why_plain: str | None = None
+
+    def tell(self, notify: Listener) -> None:
+        """Say why it takes so long."""
+        if self.why_plain is not None:
+            notify(
+                Note(
+                    f"The plain engine runs, several times slower than the packed one: "
+                    f"{self.why_plain}."
+                )
+            )
+
+
+def engine_for(base: "PreTrainedModel", trie: LabelTrie, settings: LLMSettings) -> Engine:
+    """The engine for a model.
 
     Args:
         base: the language model, adapters injected.
         trie: what may be answered.
         settings: `engine`, and `compile`, which asks for the layers of transformers.
     """
-    if settings.engine == "auto" and not settings.compile:
-        reader = packed_reader(base, trie, cache_folder() / "kernels")
-        if not isinstance(reader, str):
-            return AnswerHead(base, trie, reader), "packed"
-    return AnswerHead(base, trie), "plain"
+    if settings.engine != "auto" or settings.compile or base.device.type != "cpu":
+        return Engine(AnswerHead(base, trie), "plain")
+    reader = packed_reader(base, trie, cache_folder() / "kernels")
+    if isinstance(reader, str):
+        return Engine(AnswerHead(base, trie), "plain", reader)
+    return Engine(AnswerHead(base, trie, reader), "packed")
 
 
 def settings_in_use(settings: LLMSettings, folder: Path) -> dict[str, Any]:

@@ -29,8 +29,8 @@ from llabel.ladder.contract import FitRecord, Trial
 from llabel.ladder.examples import example_of
 from llabel.ladder.label_model import (
     LabelModel,
-    answer_head,
     device_of,
+    engine_for,
     load_base,
     precision_of,
     settings_in_use,
@@ -136,6 +136,7 @@ class LLMRung:
         self.choice_: Progress | None = None
         self.progress_ = Progress()
         self._load_model()
+        self.read_with_.tell(notify)
         if self.settings.init_lora == "loftq":
             start_from_rounding(self.model_, self.folder_, self.settings.double_quant)
         self._keep_lower(True)
@@ -249,7 +250,8 @@ class LLMRung:
     def _ready(self, model: "PeftModel") -> None:
         base = cast("PreTrainedModel", model.get_base_model())
         self.model_ = model
-        self.head_, self.engine_ = answer_head(base, self.trie_, self.settings)
+        self.read_with_ = engine_for(base, self.trie_, self.settings)
+        self.head_ = self.read_with_.head
         compiled = self.settings.compile
         if compiled:
             compile_layers(base)
@@ -267,6 +269,11 @@ class LLMRung:
         for name, parameter in self.model_.named_parameters():
             if name in weights:
                 parameter.copy_(weights[name])
+
+    @property
+    def engine_(self) -> str:
+        """`packed` or `plain`."""
+        return self.read_with_.name
 
     @property
     def precision(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from llabel.engine.model import load_adapter
-from llabel.ladder.label_model import LabelModel, answer_head, load_base
+from llabel.ladder.label_model import LabelModel, engine_for, load_base
 from llabel.ladder.llm import LLMRung
 from llabel.ladder.llm_folder import ADAPTER
 from llabel.ladder.prompting import build_prompting
@@ -48,5 +48,5 @@ def read_merged(rung: LLMRung, model: Path) -> LabelModel:
         settings, model, rung.fields_, rung.template_, rung.trie_.words, rung.classes_
     )
     base = load_base(prompting, settings)
-    head, _ = answer_head(base, prompting.trie, settings)
+    head = engine_for(base, prompting.trie, settings).head
     return LabelModel(base, head, prompting, settings.token_budget)

@@ -21,8 +21,8 @@ from llabel.ladder.contract import FitRecord
 from llabel.ladder.few_shot import Shot, choose_rows, fit_shots, shot_tokens
 from llabel.ladder.label_model import (
     LabelModel,
-    answer_head,
     device_of,
+    engine_for,
     load_base,
     precision_of,
     to_predict,
@@ -123,6 +123,7 @@ class PromptedRung:
         if self.few_shot:
             shown, cut_shots = self._choose_shots(task, notify)
         self._load_model()
+        self.read_with_.tell(notify)
         unlabelled = _sample(task.train, shown, self.settings.seed)
         notify(StageStarted("reading the prior", len(unlabelled)))
         raw = self.reader_.predict_proba(unlabelled.texts, notify)
@@ -179,14 +180,19 @@ class PromptedRung:
         vars(self).pop("reader_", None)  # two models might not fit into memory
         self.device_ = self.device
         model = load_base(self.prompting_, self.settings)
-        head, self.engine_ = answer_head(model, self.trie_, self.settings)
+        self.read_with_ = engine_for(model, self.trie_, self.settings)
         self.reader_ = LabelModel(
             model,
-            head,
+            self.read_with_.head,
             self.prompting_,
             self.settings.token_budget,
             shots=shot_tokens(self.shots_, self.prompting_) if self.few_shot else (),
         )
+
+    @property
+    def engine_(self) -> str:
+        """`packed` or `plain`."""
+        return self.read_with_.name
 
     def predict_proba(self, texts: Sequence[Text], notify: Listener = ignore) -> Probabilities:
         """(n,) texts → (n, n_classes) probabilities in the order of `classes_`."""

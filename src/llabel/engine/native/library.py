@@ -8,6 +8,8 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -27,10 +29,12 @@ class CannotCompile(Exception):
 
 def compiler() -> str | None:
     """The C++ compiler to use: `CXX`, g++ or clang++; None where there is none."""
-    for name in (os.environ.get("CXX"), "g++", "clang++"):
-        if name and (found := shutil.which(name)):
-            return found
-    return None
+    return next(iter(_compilers()), None)
+
+
+def _compilers() -> list[str]:
+    names = (os.environ.get("CXX"), "g++", "clang++")
+    return [found for name in names if name and (found := shutil.which(name))]
 
 
 @functools.cache
@@ -45,39 +49,56 @@ def load_library(folder: Path) -> ctypes.CDLL:
     Raises:
         CannotCompile: no compiler, or it failed.
     """
-    command = compiler()
-    if command is None:
-        raise CannotCompile("there is no C++ compiler (g++ or clang++)")
     here = files("llabel.engine.native")
-    texts = [here.joinpath(name).read_bytes() for name in (*HEADERS, *SOURCES)]
-    target = folder / f"kernels-{_fingerprint(command, texts)}.so"
-    if not target.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            for name, text in zip((*HEADERS, *SOURCES), texts, strict=True):
-                Path(scratch, name).write_bytes(text)
-            made = Path(scratch, "kernels.so")
-            _compile([command, *FLAGS, "-o", str(made), *(str(Path(scratch, n)) for n in SOURCES)])
-            made.replace(target)
+    sources = {name: here.joinpath(name).read_bytes() for name in (*HEADERS, *SOURCES)}
+    target = folder / f"kernels-{_fingerprint(sources)}.so"
     try:
-        return ctypes.CDLL(str(target))
+        if target.exists():
+            return _opened(target)
+        with tempfile.TemporaryDirectory() as scratch:
+            made = _compiled(sources, Path(scratch))
+            with suppress(OSError):  # a folder that cannot be written: compiled for this process
+                _keep(made, target)
+                return _opened(target)
+            return _opened(made)
+    except OSError as error:
+        raise CannotCompile(f"the kernels have nowhere to be compiled: {error}") from error
+
+
+def _opened(library: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(library))
     except OSError as error:
         raise CannotCompile(f"the compiled kernels cannot be loaded: {error}") from error
 
 
-def _compile(command: list[str]) -> None:
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
-    except subprocess.CalledProcessError as error:
-        raise CannotCompile(f"{command[0]} failed: {error.stderr.strip()[:500]}") from error
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise CannotCompile(f"{command[0]} failed: {error}") from error
+def _keep(made: Path, target: Path) -> None:
+    """Copy a library to where other processes, perhaps at this moment, look for it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        Path(shutil.copy(made, scratch)).replace(target)
 
 
-def _fingerprint(command: str, texts: list[bytes]) -> str:
-    """Of sources, flags, compiler and processor: a home may be shared by different machines."""
-    version = subprocess.run([command, "--version"], capture_output=True, check=False).stdout
-    parts = (*texts, " ".join(FLAGS).encode(), version, _processor().encode())
+def _compiled(sources: Mapping[str, bytes], folder: Path) -> Path:
+    for name, text in sources.items():
+        (folder / name).write_bytes(text)
+    made, why = folder / "kernels.so", "there is no C++ compiler: install g++ or clang++"
+    for command in _compilers():
+        parts = [command, *FLAGS, "-o", str(made), *(str(folder / name) for name in SOURCES)]
+        try:
+            subprocess.run(parts, check=True, capture_output=True, text=True, timeout=300)
+        except subprocess.CalledProcessError as error:
+            why = f"{command} failed: {error.stderr.strip()[:500]}"
+        except (OSError, subprocess.TimeoutExpired) as error:
+            why = f"{command} failed: {error}"
+        else:
+            return made
+    raise CannotCompile(why)
+
+
+def _fingerprint(sources: Mapping[str, bytes]) -> str:
+    """Of sources, flags and processor: a home may be shared by different machines."""
+    parts = (*sources.values(), " ".join(FLAGS).encode(), _processor().encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
