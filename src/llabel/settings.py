@@ -301,7 +301,7 @@ class LLMSettings:
         bool,
         Help(
             "Compute each layer again in the backward pass instead of keeping what it made: far "
-            "less memory for long rows, a third more work, the same result."
+            "less memory for long rows, half as much work again, the same result."
         ),
     ] = False
     device: Annotated[str, Help("auto, cpu, cuda or cuda:N.")] = "auto"
