@@ -11,13 +11,13 @@ import pytest
 from rich.console import Console
 
 from llabel.check import best_lookup_column, check, look_up, overlaps
-from llabel.check.estimate import ModelSize, estimate_run, measure_matmul_rate, model_size
+from llabel.check.estimate import estimate_run
 from llabel.check.view import duration, render
 from llabel.metrics import wilson_interval
 from llabel.task import Split, Task
+from test_estimate import SMOLLM2
 
 SHARED = Path(os.environ.get("LLABEL_SHARED", Path(__file__).parents[2] / "shared"))
-SMOLLM2 = ModelSize(106_168_320, 28_346_688, layers=30, hidden=576, intermediate=1536)
 
 
 def split(part, rows):
@@ -313,55 +313,6 @@ def test_cost_gets_tokens_after_truncation():
 def test_misuse_is_named(count_tokens, max_length, message):
     with pytest.raises(ValueError, match=message):
         check(make_task(QA_TRAIN, fields=("q", "p")), count_tokens, max_length=max_length)
-
-
-def test_estimate_follows_its_formula():
-    found = estimate_run(
-        1_000_000,
-        500_000,
-        model=SMOLLM2,
-        epochs=3,
-        flops_per_second=200e9,
-        token_budget=2048,
-        efficiency=0.5,
-    )
-    assert found.train_seconds == pytest.approx(3 * 1e6 * 4 * 106_168_320 / 100e9)
-    assert found.predict_seconds == pytest.approx(5e5 * 2 * 106_168_320 / 100e9)
-    kept = 2048 * 30 * (7 * 576 + 4 * 1536) * 4
-    weights = 4 * (106_168_320 + 28_346_688)
-    assert found.peak_memory_mb == pytest.approx(600 + (weights + kept) / 2**20)
-    assert "within a factor of two" in found.basis
-
-
-def test_estimate_agrees_with_a_measured_training():
-    # SmolLM2-135M, float32 eager, LoRA on all linear layers: 370 tokens/s where the product ran
-    # at 285 GFLOP/s.
-    found = estimate_run(370, 0, model=SMOLLM2, epochs=1, flops_per_second=285e9, token_budget=2560)
-    assert 0.5 < found.train_seconds < 2
-
-
-@pytest.mark.parametrize("shape", [(576, 1536), (4096, 14336)])
-def test_measured_rate_is_plausible(shape):
-    assert 1e8 < measure_matmul_rate(*shape, seconds=0.05) < 1e14
-
-
-def test_model_size_leaves_out_embeddings_and_head():
-    from transformers import LlamaConfig
-
-    config = LlamaConfig(
-        hidden_size=16,
-        intermediate_size=40,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        num_hidden_layers=3,
-        vocab_size=100,
-        tie_word_embeddings=False,
-    )
-    size = model_size(config)
-    attention = 16 * 16 * 2 + 16 * 8 * 2
-    assert size.linear_parameters == 3 * (attention + 3 * 16 * 40)
-    assert size.other_parameters == 2 * 100 * 16 + 7 * 16
-    assert (size.layers, size.hidden, size.intermediate) == (3, 16, 40)
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(40, "40 s"), (720, "12 min"), (12_600, "3.5 h")])

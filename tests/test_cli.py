@@ -142,6 +142,7 @@ WRONG: list[tuple[str, str]] = [
     ("check {data} {columns} --json {tmp}/no/x.json", "--json .*: the folder .* does not exist"),
     ("check {data} {columns} --max-seq-length 9999", "more than the context"),
     ("check {data} {columns} --max-seq-length 9", "Raise --max-seq-length"),
+    ("check {data} {columns} --adapt-layers 9", "--adapt-layers 9: the model has 2 layers"),
     ("check {data} {columns} --label-words warm", "'warm' is not LABEL=WORDS"),
     ("check {data} {columns} --label-words rain=wet", "--label-words names 'rain'"),
     ("check {data} {columns} --learning-rate 1", "No such option"),
@@ -266,12 +267,15 @@ def test_a_built_in_data_set_comes_with_a_bar(
 
 def test_check(data: Path, tiny_llama: Path, tmp_path: Path) -> None:
     result = llabel(
-        "check", data, *COLUMNS, "--model", tiny_llama, "--json", tmp_path / "found.json"
+        *("check", data, *COLUMNS, "--model", tiny_llama, "--json", tmp_path / "found.json"),
+        *("--adapt-layers", "1", "--gradient-checkpointing"),
     )
     assert result.exit_code == 0
     found = json.loads((tmp_path / "found.json").read_text())
     assert [row["part"] for row in found["tokens"]] == ["train", "validation", "test"]
     assert found["estimate"]["train_seconds"] > 0
+    counted = "1 of 2 layers adapted, layers run again in the backward pass"
+    assert counted in found["estimate"]["basis"]
     assert "60 rows" in told(result)
     assert "Same field value in an earlier part" in result.stdout
     assert "Estimate of a run here" in result.stdout

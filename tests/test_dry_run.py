@@ -1,12 +1,31 @@
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llabel.assessment import TRAIN_SAMPLE
+from llabel.check.estimate import RunEstimate
 from llabel.dry_run import prepare, run_cost
+from llabel.engine.native.library import compiler
+from llabel.errors import InputError
 from llabel.run import load
 from runs import config, write_weather
+
+needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
+
+
+def cost_of(tmp_path: Path, model: Path, **llm: Any) -> RunEstimate:
+    """Of a run over 10,000 training tokens that predicts its validation rows and a sample."""
+    made = config(write_weather(tmp_path / "weather.jsonl", 60), model, **llm)
+    task = load(made).task
+    return run_cost(prepare(made, task), task)(10_000, 0)
+
+
+def relative_time(found: RunEstimate) -> float:
+    """Of training, in units of prediction: each measures the machine's rate anew."""
+    return found.train_seconds / found.predict_seconds
 
 
 @pytest.mark.parametrize("refit", [False, True])
@@ -56,3 +75,70 @@ def test_what_prompts_begin_with_is_read_once(tmp_path: Path, tiny_llama: Path) 
     assert found.train_seconds / found.predict_seconds == pytest.approx(
         share * alone.train_seconds / alone.predict_seconds, rel=0.01
     )
+
+
+@pytest.mark.parametrize(
+    "engine", [pytest.param("auto", marks=needs_compiler), "plain"], ids=["packed", "plain"]
+)
+def test_layers_that_are_run_again_take_time_and_spare_memory(
+    tmp_path: Path, tiny_llama: Path, engine: str
+) -> None:
+    chosen = {"engine": engine, "token_budget": 4096}
+    kept = cost_of(tmp_path, tiny_llama, **chosen)
+    again = cost_of(tmp_path, tiny_llama, gradient_checkpointing=True, **chosen)
+    assert relative_time(again) == pytest.approx(1.5 * relative_time(kept))
+    assert again.peak_memory_mb < kept.peak_memory_mb
+    assert "layers run again in the backward pass" in again.basis
+
+
+@pytest.mark.parametrize(
+    ("changes", "share"),
+    [  # of two layers: forward, backward, and the lower one forward
+        pytest.param({"epochs": 3}, (3 * 2 + 1) / 12, marks=needs_compiler),
+        pytest.param({"epochs": 1}, (2 + 1) / 4, marks=needs_compiler),
+        # 60 rows: 43 to train on, 6 steps an epoch.
+        pytest.param({"epochs": 1, "max_steps": 18}, (3 * 2 + 1) / 12, marks=needs_compiler),
+        pytest.param({"epochs": 3, "max_steps": 3}, (2 + 1) / 4, marks=needs_compiler),
+        pytest.param({"epochs": 1, "refit": True}, (2 * 2 + 1) / 8, marks=needs_compiler),
+        ({"epochs": 3, "engine": "plain"}, (2 + 1) / 4),
+        ({"epochs": 3, "lora_dropout": 0.1}, (2 + 1) / 4),  # the plain engine's
+    ],
+)
+def test_layers_without_adapters_are_counted_as_they_are_read(
+    tmp_path: Path, tiny_llama: Path, changes: dict[str, Any], share: float
+) -> None:
+    whole = cost_of(tmp_path, tiny_llama, **changes)
+    found = cost_of(tmp_path, tiny_llama, adapt_layers=1, **changes)
+    assert relative_time(found) == pytest.approx(share * relative_time(whole))
+    assert "1 of 2 layers adapted" in found.basis
+
+
+@needs_compiler
+def test_states_that_are_kept_take_memory(tmp_path: Path, tiny_llama: Path) -> None:
+    once, thrice = (
+        cost_of(tmp_path, tiny_llama, adapt_layers=1, epochs=epochs).peak_memory_mb
+        for epochs in (1, 3)
+    )
+    hidden = json.loads((tiny_llama / "config.json").read_text())["hidden_size"]
+    assert thrice - once == pytest.approx(10_000 * 4 * hidden / 2**20)
+
+
+def test_more_layers_than_the_model_has_are_refused(tmp_path: Path, tiny_llama: Path) -> None:
+    with pytest.raises(InputError, match="--adapt-layers 3: the model has 2 layers"):
+        cost_of(tmp_path, tiny_llama, adapt_layers=3)
+
+
+@needs_compiler
+def test_where_lower_states_are_kept_rows_are_read_whole(tmp_path: Path, tiny_llama: Path) -> None:
+    """So what prompts share is not read once a micro-batch."""
+    labels = " ".join(f"Say whether it was sun or ice, number {n}." for n in range(8))
+    chosen = {"template": "alpaca", "instruction": labels, "max_seq_length": 512,
+              "token_budget": 4096, "adapt_layers": 1, "batch_size": 8}  # fmt: skip
+    once = relative_time(cost_of(tmp_path, tiny_llama, epochs=1, **chosen))
+    alone = relative_time(cost_of(tmp_path, tiny_llama, epochs=1, **chosen | {"batch_size": 1}))
+    assert once < 0.8 * alone
+    kept, also = (
+        relative_time(cost_of(tmp_path, tiny_llama, epochs=2, **chosen | {"batch_size": rows}))
+        for rows in (8, 1)
+    )
+    assert kept == pytest.approx(also)

@@ -7,12 +7,16 @@ import torch
 from llabel.engine.batching import collate
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.engine.model import load_model
+from llabel.engine.native.library import compiler
+from llabel.engine.packed import PackedDecoder
 from llabel.errors import InputError
-from llabel.events import EpochDone, Event, RowsDone, StageStarted, StepDone
+from llabel.events import EpochDone, Event, Note, RowsDone, StageStarted, StepDone
 from llabel.ladder.llm import LLMRung
 from llabel.settings import LLMSettings
 from tiny_rungs import BOOL, DEEP, TASK, own_proba, untrained
 from tiny_tasks import make_task
+
+needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
 
 
 def steps(events: list[Event]) -> list[StepDone]:
@@ -263,6 +267,59 @@ def test_adapters_in_the_last_layers_only(llm_settings, tmp_path):
     loaded = LLMRung.load(tmp_path / "run")
     texts = BOOL.test.texts
     np.testing.assert_allclose(loaded.predict_proba(texts), rung.predict_proba(texts), atol=1e-6)
+
+
+def tokens_read_below(monkeypatch) -> list[int]:
+    """Tokens of each pass through the layers below the adapters that keeps their states."""
+    read: list[int] = []
+    lower = PackedDecoder.lower
+    monkeypatch.setattr(
+        PackedDecoder,
+        "lower",
+        lambda self, tokens: read.append(len(tokens.ids)) or lower(self, tokens),
+    )
+    return read
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [
+        ({"epochs": 3}, 1),
+        ({"epochs": 1}, None),
+        ({"epochs": 1, "max_steps": 5}, 1),  # two and a half passes over 8 rows
+        ({"epochs": 3, "max_steps": 1}, None),
+        ({"epochs": 3, "max_steps": 1, "trials": 2}, 0.5),  # both read the same rows
+        ({"epochs": 1, "refit": True}, 1),  # validation rows are those of training
+    ],
+)
+def test_lower_layers_are_kept_where_rows_are_read_again(
+    llm_settings, monkeypatch, changes, passes
+):
+    read = tokens_read_below(monkeypatch)
+    rung = LLMRung(llm_settings(adapt_layers=1, batch_size=4, patience=None, **changes)).fit(BOOL)
+    assert rung.engine_ == "packed"
+    examples, _ = rung.examples(BOOL.train)
+    tokens = sum(len(example.input_ids) for example in examples)
+    if passes is None:
+        assert not read
+    else:
+        assert sum(read) == pytest.approx(passes * tokens, rel=0.2 if passes < 1 else 0)
+
+
+@needs_compiler
+def test_lower_layers_that_do_not_fit_are_told_once(llm_settings, monkeypatch):
+    chosen = llm_settings(adapt_layers=1, epochs=3, trials=2)
+    expected = LLMRung(chosen).fit(BOOL).predict_proba(BOOL.test.texts)
+    read, told = tokens_read_below(monkeypatch), []
+    monkeypatch.setattr("llabel.engine.packed_reader.LIMIT", 6000)
+    rung = LLMRung(chosen).fit(BOOL, notify=told.append)
+    [note] = [event for event in told if isinstance(event, Note)]
+    assert note.text.startswith("What the layers below the adapters give is kept up to")
+    examples, _ = rung.examples(BOOL.train)
+    tokens = sum(len(example.input_ids) for example in examples)
+    assert tokens < sum(read) < 6 * tokens
+    np.testing.assert_allclose(rung.predict_proba(BOOL.test.texts), expected, atol=1e-6)
 
 
 def test_more_layers_than_the_model_has(llm_settings):

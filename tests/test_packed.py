@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -13,16 +13,16 @@ from llabel.assets import cache_folder
 from llabel.engine.answer import AnswerHead
 from llabel.engine.batching import FULL_VOCABULARY, Example, collate
 from llabel.engine.linear import largest_inputs, quantise_frozen
-from llabel.engine.lower_states import LowerStates
+from llabel.engine.lower_states import LIMIT, LowerStates
 from llabel.engine.model import LoraSettings, add_lora
 from llabel.engine.native.kernels import Kernels
 from llabel.engine.native.library import CannotCompile, compiler, load_library
 from llabel.engine.packable import why_not
 from llabel.engine.packed_reader import PackedReader, packed_reader
-from llabel.events import Note
+from llabel.events import Event, Note
 from llabel.labels import LabelTrie, compile_labels
 from llabel.ladder.llm import LLMRung
-from llabel.settings import LLMSettings
+from llabel.settings import Help, LLMSettings
 from tiny_models import random_model
 from tiny_rungs import TASK
 
@@ -223,11 +223,26 @@ def test_what_lies_below_the_adapters_is_computed_once(precision):
     assert entered == [len(rows) - 2]
 
 
-def test_states_beyond_the_limit_are_not_kept():
-    known, state = LowerStates(limit=100), torch.zeros(2, 5)  # 40 bytes
-    for ids in ((1, 2), (3, 4), (5, 6)):
+def test_states_beyond_the_limit_are_not_kept_which_is_told_once():
+    told: list[Event] = []
+    known, state = LowerStates(100, told.append), torch.zeros(2, 5)  # 40 bytes
+    for ids in ((1, 2), (1, 2), (3, 4), (3, 4)):
         known.keep(ids, state)
-    assert [known.get(ids) is None for ids in ((1, 2), (3, 4), (5, 6))] == [False, False, True]
+    assert not told  # what is kept already takes no more room
+    for ids in ((5, 6), (7, 8), (5, 6)):
+        known.keep(ids, state)
+    rows = ((1, 2), (3, 4), (5, 6), (7, 8))
+    assert [known.get(ids) is None for ids in rows] == [False, False, True, True]
+    [note] = told
+    assert isinstance(note, Note)
+    assert "which 2 rows fill" in note.text
+
+
+def test_the_help_names_the_limit():
+    hint = get_type_hints(LLMSettings, include_extras=True)["adapt_layers"]
+    [said] = (extra.text for extra in hint.__metadata__ if isinstance(extra, Help))
+    tokens = round(LIMIT / (4 * 576), -4)  # float32 states
+    assert f"{LIMIT / 2**30:g} GiB ({tokens:,.0f} tokens at hidden size 576)" in said
 
 
 def test_changed_adapters_are_seen():

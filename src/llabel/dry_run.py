@@ -18,10 +18,13 @@ from llabel.check.estimate import (
 from llabel.config import RunConfig
 from llabel.engine.batching import shared_tokens
 from llabel.engine.linear import int_mm_is_fast
+from llabel.engine.lower_states import LIMIT
+from llabel.engine.model import adapted_layers
 from llabel.engine.prefix import pays
 from llabel.errors import InputError
 from llabel.ladder.base_form import form_in_use, four_bit_of
 from llabel.ladder.llm import LLMRung
+from llabel.ladder.lora import keeps_lower_states, passes
 from llabel.run import load
 from llabel.settings import LLMSettings
 from llabel.task import Task, Text
@@ -99,6 +102,9 @@ def run_cost(rung: LLMRung, task: Task) -> Cost:
 
     A run predicts more than validation and test once: validation after each epoch, and a sample of
     the training rows.
+
+    Raises:
+        InputError: more layers are to be adapted than the model has.
     """
     from transformers import AutoConfig
 
@@ -115,13 +121,14 @@ def run_cost(rung: LLMRung, task: Task) -> Cost:
     rate = measure_matmul_rate(
         size.hidden, size.intermediate, device=str(rung.device), dtype=measured
     )
-    trained, predicted = _read(rung, task, engine)
+    adapted = adapted_layers(settings.adapt_layers, size.layers)
+    keeps = adapted < size.layers and keeps_lower_states(settings, len(task.train))
+    limit = LIMIT if keeps and engine == "packed" else 0
+    trained, predicted = _read(rung, task, engine, whole=limit > 0)
     lengths = rung.encoder_.lengths(task.validation.texts)
     validation = sum(min(length, rung.max_length_) for length in lengths)
     sample = min(1, TRAIN_SAMPLE / len(task.train))
-    epochs: float = settings.epochs
-    if settings.max_steps:
-        epochs = settings.max_steps * settings.batch_size / len(task.train)
+    epochs = passes(settings, len(task.train))
 
     def cost(train_tokens: int, other_tokens: int) -> RunEstimate:
         more = ceil(epochs) * validation + round(sample * train_tokens)
@@ -134,24 +141,28 @@ def run_cost(rung: LLMRung, task: Task) -> Cost:
             token_budget=settings.token_budget,
             speed=speed,
             bytes_per_weight=_WEIGHT_BYTES[form if form == "nf4-stored" else rung.precision],
+            adapted=adapted,
+            recompute=settings.gradient_checkpointing,
+            lower_limit=limit,
             how=f"{rung.precision}, {engine} engine",
         )
 
     return cost
 
 
-def _read(rung: LLMRung, task: Task, engine: str) -> tuple[float, float]:
+def _read(rung: LLMRung, task: Task, engine: str, *, whole: bool) -> tuple[float, float]:
     """Which shares of the tokens are read in training and in prediction, in 0 ... 1.
 
     What prompts begin with is read once for all that are predicted, and in the packed engine once
-    a micro-batch of a training step.
+    a micro-batch of a training step, unless rows are read `whole` there, as where the lower layers'
+    states are kept.
     """
     few = rung.encoder_.encode(task.validation.texts[:SAMPLE])
     shared = len(shared_tokens([prompt.input_ids for prompt in few]))
     if engine == "compiled" or not few or not pays(shared, len(few)):
         return 1.0, 1.0
-    whole = mean(len(prompt.input_ids) for prompt in few)
-    own, settings = whole - shared, rung.settings
+    length = mean(len(prompt.input_ids) for prompt in few)
+    own, settings = length - shared, rung.settings
     together = max(1, min(settings.batch_size, int((settings.token_budget - shared) / own)))
-    once = engine == "packed" and pays(shared, settings.batch_size)
-    return (own + shared / together) / whole if once else 1.0, own / whole
+    once = engine == "packed" and not whole and pays(shared, settings.batch_size)
+    return (own + shared / together) / length if once else 1.0, own / length

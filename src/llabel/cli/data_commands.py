@@ -17,7 +17,7 @@ from llabel.errors import InputError
 from llabel.options import PANELS, settings_options
 
 COSTLY = (
-    *("loss", "epochs", "refit"),
+    *("adapt_layers", "loss", "epochs", "refit"),
     *("token_budget", "gradient_checkpointing", "precision", "engine", "compile", "device", "seed"),
 )
 ROW = "Which row, counted from 1; as validation:3 where DATA has several parts."

@@ -196,6 +196,17 @@ def compile_layers(model: "PreTrainedModel") -> None:
         layer.compile(dynamic=True)
 
 
+def adapted_layers(layers: int | None, total: int) -> int:
+    """How many of a model's `total` layers, the last ones, get adapters; None asks for all.
+
+    Raises:
+        InputError: more are asked for than there are.
+    """
+    if layers is not None and layers > total:
+        raise InputError(f"--adapt-layers {layers}: the model has {total} layers.")
+    return total if layers is None else layers
+
+
 def add_lora(model: "PreTrainedModel", settings: LoraSettings) -> "PeftModel":
     """Wrap `model` with fresh adapters (A random, B zero: nothing changes until training).
 
@@ -211,9 +222,7 @@ def add_lora(model: "PreTrainedModel", settings: LoraSettings) -> "PeftModel":
     upper: list[int] | None = None
     if settings.layers is not None:
         total = int(model.config.num_hidden_layers)
-        if settings.layers > total:
-            raise InputError(f"--adapt-layers {settings.layers}: the model has {total} layers.")
-        upper = list(range(total - settings.layers, total))
+        upper = list(range(total - adapted_layers(settings.layers, total), total))
     config = LoraConfig(
         r=settings.r,
         lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]  # PEFT divides, any number does

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from llabel.engine.batching import Batch, own_starts
-from llabel.engine.lower_states import LowerStates
+from llabel.engine.lower_states import LIMIT, LowerStates
 from llabel.engine.native.kernels import Behind, Kernels
 from llabel.engine.native.library import CannotCompile
 from llabel.engine.packable import why_not
 from llabel.engine.packed import PackedDecoder, Tokens
 from llabel.engine.prefix import Prefix
 from llabel.engine.tree import Tree
+from llabel.events import Listener, ignore
 from llabel.labels import LabelTrie
 
 if TYPE_CHECKING:
@@ -40,9 +41,13 @@ class PackedReader:
         """Tokens of the label trie that ride along with each row."""
         return len(self.tree.tokens)
 
-    def keep_lower(self, wanted: bool) -> None:
-        """Keep what lies below the adapters between passes over the same rows, or no longer."""
-        self.lower = LowerStates() if wanted and self.decoder.lowest_adapter else None
+    def keep_lower(self, wanted: bool, notify: Listener = ignore) -> None:
+        """Keep what lies below the adapters between passes over the same rows, or no longer.
+
+        `notify` is told when no more of it fits (see `LowerStates`).
+        """
+        kept = wanted and self.decoder.lowest_adapter
+        self.lower = LowerStates(LIMIT, notify) if kept else None
 
     def checkpoint_layers(self) -> None:
         """Keep each layer's input alone for the backward pass."""

@@ -43,7 +43,13 @@ from llabel.ladder.llm_folder import (
     refuse_other_weights,
     save_rung,
 )
-from llabel.ladder.lora import TrainingJob, lora_settings, training_settings, trial_of
+from llabel.ladder.lora import (
+    TrainingJob,
+    keeps_lower_states,
+    lora_settings,
+    training_settings,
+    trial_of,
+)
 from llabel.ladder.prompting import Prompting, build_prompting, lasting_name
 from llabel.ladder.targets import mean_log_loss
 from llabel.ladder.trials import around, best_of
@@ -139,7 +145,7 @@ class LLMRung:
         self.read_with_.tell(notify)
         if self.settings.init_lora == "loftq":
             start_from_rounding(self.model_, self.folder_, self.settings.double_quant)
-        self._keep_lower(True)
+        self._keep_lower(keeps_lower_states(self.settings, len(train)), notify)
         start = self._adapter()
         self._validated: Probabilities | None = None  # of the best trial's best epoch
         weighted = weigh(train, task.train.y, self.settings.class_weight)
@@ -192,11 +198,9 @@ class LLMRung:
         self.model_.eval()
         return self
 
-    def _keep_lower(self, wanted: bool) -> None:
-        settings, reader = self.settings, self.head_.reader
-        passes = settings.epochs * settings.trials + settings.refit
-        if isinstance(reader, PackedReader):
-            reader.keep_lower(wanted and settings.adapt_layers is not None and passes > 1)
+    def _keep_lower(self, wanted: bool, notify: Listener = ignore) -> None:
+        if isinstance(self.head_.reader, PackedReader):
+            self.head_.reader.keep_lower(wanted, notify)
 
     def _search(
         self,
