@@ -28,19 +28,22 @@ def relative_time(found: RunEstimate) -> float:
     return found.train_seconds / found.predict_seconds
 
 
-@pytest.mark.parametrize("refit", [False, True])
+@pytest.mark.parametrize(("trials", "refit"), [(1, False), (1, True), (3, True)])
 def test_the_cost_counts_all_that_a_run_predicts(
-    tmp_path: Path, tiny_llama: Path, refit: bool
+    tmp_path: Path, tiny_llama: Path, trials: int, refit: bool
 ) -> None:
-    made = config(write_weather(tmp_path / "weather.jsonl", 60), tiny_llama, epochs=3, refit=refit)
+    made = config(
+        write_weather(tmp_path / "weather.jsonl", 60), tiny_llama,
+        epochs=3, trials=trials, refit=refit,
+    )  # fmt: skip
     task = load(made).task
     rung = prepare(made, task)
     validation = sum(rung.encoder_.lengths(task.validation.texts))
-    trainings = 3 * (2 if refit else 1)
+    trainings = 3 * (trials + refit)
     found = run_cost(rung, task)(1000, 500)
     seconds_per_token = found.train_seconds / (2 * 1000 * trainings)  # forward and backward
     predicted = found.predict_seconds / seconds_per_token
-    assert predicted == pytest.approx(500 + 3 * validation + 1000)
+    assert predicted == pytest.approx(500 + trials * 3 * validation + 1000)
 
 
 def test_of_many_training_rows_a_sample_is_predicted(tmp_path: Path, tiny_llama: Path) -> None:

@@ -131,12 +131,12 @@ def run_cost(rung: LLMRung, task: Task) -> Cost:
     epochs = passes(settings, len(task.train))
 
     def cost(train_tokens: int, other_tokens: int) -> RunEstimate:
-        more = ceil(epochs) * validation + round(sample * train_tokens)
+        more = ceil(epochs) * settings.trials * validation + round(sample * train_tokens)
         return estimate_run(
             round(trained * train_tokens),
             round(predicted * (other_tokens + more)),
             model=size,
-            epochs=epochs * (2 if settings.refit else 1),
+            epochs=epochs * (settings.trials + settings.refit),
             flops_per_second=rate,
             token_budget=settings.token_budget,
             speed=speed,
