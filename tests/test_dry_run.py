@@ -5,6 +5,7 @@ import pytest
 
 from llabel.assessment import TRAIN_SAMPLE
 from llabel.dry_run import prepare, run_cost
+from llabel.engine.native.library import compiler
 from llabel.run import load
 from runs import config, write_weather
 
@@ -56,3 +57,18 @@ def test_what_prompts_begin_with_is_read_once(tmp_path: Path, tiny_llama: Path) 
     assert found.train_seconds / found.predict_seconds == pytest.approx(
         share * alone.train_seconds / alone.predict_seconds, rel=0.01
     )
+
+
+@pytest.mark.parametrize("avx2", [True, False])
+def test_int8_is_promised_to_be_faster_only_where_integers_multiply_faster(
+    tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, avx2: bool
+) -> None:
+    monkeypatch.setattr("llabel.dry_run.int_mm_is_fast", lambda: False)
+    monkeypatch.setattr("llabel.dry_run.has_avx2", lambda: avx2)
+    monkeypatch.setattr("llabel.dry_run.measure_matmul_rate", lambda *_, **__: 1e9)
+    made = config(write_weather(tmp_path / "weather.jsonl", 60), tiny_llama, epochs=1)
+    task, seconds = load(made).task, {}
+    for precision in ("float32", "int8"):
+        own = replace(made, llm=replace(made.llm, precision=precision))
+        seconds[precision] = run_cost(prepare(own, task), task)(1000, 500).train_seconds
+    assert (seconds["int8"] < seconds["float32"]) is (avx2 and compiler() is not None)
