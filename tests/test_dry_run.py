@@ -145,3 +145,18 @@ def test_where_lower_states_are_kept_rows_are_read_whole(tmp_path: Path, tiny_ll
         for rows in (8, 1)
     )
     assert kept == pytest.approx(also)
+
+
+@pytest.mark.parametrize("avx2", [True, False])
+def test_int8_is_promised_to_be_faster_only_where_integers_multiply_faster(
+    tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, avx2: bool
+) -> None:
+    monkeypatch.setattr("llabel.dry_run.int_mm_is_fast", lambda: False)
+    monkeypatch.setattr("llabel.dry_run.has_avx2", lambda: avx2)
+    monkeypatch.setattr("llabel.dry_run.measure_matmul_rate", lambda *_, **__: 1e9)
+    made = config(write_weather(tmp_path / "weather.jsonl", 60), tiny_llama, epochs=1)
+    task, seconds = load(made).task, {}
+    for precision in ("float32", "int8"):
+        own = replace(made, llm=replace(made.llm, precision=precision))
+        seconds[precision] = run_cost(prepare(own, task), task)(1000, 500).train_seconds
+    assert (seconds["int8"] < seconds["float32"]) is (avx2 and compiler() is not None)

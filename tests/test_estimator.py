@@ -1,11 +1,17 @@
+import copy
 import inspect
+import io
+import pickle
 import warnings
+from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
@@ -52,13 +58,68 @@ def test_saved_is_loaded(fitted: LLMClassifier, tmp_path: Path) -> None:
     assert loaded.get_params() == fitted.get_params()
 
 
+@pytest.fixture(scope="module")
+def fitted_int8(tiny_llama: Path) -> LLMClassifier:
+    made = LLMClassifier(str(tiny_llama), r=4, epochs=1, precision="int8", device="cpu")
+    return made.fit(TEXTS, LABELS)
+
+
+def pickled(classifier: LLMClassifier) -> LLMClassifier:
+    return pickle.loads(pickle.dumps(classifier))
+
+
+def dumped(classifier: LLMClassifier) -> LLMClassifier:
+    file = io.BytesIO()
+    joblib.dump(classifier, file)
+    file.seek(0)
+    return joblib.load(file)
+
+
+@pytest.mark.parametrize("copied", [pickled, dumped, copy.deepcopy])
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_copy_answers_alike_and_learns_by_itself(
+    request: pytest.FixtureRequest, precision: str, copied: Callable[..., LLMClassifier]
+) -> None:
+    name = "fitted" if precision == "float32" else "fitted_int8"
+    original: LLMClassifier = request.getfixturevalue(name)
+    before = original.predict_proba(TEXTS)
+    made = copied(original)
+    assert made.rung_.engine_ == original.rung_.engine_
+    assert made.get_params() == original.get_params()
+    assert (made.predict_proba(TEXTS) == before).all()
+    with torch.no_grad():
+        for parameter in made.rung_.model_.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(-3)
+    assert (made.predict_proba(TEXTS) != before).any()
+    assert (original.predict_proba(TEXTS) == before).all()
+
+
+def test_a_pickle_holds_each_weight_once(fitted: LLMClassifier) -> None:
+    """The packed engine's layers share memory."""
+    weights = fitted.rung_.record_.weight_bytes
+    assert weights < len(pickle.dumps(fitted)) < 1.3 * weights
+
+
+def test_a_pickle_is_read_where_kernels_cannot_be_compiled(
+    fitted: LLMClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = pickle.dumps(fitted)
+    monkeypatch.setenv("LLABEL_CACHE", str(tmp_path))  # where nothing is compiled yet
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("PATH", "")
+    read = pickle.loads(written)
+    assert read.rung_.engine_ == "plain"
+    np.testing.assert_allclose(read.predict_proba(TEXTS), fitted.predict_proba(TEXTS), atol=1e-5)
+
+
 def test_clone_forgets_what_was_learned(fitted: LLMClassifier) -> None:
-    copy = clone(fitted)
-    assert copy.get_params() == fitted.get_params()
+    blank = clone(fitted)
+    assert blank.get_params() == fitted.get_params()
     with pytest.raises(NotFittedError):
-        copy.predict(["snow"])
+        blank.predict(["snow"])
     with pytest.raises(NotFittedError):
-        copy.save("nowhere")
+        blank.save("nowhere")
 
 
 def test_the_same_seed_gives_the_same_classifier(

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from llabel.assets import cache_folder
 from llabel.engine.linear import Int8Linear
-from llabel.engine.native.kernels import Behind, Kernels
+from llabel.engine.native.kernels import Behind, Kernels, has_avx2
 from llabel.engine.native.library import compiler
 from llabel.engine.projection import Crossing, Projection
 
@@ -62,6 +62,25 @@ def test_integer_products_are_exact(m, k, n, transposed, seed):
     laid_out = b.t().contiguous().t() if transposed else b
     found = library.int_product(a, library.pack(laid_out), n)
     assert torch.equal(found, (a.double() @ b.double()).to(torch.int32))
+
+
+def test_where_there_are_integer_products_is_known_without_compiling(kernels):
+    assert has_avx2() == kernels.multiplies_integers
+
+
+def test_without_integer_products_weights_become_floats_once(kernels, monkeypatch):
+    """As on ARM: the same to the bit, also where float32 cannot hold a whole row's sum."""
+    x = normal(5, 1152)
+    expected = crossing(kernels, x)
+    kernels.leave_rows(expected.multiply().outside, 5)
+    monkeypatch.setattr("llabel.engine.projection.int_mm_is_fast", lambda: False)
+    without = Kernels(cache_folder() / "kernels")
+    without.multiplies_integers = False
+    made = crossing(without, x)
+    without.leave_rows(made.multiply().outside, 5)
+    assert torch.equal(made.left, expected.left)
+    assert made.way.weight.dtype == torch.float32
+    assert made.layer.weight.dtype == torch.int8  # the plain engine reads it, too
 
 
 ODD = st.sampled_from([float("inf"), float("-inf"), float("nan")])

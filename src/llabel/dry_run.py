@@ -20,6 +20,7 @@ from llabel.engine.batching import shared_tokens
 from llabel.engine.linear import int_mm_is_fast
 from llabel.engine.lower_states import LIMIT
 from llabel.engine.model import adapted_layers
+from llabel.engine.native.kernels import has_avx2
 from llabel.engine.prefix import pays
 from llabel.errors import InputError
 from llabel.ladder.base_form import form_in_use, four_bit_of
@@ -115,7 +116,7 @@ def run_cost(rung: LLMRung, task: Task) -> Cost:
     size = model_size(config)
     form = form_in_use(four_bit_of(settings, rung.folder_, rung.device))
     engine = _engine(settings, config, str(rung.device), form)
-    speeds = _SPEED if int_mm_is_fast() else _SPEED_WITHOUT_AVX512
+    speeds = _SPEED if int_mm_is_fast() else _SPEED_WITHOUT_AVX512 if has_avx2() else {}
     speed = speeds.get((engine, rung.precision), 1.0)
     measured = "float32" if rung.precision == "int8" else rung.precision
     rate = measure_matmul_rate(

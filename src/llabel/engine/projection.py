@@ -1,13 +1,19 @@
 """Linear layers that share their input, as one product, with the adapters' on top of it."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from llabel.engine.linear import Int8Linear, int_mm_is_fast, int_product
+from llabel.engine.linear import (
+    Int8Linear,
+    int_mm_is_fast,
+    int_product,
+    int_product_in_float,
+)
 from llabel.engine.native.kernels import Kernels, Part, Side, parts_array
 
 
@@ -57,9 +63,9 @@ class Way:
         bias: (1, out) added where there is no residual; zeros unless it is written to.
 
     Args:
-        weight: (out, in) of this direction; int8, or float32.
+        weight: (out, in) of this direction; int8 or float32.
         before: (in,) what entering rows are multiplied with before they are rounded; None in
-            float.
+            float. With them, a float32 weight holds the integers.
         after: (out,) scales of the integer product; None in float.
         entering, leaving: the adapters' parts of both sides.
         ranks: of all adapters together.
@@ -81,6 +87,7 @@ class Way:
         self._packed: Tensor | None = None
         self.entering, self.leaving = parts_array(entering), parts_array(leaving)
         self.bias = torch.zeros(1, len(weight))
+        self.float_product = _float_product()
 
     def begin(self, n: int, *, keep: bool = False) -> "Crossing":
         """n rows are about to enter; `keep` them where the kernel would not."""
@@ -88,7 +95,9 @@ class Way:
 
     def int_product(self, rows: Tensor) -> Tensor:
         """(n, in) int8 → (n, out) int32."""
-        if int_mm_is_fast() or not self.kernels.multiplies_integers:
+        if self.weight.dtype == torch.float32:
+            return int_product_in_float(rows, self.weight.t())
+        if int_mm_is_fast():
             return int_product(rows, self.weight.t())
         if self._packed is None:  # of the way back not before there is one
             self._packed = self.kernels.pack(self.weight.t())
@@ -150,10 +159,7 @@ class Crossing:
             self.left = torch.empty(self.n, len(way.weight)) if keep else None
         else:
             assert self.entered is not None
-            # oneDNN's product: on AMD twice as fast as MKL's.
-            self.left = torch.ops.mkldnn._linear_pointwise(
-                self.entered, way.weight, None, "none", [], ""
-            )
+            self.left = way.float_product(self.entered, way.weight)
         return self
 
     @property
@@ -204,6 +210,8 @@ class Projection:
         scales: tuple[Tensor | None, Tensor | None] = None, None
         if isinstance(frozen[0], Int8Linear):
             scales = frozen[0].unsmooth, torch.cat([layer.scale for layer in frozen])
+            if not (int_mm_is_fast() or kernels.multiplies_integers):
+                weight = weight.float()  # once, for products in float: the same sums
         width = weight.shape[1]
         ups, downs = self._parts()
         self.forward = Way(
@@ -275,6 +283,16 @@ def _adapter_of(layer: nn.Module, lanes: int) -> Adapter | None:
     return Adapter(
         module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name], lanes
     )
+
+
+def _float_product() -> Callable[[Tensor, Tensor], Tensor]:
+    """(n, in) and (out, in) → (n, out): oneDNN's where PyTorch has it, on AMD twice MKL's speed."""
+    return _onednn_product if torch.backends.mkldnn.is_available() else F.linear
+
+
+def _onednn_product(rows: Tensor, weight: Tensor) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, None, "none", [], "")
+    return product
 
 
 def _at(tensor: Tensor | None) -> int | None:

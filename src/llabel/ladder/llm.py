@@ -1,6 +1,7 @@
 """The fine-tuned LLM rung: prompt → one answer, LoRA, label probabilities."""
 
 import gc
+import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -60,6 +61,9 @@ from llabel.task import Label, Probabilities, Split, Task, Text
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
+
+
+_READERS = ("read_with_", "head_", "reader_")  # made anew from the model by `LLMRung._ready`
 
 
 class LLMRung:
@@ -241,7 +245,7 @@ class LLMRung:
     def _load_model(self) -> None:
         """Fresh weights and fresh adapters, the same for the same seed."""
         if "model_" in vars(self):  # two of them might not fit into memory
-            for last in ("model_", "head_", "reader_"):
+            for last in ("model_", *_READERS):
                 vars(self).pop(last, None)
             gc.collect()
         self.device_ = self.device
@@ -262,6 +266,23 @@ class LLMRung:
         self.reader_ = LabelModel(
             model, self.head_, self.prompting_, self.settings.token_budget, reuse=not compiled
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: without what reads the model, which keeps addresses in memory."""
+        state = {name: value for name, value in vars(self).items() if name not in _READERS}
+        if "model_" in state:
+            # The packed engine's layers share their weights' memory, which pickle would write out
+            # once for each of them.
+            written = io.BytesIO()
+            torch.save(state["model_"], written)
+            state["model_"] = written.getvalue()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The model is read by the engine that this machine has."""
+        vars(self).update(state)
+        if "model_" in state:  # what is inside a pickle need not be distrusted more than that
+            self._ready(torch.load(io.BytesIO(state["model_"]), weights_only=False))
 
     def _adapter(self) -> dict[str, Tensor]:
         """A copy of the weights that are trained."""

@@ -177,7 +177,8 @@ class PromptedRung:
         return sum(prompt.truncated for prompt in self.encoder_.encode(split.texts))
 
     def _load_model(self) -> None:
-        vars(self).pop("reader_", None)  # two models might not fit into memory
+        for last in ("read_with_", "reader_"):  # two models might not fit into memory
+            vars(self).pop(last, None)
         self.device_ = self.device
         model = load_base(self.prompting_, self.settings)
         self.read_with_ = engine_for(model, self.trie_, self.settings)

@@ -221,6 +221,11 @@ class Kernels:
         return d_tokens
 
 
+def has_avx2() -> bool:
+    """What `Kernels.multiplies_integers` will be here, without compiling them."""
+    return torch.backends.cpu.get_cpu_capability().startswith(("AVX2", "AVX512", "AMX"))
+
+
 def parts_array(parts: Sequence[Part]) -> ctypes.Array[Part]:
     """What `Side.parts` points to."""
     return (Part * len(parts))(*parts)
