@@ -25,7 +25,7 @@ from llabel.engine.prefix import pays
 from llabel.errors import InputError
 from llabel.ladder.base_form import form_in_use, four_bit_of
 from llabel.ladder.llm import LLMRung
-from llabel.ladder.lora import keeps_lower_states, passes
+from llabel.ladder.lora import keeps_lower_states
 from llabel.run import load
 from llabel.settings import LLMSettings
 from llabel.task import Task, Text
@@ -129,7 +129,7 @@ def run_cost(rung: LLMRung, task: Task) -> Cost:
     lengths = rung.encoder_.lengths(task.validation.texts)
     validation = sum(min(length, rung.max_length_) for length in lengths)
     sample = min(1, TRAIN_SAMPLE / len(task.train))
-    epochs = passes(settings, len(task.train))
+    epochs = settings.passes(len(task.train))
 
     def cost(train_tokens: int, other_tokens: int) -> RunEstimate:
         more = ceil(epochs) * settings.trials * validation + round(sample * train_tokens)

@@ -162,11 +162,11 @@ class LLMRung:
         refit: Trial | None = None
         if self.settings.refit:
             self.choice_ = self.progress_
-            per_epoch = math.ceil(len(train) / self.settings.batch_size)
             plan = replace(
                 training_settings(self.settings),
                 learning_rate=rate,
-                epochs=self.choice_.best_step / per_epoch,  # of more rows, as many passes
+                # Of more rows, as many passes.
+                epochs=self.choice_.best_step / self.settings.steps_per_epoch(len(train)),
                 max_steps=None,
                 patience=None,
             )

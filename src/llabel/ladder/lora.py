@@ -43,16 +43,9 @@ def trial_of(job: TrainingJob, progress: Progress) -> Trial:
     )
 
 
-def passes(settings: LLMSettings, rows: int) -> float:
-    """Over so many training rows in one training, at most; the last one may be a part."""
-    if settings.max_steps is None:
-        return settings.epochs
-    return settings.max_steps / math.ceil(rows / settings.batch_size)
-
-
 def keeps_lower_states(settings: LLMSettings, rows: int) -> bool:
     """Whether what lies below the adapters is worth keeping: some of the rows are read again."""
-    again = passes(settings, rows) > 1 or settings.trials > 1 or settings.refit
+    again = settings.passes(rows) > 1 or settings.trials > 1 or settings.refit
     return settings.adapt_layers is not None and again
 
 

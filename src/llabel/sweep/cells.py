@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
-from math import ceil, sqrt
+from math import sqrt
 from typing import Any
 
 from llabel.config import RunConfig, defaults, short
@@ -71,9 +71,7 @@ class PlannedCell:
         llm = self.config.llm
         if self.config.run.rung not in ADAPTED or self.control:
             return 0
-        epochs: float = llm.epochs
-        if llm.max_steps is not None:
-            epochs = llm.max_steps / ceil(train / llm.batch_size)
+        epochs = llm.passes(train)
         return round(epochs * train) + (round(epochs * (train + validation)) if llm.refit else 0)
 
 

@@ -1,0 +1,37 @@
+"""Every setting, once: its name, type, range, default and help.
+
+The command line makes its options from these classes, `--config run.yaml` is checked against
+them, `run.json` records them and `LLMClassifier` takes the same names.
+"""
+
+from llabel.settings.data import DataSettings
+from llabel.settings.kinds import (
+    ClassWeight,
+    Duration,
+    Help,
+    Long,
+    Names,
+    RopeKind,
+    RungName,
+    TrackerName,
+)
+from llabel.settings.llm import LLMSettings
+from llabel.settings.many import CompareSettings, SweepSettings
+from llabel.settings.run import RunSettings, SimplerSettings
+
+__all__ = [
+    "ClassWeight",
+    "CompareSettings",
+    "DataSettings",
+    "Duration",
+    "Help",
+    "LLMSettings",
+    "Long",
+    "Names",
+    "RopeKind",
+    "RunSettings",
+    "RungName",
+    "SimplerSettings",
+    "SweepSettings",
+    "TrackerName",
+]
