@@ -8,6 +8,7 @@ bench/results/profile-step.json. A minute.
 """
 
 import argparse
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -58,12 +59,13 @@ def trainer_of(engine: str, settings: dict[str, Any], rows: list[dict]) -> Calla
     from llabel.ladder.llm import LLMRung
     from llabel.settings import LLMSettings
 
+    sys.path.insert(0, str(BENCH / "workers"))
+    from train_ours import split_of
+
     rung = LLMRung(LLMSettings(**(settings | {"engine": engine})))
     rung.prepare(tuple(rows[0]["fields"]), (False, True))
     rung._load_model()
-    texts = [tuple(row["fields"].values()) for row in rows]
-    prompts = [prompt.input_ids for prompt in rung.encoder_.encode(texts)]
-    examples = [rung.example(p, row["label"]) for p, row in zip(prompts, rows, strict=True)]
+    examples, _ = rung.examples(split_of(rows, "train"))
     weights = [p for p in rung.model_.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=1e-4)
     at = 0

@@ -230,3 +230,17 @@ def test_our_workers_train_and_predict(
     (told,) = driver.measure([asked], 1, print)
     assert told.laps[0]["rows"] == 8
     assert told.laps[0]["right"] == 4, "every text is the same"
+
+
+def test_a_step_is_profiled_kernel_by_kernel(tiny_llama: Path) -> None:
+    profile_step, rows = module("profile_step"), []
+    for label in (0, 1):
+        rows.append({"fields": {"question": "is it", "passage": "it is"}, "label": label})
+    settings = {"model": str(tiny_llama), "device": "cpu"}
+    step = profile_step.trainer_of("auto", settings, rows)
+    spent = profile_step.packed(step, 2)
+    assert spent["everything else"] > 0
+    if step.rung.engine_ == "packed":
+        assert spent["attention"] > 0
+    spent = profile_step.plain(profile_step.trainer_of("plain", settings, rows), 2)
+    assert spent["float products"] > 0
