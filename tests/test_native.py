@@ -195,3 +195,22 @@ def test_large_gates_overflow_nowhere(kernels):
     after = down.begin(1)
     kernels.swiglu(before.outside, 1, after.inside)
     torch.testing.assert_close(after.entered, F.silu(gate) * up, rtol=1e-5, atol=1e-30)
+
+
+@given(
+    rows=st.integers(0, 700),
+    m=st.sampled_from([1, 6, 16, 48, 49, 96]),
+    n=st.sampled_from([1, 3, 8, 10]),
+    seed=st.integers(0, 9),
+)
+@settings(deadline=None, max_examples=60)
+def test_gradients_of_weights_are_sums_over_rows(rows, m, n, seed):
+    """Of columns of wider tensors, too; whether BLAS computes them or we."""
+    kernels = Kernels(cache_folder() / "kernels")
+    n *= kernels.lanes
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randn(rows, m + 8, generator=generator)[:, 4 : 4 + m]
+    b = torch.randn(rows, n + kernels.lanes, generator=generator)[:, :n]
+    found = kernels.transposed_product(a, b)
+    expected = (a.double().t() @ b.double()).float()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)

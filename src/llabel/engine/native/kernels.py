@@ -14,6 +14,10 @@ from torch import Tensor
 
 from llabel.engine.native.library import load_library
 
+# Up to so many columns our own product is the faster one: BLAS libraries like both sides long.
+# Adapters of rank 16 have at most 48, where three share their input.
+_SKINNY = 48
+
 
 class Part(ctypes.Structure):
     """Some of a side's columns, and an adapter's matrix between these and some ranks."""
@@ -158,6 +162,8 @@ class Kernels:
     def transposed_product(self, a: Tensor, b: Tensor) -> Tensor:
         """(k, m) and (k, n), which may be columns of wider ones → a^T b (m, n)."""
         (k, m), n = a.shape, b.shape[1]
+        if min(m, n) > _SKINNY:
+            return a.t() @ b
         out = a.new_empty(m, n)
         self._c.transposed_product(
             _i(m), _i(n), _i(k), _p(a), _i(a.stride(0)), _p(b), _i(b.stride(0)), _p(out)

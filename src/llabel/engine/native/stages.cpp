@@ -277,8 +277,19 @@ API void rotary_backward(float* grad, int64_t n, const Rotary* how, const Side* 
 // C (m, n) = A^T B for A (k, m) and B (k, n) with rows `lda` and `ldb` apart: gradients of weights.
 API void transposed_product(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda,
                             const float* b, int64_t ldb, float* c) {
-  constexpr int64_t WIDTH = PANEL * LANES;
+  constexpr int64_t WIDTH = PANEL * LANES, BLOCK = 256;
 #pragma omp parallel for schedule(static)
-  for (int64_t j = 0; j < n; j += WIDTH)
-    product(0, m, std::min(WIDTH, n - j), k, a, 1, lda, b + j, ldb, c + j, n, Zero{});
+  for (int64_t j = 0; j < n; j += WIDTH) {
+    const int64_t width = std::min(WIDTH, n - j);
+    // Rows lie kilobytes apart: more of them than this, and their pages are looked up anew for
+    // every tile. Each sum still runs over its rows in order.
+    for (int64_t p = 0; p < k || p == 0; p += BLOCK) {
+      const int64_t rows = std::min(BLOCK, k - p);
+      const float *from = a + p * lda, *other = b + p * ldb + j;
+      if (p == 0)
+        product(0, m, width, rows, from, 1, lda, other, ldb, c + j, n, Zero{});
+      else
+        product(0, m, width, rows, from, 1, lda, other, ldb, c + j, n, Keep{c + j, n});
+    }
+  }
 }
