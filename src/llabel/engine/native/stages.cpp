@@ -82,9 +82,9 @@ void leave(const Side& side, int64_t first, int64_t last, float* out) {
     const int64_t at = first * side.width + part.column;
     const float* residual = side.residual + first * side.ld_residual + part.column;
     const auto add = [&](const auto& start) {
-      product(0, last - first, part.width, part.ranks,
-              side.middle + first * side.ranks + part.rank, side.ranks, 1, part.matrix, part.width,
-              out + part.column, side.width, start);
+      deep_product(last - first, part.width, part.ranks,
+                   side.middle + first * side.ranks + part.rank, side.ranks, 1, part.matrix,
+                   part.width, out + part.column, side.width, start);
     };
     if (side.sums)
       add(Dequantised{side.sums + at, side.rows + first, side.columns + part.column, residual,
@@ -98,9 +98,9 @@ void leave(const Side& side, int64_t first, int64_t last, float* out) {
 void enter(const Side& side, int64_t first, int64_t last, const float* rows) {
   for (int64_t p = 0; p < side.n_parts; p++) {
     const Part& part = side.parts[p];
-    product(0, last - first, part.ranks, part.width, rows + part.column, side.width, 1,
-            part.matrix, part.ranks, side.middle + first * side.ranks + part.rank, side.ranks,
-            Zero{});
+    deep_product(last - first, part.ranks, part.width, rows + part.column, side.width, 1,
+                 part.matrix, part.ranks, side.middle + first * side.ranks + part.rank, side.ranks,
+                 Zero{});
   }
   if (side.rounded)
     for (int64_t i = first; i < last; i++)
@@ -277,19 +277,8 @@ API void rotary_backward(float* grad, int64_t n, const Rotary* how, const Side* 
 // C (m, n) = A^T B for A (k, m) and B (k, n) with rows `lda` and `ldb` apart: gradients of weights.
 API void transposed_product(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda,
                             const float* b, int64_t ldb, float* c) {
-  constexpr int64_t WIDTH = PANEL * LANES, BLOCK = 256;
+  constexpr int64_t WIDTH = PANEL * LANES;
 #pragma omp parallel for schedule(static)
-  for (int64_t j = 0; j < n; j += WIDTH) {
-    const int64_t width = std::min(WIDTH, n - j);
-    // Rows lie kilobytes apart: more of them than this, and their pages are looked up anew for
-    // every tile. Each sum still runs over its rows in order.
-    for (int64_t p = 0; p < k || p == 0; p += BLOCK) {
-      const int64_t rows = std::min(BLOCK, k - p);
-      const float *from = a + p * lda, *other = b + p * ldb + j;
-      if (p == 0)
-        product(0, m, width, rows, from, 1, lda, other, ldb, c + j, n, Zero{});
-      else
-        product(0, m, width, rows, from, 1, lda, other, ldb, c + j, n, Keep{c + j, n});
-    }
-  }
+  for (int64_t j = 0; j < n; j += WIDTH)
+    deep_product(m, std::min(WIDTH, n - j), k, a, 1, lda, b + j, ldb, c + j, n, Zero{});
 }
