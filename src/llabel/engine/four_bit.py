@@ -117,7 +117,7 @@ def _unpack(model: Any, four_bit: FourBit, dtype: torch.dtype) -> None:
     # What reads packed weights from a 4-bit checkpoint has no reverse, and saving would ask for it.
     model._weight_conversions = [
         conversion
-        for conversion in model._weight_conversions
+        for conversion in getattr(model, "_weight_conversions", None) or ()
         if not any(isinstance(o, Bnb4bitDeserialize) for o in getattr(conversion, "operations", ()))
     ]
     for name in rounded:
