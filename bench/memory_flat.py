@@ -9,15 +9,12 @@ the second half (MiB an hour, least squares). Not part of the table.
 
 import argparse
 import statistics
-import sys
 import time
 from pathlib import Path
 
-import yaml
-
 from driver import BENCH
 from record import surroundings, write_json
-from work import OURS, TRAINING
+from work import TRAINING, ours_with, write_rows
 
 MAX_LENGTH = 512
 
@@ -50,18 +47,11 @@ def main() -> None:
     from llabel.events import Event, StepDone
     from llabel.ladder.llm import LLMRung
     from llabel.settings import LLMSettings
-
-    sys.path.insert(0, str(BENCH / "workers"))
-    from train_ours import task_of
-
-    from work import write_rows
+    from workers.train_ours import task_of
 
     around = surroundings()
-    changes = {
-        name: yaml.safe_load(value) for name, _, value in (s.partition("=") for s in asked.set)
-    }
-    settings = TRAINING | OURS | {"max_seq_length": MAX_LENGTH, "epochs": 100, "patience": None}
-    settings |= changes
+    long = {"max_seq_length": MAX_LENGTH, "epochs": 100, "patience": None}
+    settings = TRAINING | long | ours_with(parser, asked.set)
     _, rows = write_rows("memory", "train", 10_000, max_seq_length=MAX_LENGTH)
     started = time.perf_counter()
     minutes: list[float] = []

@@ -8,7 +8,6 @@ bench/results/profile-step.json. A minute.
 """
 
 import argparse
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -16,11 +15,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import yaml
 
 from driver import BENCH
 from record import surroundings, write_json
-from work import BATCH_SIZE, TRAINING, write_rows
+from work import BATCH_SIZE, TRAINING, ours_with, write_rows
 
 PLAIN = {  # kinds of PyTorch's operators, by what their names contain; the first that fits counts
     "integer products": ("_int_mm",),
@@ -58,12 +56,10 @@ def trainer_of(engine: str, settings: dict[str, Any], rows: list[dict]) -> Calla
     from llabel.engine.batching import collate, micro_batches
     from llabel.ladder.llm import LLMRung
     from llabel.settings import LLMSettings
-
-    sys.path.insert(0, str(BENCH / "workers"))
-    from train_ours import split_of
+    from workers.train_ours import BOOLQ, split_of
 
     rung = LLMRung(LLMSettings(**(settings | {"engine": engine})))
-    rung.prepare(tuple(rows[0]["fields"]), (False, True))
+    rung.prepare(tuple(rows[0]["fields"]), BOOLQ)
     rung._load_model()
     examples, _ = rung.examples(split_of(rows, "train"))
     weights = [p for p in rung.model_.parameters() if p.requires_grad]
@@ -117,12 +113,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--set", action="append", default=["precision=int8"], metavar="NAME=VALUE")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--steps", type=int, default=4)
     asked = parser.parse_args()
     around = surroundings()
-    given = dict(each.partition("=")[::2] for each in asked.set)
-    settings = TRAINING | {name: yaml.safe_load(value) for name, value in given.items()}
+    settings = TRAINING | ours_with(parser, asked.set)
     _, rows = write_rows("train", "train", BATCH_SIZE * asked.steps)
     result: dict[str, Any] = {"name": "profile-step", "settings": settings, **around}
     for engine, watch in (("plain", plain), ("auto", packed)):

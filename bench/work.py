@@ -108,10 +108,15 @@ def plan_from(doc: str | None, argv: Sequence[str] | None = None) -> Plan:
         warm=asked.warm or warm,
         steps=asked.steps or steps,
         rows=asked.rows or rows,
-        settings=OURS | dict(_setting(parser, given) for given in asked.set),
+        settings=ours_with(parser, asked.set),
         results=asked.results or (CACHE / "quick" if asked.quick else BENCH / "results"),
         quick=asked.quick,
     )
+
+
+def ours_with(parser: argparse.ArgumentParser, given: Sequence[str]) -> dict[str, Any]:
+    """`OURS`, and what --set says over it."""
+    return OURS | dict(_setting(parser, each) for each in given)
 
 
 def _setting(parser: argparse.ArgumentParser, given: str) -> tuple[str, Any]:

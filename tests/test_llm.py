@@ -1,3 +1,4 @@
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -325,3 +326,11 @@ def test_lower_layers_that_do_not_fit_are_told_once(llm_settings, monkeypatch):
 def test_more_layers_than_the_model_has(llm_settings):
     with pytest.raises(InputError, match="--adapt-layers 3: the model has 2 layers"):
         LLMRung(llm_settings(adapt_layers=3)).fit(BOOL)
+
+
+@pytest.mark.parametrize("engine", ["auto", "plain"])
+def test_unloading_gives_the_model_back(llm_settings, engine):
+    rung = untrained(llm_settings(engine=engine))
+    model = weakref.ref(rung.model_.get_base_model())
+    rung.unload()
+    assert model() is None

@@ -13,6 +13,8 @@ from llabel.settings import LLMSettings
 from llabel.task import Split, Task
 from protocol import Link, StepGate, job, read_rows
 
+BOOLQ = (False, True)
+
 
 def split_of(rows: list[dict], name: str) -> Split:
     """Rows as a part of a task."""
@@ -23,7 +25,7 @@ def split_of(rows: list[dict], name: str) -> Split:
     )
 
 
-def task_of(rows: list[dict], validation: list[dict], classes: tuple = (False, True)) -> Task:
+def task_of(rows: list[dict], validation: list[dict], classes: tuple = BOOLQ) -> Task:
     """These rows, as they are; the classes are BoolQ's unless said otherwise."""
     fields = tuple(rows[0]["fields"])
     few = split_of(validation, "validation")
@@ -58,8 +60,8 @@ def main() -> None:
 
     rung = LLMRung(settings)
     gate.facts = {"precision": rung.precision, "settings": asked["settings"]}
-    classes = {"classes": tuple(asked["classes"])} if "classes" in asked else {}
-    rung.fit(task_of(placed, rows[:2], **classes), notify=notify)
+    classes = tuple(asked.get("classes", BOOLQ))
+    rung.fit(task_of(placed, rows[:2], classes), notify=notify)
     link.leave()
 
 

@@ -102,9 +102,7 @@ def _merge(
     rung = cast("LLMRung", registry.load(folder, device=device or "auto", precision="auto"))
     notify(StageStarted("asking the run", len(texts)))
     before = rung.predict_proba(texts, notify)
-    for name in ("model_", "head_", "reader_"):  # two models might not fit into memory
-        vars(rung).pop(name, None)
-    gc.collect()
+    rung.unload()
     with _temporary(out) as place:
         write_merged(rung, folder, place, getattr(torch, dtype))
         write_text(place / "README.md", _card(rung, folder, dtype))

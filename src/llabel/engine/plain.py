@@ -133,8 +133,7 @@ class PlainReader:
         """Whether all layers see all tokens: a sliding layer's cache forgets the prompt's start."""
         config = self.model.config
         windows = (getattr(config, n, None) for n in ("sliding_window", "attention_chunk_size"))
-        tree = self.tree or self._packed
-        width = tokens + rows * (len(tree.tokens) if tree else 0)
+        width = tokens + rows * self.tree_tokens
         return all(window is None or width < window for window in windows)
 
     def _tree_hidden(self, batch: Batch, tree: Tree) -> Tensor:

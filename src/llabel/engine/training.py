@@ -65,6 +65,10 @@ class TrainingSettings:
     warmup_steps: int | None = None
     optim: str = "adamw"
 
+    def steps_per_epoch(self, rows: int) -> int:
+        """Steps of one pass over so many rows; the last may be of fewer than the others."""
+        return math.ceil(rows / self.batch_size)
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -136,7 +140,7 @@ class Trainer:
     def run(self, examples: Sequence[Example]) -> Progress:
         """Train, or go on from the newest checkpoint, and leave the best weights in the module."""
         settings = self.settings
-        steps_per_epoch = math.ceil(len(examples) / settings.batch_size)
+        steps_per_epoch = settings.steps_per_epoch(len(examples))
         steps = settings.max_steps or max(1, round(steps_per_epoch * settings.epochs))
         parameters = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
         optimizer = make_optimizer(

@@ -75,9 +75,9 @@ class LabelModel:
             prompts = self._prompts([piece for row in pieces for piece in row])
             prefix = self._prefix(prompts, prefix)
             out = np.empty((len(prompts), len(self.prompting.trie.words)))
-            rests = [prompt[len(prefix) if prefix else 0 :] for prompt in prompts]
-            # The labels' own tokens ride behind each row.
-            lengths = [len(rest) + self.head.reader.tree_tokens for rest in rests]
+            done, riding = len(prefix) if prefix else 0, self.head.reader.tree_tokens
+            rests = [prompt[done:] for prompt in prompts]
+            lengths = [len(rest) + riding for rest in rests]
             for rows in micro_batches(lengths, self._budget(prefix)):
                 batch = collate([Example(rests[row]) for row in rows])
                 log_probs = self.head.log_probs(batch.to(self.head.device), prefix)
@@ -189,7 +189,7 @@ class Engine(NamedTuple):
         if self.why_plain is not None:
             notify(
                 Note(
-                    f"The plain engine runs, several times slower than the packed one: "
+                    "The plain engine runs, several times slower than the packed one: "
                     f"{self.why_plain}."
                 )
             )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from llabel.assets import resolve_model, weights_digest
+from llabel.engine.answer import AnswerHead
 from llabel.engine.batching import Example
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.engine.four_bit import parameter_count, weight_bytes
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-_READERS = ("read_with_", "head_", "reader_")  # made anew from the model by `LLMRung._ready`
+_READERS = ("read_with_", "reader_")  # made anew from the model by `LLMRung._ready`
 
 
 class LLMRung:
@@ -244,10 +245,8 @@ class LLMRung:
 
     def _load_model(self) -> None:
         """Fresh weights and fresh adapters, the same for the same seed."""
-        if "model_" in vars(self):  # two of them might not fit into memory
-            for last in ("model_", *_READERS):
-                vars(self).pop(last, None)
-            gc.collect()
+        if "model_" in vars(self):
+            self.unload()
         self.device_ = self.device
         base = self.models.frozen(self.prompting_, self.settings)
         with seeded(self.settings.seed, self.device_):
@@ -255,11 +254,16 @@ class LLMRung:
         if self.settings.gradient_checkpointing:
             self.head_.reader.checkpoint_layers()
 
+    def unload(self) -> None:
+        """Give the model's memory back: two of them might not fit."""
+        for last in ("model_", *_READERS):
+            vars(self).pop(last, None)
+        gc.collect()
+
     def _ready(self, model: "PeftModel") -> None:
         base = cast("PreTrainedModel", model.get_base_model())
         self.model_ = model
         self.read_with_ = engine_for(base, self.trie_, self.settings)
-        self.head_ = self.read_with_.head
         compiled = self.settings.compile
         if compiled:
             compile_layers(base)
@@ -294,6 +298,11 @@ class LLMRung:
         for name, parameter in self.model_.named_parameters():
             if name in weights:
                 parameter.copy_(weights[name])
+
+    @property
+    def head_(self) -> AnswerHead:
+        """Log-probabilities of answers, and their loss."""
+        return self.read_with_.head
 
     @property
     def engine_(self) -> str:

@@ -1,6 +1,5 @@
 """Between a rung's settings and the engine's: adapters, their training, and what came of it."""
 
-import math
 from dataclasses import dataclass
 
 from llabel.engine.batching import Example
@@ -20,19 +19,15 @@ class TrainingJob:
     stage: str
     validation: Split | None = None
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Of the optimiser."""
-        return math.ceil(len(self.examples) / self.settings.batch_size)
-
 
 def trial_of(job: TrainingJob, progress: Progress) -> Trial:
     """What is recorded of a training; the epoch in which `max_steps` ended it counts as a part."""
     rate, validated = job.settings.learning_rate, job.validation is not None
+    per_epoch = job.settings.steps_per_epoch(len(job.examples))
     return Trial(
         settings={"learning_rate": rate},
         validation_loss=progress.best_loss if validated else None,
-        epochs=min(progress.best_epoch, round(progress.best_step / job.steps_per_epoch, 4)),
+        epochs=min(progress.best_epoch, round(progress.best_step / per_epoch, 4)),
         epoch_losses=progress.epoch_losses,
         steps=progress.step,
         training_loss=progress.loss_sum / progress.step if progress.step else None,
