@@ -3,9 +3,9 @@
     python bench/share_of_peak.py [--quick]
 
 The useful operations of our training steps and of our prediction (counted as operations.py says)
-per second, divided by the int8 peak: the fastest of a grid of `torch._int_mm` products, measured in
-turns with them. The float32 peak is recorded beside it. Writes share-of-peak-training.json and
-share-of-peak-predicting.json. About ten minutes on two cores.
+per second, divided by the int8 peak: the fastest of a grid of products, PyTorch's and our own,
+measured in turns with them. The float32 peak is recorded beside it. Writes
+share-of-peak-training.json and share-of-peak-predicting.json. About ten minutes on two cores.
 """
 
 import json
@@ -77,7 +77,7 @@ def main() -> None:
     path, rows = write_rows("predict", "validation", plan.rows)
     peak = Contender(
         "int8-peak", "workers/peak.py", {"seconds": 0.05 if plan.quick else 0.5},
-        "fastest torch._int_mm of a grid of shapes",
+        "fastest int8 product of a grid of shapes",
     )  # fmt: skip
     trainer, predictor = ours_training(plan, train_path), ours_predicting(plan, path)
     predictor = Contender("llabel-predict", predictor.script, predictor.job, predictor.what)

@@ -227,6 +227,23 @@ def test_int8_gradients_are_the_same_where_integers_multiply_in_float(monkeypatc
     assert all(map(torch.equal, found, expected[1]))
 
 
+def test_int8_gradients_are_the_same_where_pytorch_multiplies_integers(monkeypatch):
+    """As for large models, and where a processor has a unit for it: product, then stage."""
+    module, labels = lora(int8(model("Qwen2"))), trie(WORDS["deep"])
+    base, rows = module.get_base_model(), examples(labels, "answer")
+    found = []
+    for own in (True, False):
+        monkeypatch.setattr("llabel.engine.packed.own_int_products", lambda *_, own=own, **__: own)
+        head = packed(base, labels)
+        found.append(gradients(module, head, rows))
+        ways = head.reader.decoder.layers[0].down
+        assert (ways.forward.packed is not None) is (
+            own and head.reader.decoder.kernels.multiplies_integers
+        )
+    assert torch.equal(found[0][0], found[1][0])
+    assert all(map(torch.equal, found[0][1], found[1][1]))
+
+
 def test_without_onednn_pytorchs_own_product_is_used(monkeypatch):
     """As PyTorch is built for macOS."""
     module, labels = lora(model("Llama")), trie(WORDS["deep"])

@@ -22,6 +22,7 @@ from llabel.engine.lower_states import LIMIT
 from llabel.engine.model import adapted_layers
 from llabel.engine.native.kernels import has_avx2
 from llabel.engine.prefix import pays
+from llabel.engine.projection import own_int_products
 from llabel.errors import InputError
 from llabel.ladder.base_form import form_in_use, four_bit_of
 from llabel.ladder.llm import LLMRung
@@ -56,6 +57,16 @@ def _engine(settings: LLMSettings, config: Any, device: str, form: str) -> str:
     packs = device == "cpu" and compiler() is not None and settings.lora_dropout == 0
     fits = packs and settings.engine == "auto" and why_not_config(config) is None
     return "packed" if fits and settings.precision != "bfloat16" else "plain"
+
+
+def _weight_bytes(precision: str, form: str, engine: str, weights: int) -> float:
+    if (
+        engine == "packed"
+        and precision == "int8"
+        and own_int_products(weights, possible=has_avx2())
+    ):
+        return 3 * _WEIGHT_BYTES[precision]  # a copy for each direction
+    return _WEIGHT_BYTES[form if form == "nf4-stored" else precision]
 
 
 def find_row(config: RunConfig, row: str) -> tuple[Task, str, Text, int | list[int]]:
@@ -141,7 +152,7 @@ def run_cost(rung: LLMRung, task: Task) -> Cost:
             flops_per_second=rate,
             token_budget=settings.token_budget,
             speed=speed,
-            bytes_per_weight=_WEIGHT_BYTES[form if form == "nf4-stored" else rung.precision],
+            bytes_per_weight=_weight_bytes(rung.precision, form, engine, size.linear_parameters),
             adapted=adapted,
             recompute=settings.gradient_checkpointing,
             lower_limit=limit,

@@ -79,6 +79,13 @@ def int_mm_is_fast() -> bool:
     return wide and torch.cpu._is_vnni_supported()
 
 
+@functools.cache
+def has_matrix_unit() -> bool:
+    """Whether `torch._int_mm` runs on a unit of its own (AMX), which our products don't know."""
+    told: bool = getattr(torch.cpu, "_is_amx_tile_supported", bool)()  # PyTorch 2.5 may lack it
+    return told
+
+
 def int_product(a: Tensor, b: Tensor) -> Tensor:
     """(m, k) and (k, n) int8 in -127 ... 127 → (m, n) int32, exact."""
     return torch._int_mm(a, b) if int_mm_is_fast() else int_product_in_float(a, b)

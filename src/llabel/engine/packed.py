@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llabel.engine.linear import Int8Linear
 from llabel.engine.native.kernels import Behind, Kernels, Rotary
 from llabel.engine.packable import head_width
-from llabel.engine.projection import Projection
+from llabel.engine.projection import Projection, own_int_products
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,13 @@ class PackedDecoder:
         self.recompute = False
         config = model.config
         self.heads = (config.num_attention_heads, config.num_key_value_heads, head_width(config))
-        self.layers = [_Layer(layer, self.heads, kernels) for layer in self.decoder.layers]
+        weights = sum(
+            layer.weight.numel()
+            for layer in self.decoder.modules()
+            if isinstance(layer, Int8Linear)
+        )
+        own = own_int_products(weights, possible=kernels.multiplies_integers)
+        self.layers = [_Layer(layer, self.heads, kernels, own) for layer in self.decoder.layers]
         self.tables = self._tables(0)
 
     def _tables(self, length: int) -> tuple[Tensor, Tensor]:
@@ -176,13 +183,16 @@ class PackedDecoder:
 class _Layer:
     """One decoder layer."""
 
-    def __init__(self, layer: Any, heads: tuple[int, int, int], kernels: Kernels) -> None:
+    def __init__(
+        self, layer: Any, heads: tuple[int, int, int], kernels: Kernels, own: bool
+    ) -> None:
         self.heads, self.kernels = heads, kernels
         attention, mlp = layer.self_attn, layer.mlp
-        self.qkv = Projection([attention.q_proj, attention.k_proj, attention.v_proj], kernels)
-        self.out = Projection([attention.o_proj], kernels)
-        self.gate_up = Projection([mlp.gate_proj, mlp.up_proj], kernels)
-        self.down = Projection([mlp.down_proj], kernels)
+        qkv = [attention.q_proj, attention.k_proj, attention.v_proj]
+        self.qkv = Projection(qkv, kernels, own=own)
+        self.out = Projection([attention.o_proj], kernels, own=own)
+        self.gate_up = Projection([mlp.gate_proj, mlp.up_proj], kernels, own=own)
+        self.down = Projection([mlp.down_proj], kernels, own=own)
         self.projections = (self.qkv, self.out, self.gate_up, self.down)
         self.first, self.second = layer.input_layernorm, layer.post_attention_layernorm
         self.scale = float(attention.scaling)

@@ -10,11 +10,14 @@ from torch.nn import functional as F
 
 from llabel.engine.linear import (
     Int8Linear,
+    has_matrix_unit,
     int_mm_is_fast,
     int_product,
     int_product_in_float,
 )
 from llabel.engine.native.kernels import Kernels, Part, Side, parts_array
+
+COPIED = 2**30  # int8 weights, bytes: so many are copied for speed alone
 
 
 class Adapter:
@@ -70,6 +73,7 @@ class Way:
         entering, leaving: the adapters' parts of both sides.
         ranks: of all adapters together.
         kernels: the library.
+        own: whether the kernels multiply integers themselves, a block of rows on its way.
     """
 
     def __init__(
@@ -81,9 +85,11 @@ class Way:
         leaving: Sequence[Part],
         ranks: int,
         kernels: Kernels,
+        *,
+        own: bool,
     ) -> None:
         self.weight, self.before, self.after, self.ranks = weight, before, after, ranks
-        self.kernels = kernels
+        self.kernels, self.own = kernels, own and before is not None
         self._packed: Tensor | None = None
         self.entering, self.leaving = parts_array(entering), parts_array(leaving)
         self.bias = torch.zeros(1, len(weight))
@@ -93,15 +99,17 @@ class Way:
         """n rows are about to enter; `keep` them where the kernel would not."""
         return Crossing(self, n, keep)
 
-    def int_product(self, rows: Tensor) -> Tensor:
-        """(n, in) int8 → (n, out) int32."""
-        if self.weight.dtype == torch.float32:
-            return int_product_in_float(rows, self.weight.t())
-        if int_mm_is_fast():
-            return int_product(rows, self.weight.t())
-        if self._packed is None:  # of the way back not before there is one
+    @property
+    def packed(self) -> Tensor | None:
+        """A copy of the weight for the kernels to multiply integers with; None where they don't."""
+        if self.own and self._packed is None:  # of the way back not before there is one
             self._packed = self.kernels.pack(self.weight.t())
-        return self.kernels.int_product(rows, self._packed, len(self.weight))
+        return self._packed
+
+    def int_product(self, rows: Tensor) -> Tensor:
+        """(n, in) int8 → (n, out) int32, where the kernels don't multiply."""
+        product = int_product if self.weight.dtype == torch.int8 else int_product_in_float
+        return product(rows, self.weight.t())
 
 
 class Crossing:
@@ -155,7 +163,8 @@ class Crossing:
         """
         way, self._residual = self.way, residual
         if way.before is not None:
-            self._sums = way.int_product(self._rounded)
+            if way.packed is None:
+                self._sums = way.int_product(self._rounded)
             self.left = torch.empty(self.n, len(way.weight)) if keep else None
         else:
             assert self.entered is not None
@@ -170,6 +179,8 @@ class Crossing:
         return Side(
             values=_at(self.left),
             middle=_at(self.middle),
+            rounded=_at(self._rounded) if integers else None,
+            packed=_at(way.packed),
             sums=_at(self._sums),
             rows=_at(self._rows) if integers else None,
             columns=_at(way.after),
@@ -179,6 +190,7 @@ class Crossing:
             width=len(way.weight),
             ranks=way.ranks,
             n_parts=len(way.leaving),
+            depth=way.weight.shape[1],
         )
 
 
@@ -189,10 +201,12 @@ class Projection:
         layers: `nn.Linear`s or `Int8Linear`s, possibly wrapped by PEFT. Their weights become views
             of the joint one.
         kernels: the library.
+        own: whether it may multiply int8 itself; see `own_int_products`.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], kernels: Kernels) -> None:
+    def __init__(self, layers: Sequence[nn.Module], kernels: Kernels, *, own: bool = True) -> None:
         self.kernels = kernels
+        own = own and kernels.multiplies_integers
         frozen: list[Any] = [getattr(layer, "base_layer", layer) for layer in layers]
         weight = torch.cat([layer.weight.detach() for layer in frozen])  # (out, in)
         self.columns: list[slice] = []
@@ -210,17 +224,17 @@ class Projection:
         scales: tuple[Tensor | None, Tensor | None] = None, None
         if isinstance(frozen[0], Int8Linear):
             scales = frozen[0].unsmooth, torch.cat([layer.scale for layer in frozen])
-            if not (int_mm_is_fast() or kernels.multiplies_integers):
+            if not (own or int_mm_is_fast()):
                 weight = weight.float()  # once, for products in float: the same sums
         width = weight.shape[1]
         ups, downs = self._parts()
         self.forward = Way(
             weight, *scales, [Part(0, width, 0, self.ranks, _at(self.wide))], ups, self.ranks,
-            kernels,
+            kernels, own=own,
         )  # fmt: skip
         self.backward = Way(
             weight.t(), scales[1], scales[0], downs,
-            [Part(0, width, 0, self.ranks, _at(self.tall))], self.ranks, kernels,
+            [Part(0, width, 0, self.ranks, _at(self.tall))], self.ranks, kernels, own=own,
         )  # fmt: skip
 
         for columns, base in zip(self.columns, frozen, strict=True):
@@ -273,6 +287,19 @@ class Projection:
             found += [d_a[rank : rank + adapter.r], (d_up * adapter.scaling).t()]
             rank += adapter.padded
         return found
+
+
+def own_int_products(weights: int, *, possible: bool) -> bool:
+    """Whether the kernels multiply int8 themselves, a block of rows on its way from stage to stage.
+
+    They read copies of the weights, one for each direction. So a large model is left to PyTorch
+    where that is fast, too, and every model where it has a unit for it.
+
+    Args:
+        weights: of all linear layers.
+        possible: whether this processor can (`Kernels.multiplies_integers`, `has_avx2`).
+    """
+    return possible and not (int_mm_is_fast() and (has_matrix_unit() or weights > COPIED))
 
 
 def _adapter_of(layer: nn.Module, lanes: int) -> Adapter | None:

@@ -33,9 +33,10 @@ class Side(ctypes.Structure):
 
     _fields_ = (
         ("values", ctypes.c_void_p), ("middle", ctypes.c_void_p), ("rounded", ctypes.c_void_p),
-        ("sums", ctypes.c_void_p), ("rows", ctypes.c_void_p), ("columns", ctypes.c_void_p),
-        ("residual", ctypes.c_void_p), ("parts", ctypes.c_void_p), ("width", ctypes.c_int64),
-        ("ranks", ctypes.c_int64), ("n_parts", ctypes.c_int64), ("ld_residual", ctypes.c_int64),
+        ("packed", ctypes.c_void_p), ("sums", ctypes.c_void_p), ("rows", ctypes.c_void_p),
+        ("columns", ctypes.c_void_p), ("residual", ctypes.c_void_p), ("parts", ctypes.c_void_p),
+        ("width", ctypes.c_int64), ("ranks", ctypes.c_int64), ("n_parts", ctypes.c_int64),
+        ("ld_residual", ctypes.c_int64), ("depth", ctypes.c_int64),
     )  # fmt: skip
 
 
@@ -99,6 +100,8 @@ class Kernels:
         self._c = load_library(folder)
         self.lanes = int(self._c.lanes())
         self.multiplies_integers = hasattr(self._c, "int_product")
+        if self.multiplies_integers:
+            self._c.packed_size.restype = ctypes.c_int64
 
     def enter_rows(self, x: Tensor, following: Side) -> None:
         """(n, width) rows enter as they are."""
@@ -171,9 +174,9 @@ class Kernels:
         return out
 
     def pack(self, b: Tensor) -> Tensor:
-        """(k, n) int8, in any layout → the same for `int_product`; k and n multiples of 8."""
+        """(k, n) int8, in any layout → the same for `Side.packed`; k and n multiples of 8."""
         k, n = b.shape
-        packed = b.new_empty(-(-n // 16) * 16 * k)
+        packed = b.new_empty(self._c.packed_size(_i(k), _i(n)))
         self._c.pack(
             _p(b), _i(k), _i(n), _i(b.stride(0)), _i(b.stride(1)), _p(packed)
         )  # fmt: skip

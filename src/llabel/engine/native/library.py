@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 
 SOURCES = ("stages.cpp", "attention.cpp", "integers.cpp")
-HEADERS = ("simd.h",)
+HEADERS = ("simd.h", "integers.h")
 # Neither reassociation nor contraction to fused multiply-adds: rounding by adding a large number,
 # and results that don't depend on a row's neighbours, rest on operations as they are written.
 FLAGS = (

@@ -7,13 +7,13 @@
 #include <cmath>
 #include <memory>
 
-#include "simd.h"
+#include <omp.h>
+
+#include "integers.h"
 
 #define API extern "C" __attribute__((visibility("default")))
 
 namespace {
-
-constexpr int64_t BLOCK = 4 * TILE_ROWS;
 
 // Some of a side's columns, and a matrix of the adapters between these and some ranks.
 struct Part {
@@ -25,13 +25,14 @@ struct Part {
 struct Side {
   float* values;   // (n, width): the rows themselves; null where they are wanted on the way only
   float* middle;   // (n, ranks): written when entering, read when leaving
-  int8_t* rounded; // entering: (n, width) in integers, with a scale per row; null in float
-  int32_t* sums;   // leaving: (n, width) of integers; null in float, where `values` is the product
+  int8_t* rounded; // in integers: what enters (n, width), or what has entered (n, depth)
+  const int8_t* packed;  // leaving in integers: what to multiply them with, as `pack` made it, or
+  int32_t* sums;   // (n, width), the product; both null in float, where `values` is the product
   float* rows;     // (n,) scales
   const float* columns;   // (width,) scales
   const float* residual;  // leaving: (n, width) to add, rows `ld_residual` apart (0: one for all)
   const Part* parts;
-  int64_t width, ranks, n_parts, ld_residual;
+  int64_t width, ranks, n_parts, ld_residual, depth;
 };
 
 // A row → int8 and its scale: the largest magnitude becomes 127. `columns` multiply first. A row
@@ -75,22 +76,40 @@ struct Product {
   }
 };
 
-// Rows [first, last) leave: product, adapters and residual together, into `out` (rows from first).
-void leave(const Side& side, int64_t first, int64_t last, float* out) {
+// Of rows [first, last) the columns [from, to) leave: product, adapters and residual together, into
+// `out` (rows from first). `sums` holds these columns, rows `ld` apart.
+void leave_columns(const Side& side, int64_t first, int64_t last, int64_t from, int64_t to,
+                   const int32_t* sums, int64_t ld, float* out) {
   for (int64_t p = 0; p < side.n_parts; p++) {
     const Part& part = side.parts[p];
-    const int64_t at = first * side.width + part.column;
-    const float* residual = side.residual + first * side.ld_residual + part.column;
+    const int64_t low = std::max(part.column, from);
+    const int64_t high = std::min(part.column + part.width, to);
+    if (low >= high) continue;
+    const float* residual = side.residual + first * side.ld_residual + low;
     const auto add = [&](const auto& start) {
-      deep_product(last - first, part.width, part.ranks,
-                   side.middle + first * side.ranks + part.rank, side.ranks, 1, part.matrix,
-                   part.width, out + part.column, side.width, start);
+      deep_product(last - first, high - low, part.ranks,
+                   side.middle + first * side.ranks + part.rank, side.ranks, 1,
+                   part.matrix + (low - part.column), part.width, out + low, side.width, start);
     };
-    if (side.sums)
-      add(Dequantised{side.sums + at, side.rows + first, side.columns + part.column, residual,
-                      side.width, side.ld_residual});
+    if (sums)
+      add(Dequantised{sums + (low - from), side.rows + first, side.columns + low, residual, ld,
+                      side.ld_residual});
     else
-      add(Product{side.values + at, residual, side.width, side.ld_residual});
+      add(Product{side.values + first * side.width + low, residual, side.width, side.ld_residual});
+  }
+}
+
+// Rows [first, last) leave, into `out` (rows from first).
+void leave(const Side& side, int64_t first, int64_t last, float* out) {
+  if (!side.packed) {
+    const int32_t* sums = side.sums ? side.sums + first * side.width : nullptr;
+    return leave_columns(side, first, last, 0, side.width, sums, side.width, out);
+  }
+  const IntRows rows(side.rounded + first * side.depth, last - first, side.depth);
+  int32_t sums[BLOCK * STRIP];
+  for (int64_t j = 0; j < side.width; j += STRIP) {
+    rows.times(side.packed + j * side.depth, sums);
+    leave_columns(side, first, last, j, std::min(j + STRIP, side.width), sums, STRIP, out);
   }
 }
 
@@ -108,15 +127,18 @@ void enter(const Side& side, int64_t first, int64_t last, const float* rows) {
                                   side.rounded + i * side.width);
 }
 
-// `each(first, last, scratch)` for blocks of rows; `scratch` holds `floats` of a thread's own.
+// `each(first, last, scratch)` for blocks of rows: no larger than BLOCK, and smaller where some
+// threads would have none. `scratch` holds `floats` of a thread's own.
 template <class Each>
 void for_blocks(int64_t n, int64_t floats, const Each& each) {
 #pragma omp parallel
   {
+    const int64_t tiles = n / (omp_get_num_threads() * TILE_ROWS) + 1;  // of a thread, at most
+    const int64_t block = std::min(BLOCK, tiles * TILE_ROWS);
     const std::unique_ptr<float[]> scratch(new float[floats]);
 #pragma omp for schedule(static)
-    for (int64_t first = 0; first < n; first += BLOCK)
-      each(first, std::min(first + BLOCK, n), scratch.get());
+    for (int64_t first = 0; first < n; first += block)
+      each(first, std::min(first + block, n), scratch.get());
   }
 }
 
