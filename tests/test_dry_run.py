@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoConfig
 
 from llabel.assessment import TRAIN_SAMPLE
-from llabel.check.estimate import RunEstimate
+from llabel.check.estimate import RunEstimate, model_size
 from llabel.dry_run import prepare, run_cost
 from llabel.engine.native.library import compiler
 from llabel.errors import InputError
@@ -160,3 +161,29 @@ def test_int8_is_promised_to_be_faster_only_where_integers_multiply_faster(
         own = replace(made, llm=replace(made.llm, precision=precision))
         seconds[precision] = run_cost(prepare(own, task), task)(1000, 500).train_seconds
     assert (seconds["int8"] < seconds["float32"]) is (avx2 and compiler() is not None)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("avx2", "fast", "most", "copies"),
+    [
+        (True, True, 2**30, 2),  # with VNNI: a copy for each direction
+        (True, True, 0, 0),  # a model that is too large for that
+        (True, False, 0, 2),  # AVX2 alone: there is no other way
+        (False, False, 2**30, 4),  # ARM: one in float32
+    ],
+)
+def test_copies_of_int8_weights_count_as_memory(
+    tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch,
+    avx2: bool, fast: bool, most: int, copies: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("llabel.dry_run.has_avx2", lambda: avx2)
+    monkeypatch.setattr("llabel.engine.projection.has_matrix_unit", lambda: False)
+    monkeypatch.setattr("llabel.engine.projection.COPIED", most)
+    for module in ("llabel.dry_run", "llabel.engine.projection"):
+        monkeypatch.setattr(f"{module}.int_mm_is_fast", lambda: fast)
+    there = cost_of(tmp_path, tiny_llama, precision="int8", epochs=1)
+    plain = cost_of(tmp_path, tiny_llama, precision="int8", epochs=1, engine="plain")
+    weights = model_size(AutoConfig.from_pretrained(tiny_llama)).linear_parameters
+    found = (there.peak_memory_mb - plain.peak_memory_mb) * 2**20 / weights
+    assert found == pytest.approx(copies, abs=0.01)

@@ -11,7 +11,7 @@ from llabel.assets import cache_folder
 from llabel.engine.linear import Int8Linear
 from llabel.engine.native.kernels import Behind, Kernels, has_avx2
 from llabel.engine.native.library import compiler
-from llabel.engine.projection import Crossing, Projection
+from llabel.engine.projection import Crossing, Projection, own_int_products
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
 
@@ -62,6 +62,22 @@ def test_integer_products_are_exact(m, k, n, transposed, seed):
     laid_out = b.t().contiguous().t() if transposed else b
     found = library.int_product(a, library.pack(laid_out), n)
     assert torch.equal(found, (a.double() @ b.double()).to(torch.int32))
+
+
+@pytest.mark.parametrize(
+    ("fast", "unit", "weights", "own"),
+    [
+        (True, False, 2**30, True),
+        (True, False, 2**30 + 1, False),  # too large for copies: PyTorch is as fast
+        (True, True, 10, False),  # AMX is faster
+        (False, False, 2**40, True),  # AVX2: PyTorch has a plain loop
+    ],
+)
+def test_integers_are_multiplied_by_whom_it_pays(monkeypatch, fast, unit, weights, own):
+    monkeypatch.setattr("llabel.engine.projection.int_mm_is_fast", lambda: fast)
+    monkeypatch.setattr("llabel.engine.projection.has_matrix_unit", lambda: unit)
+    assert own_int_products(weights, possible=True) is own
+    assert not own_int_products(weights, possible=False)
 
 
 def test_where_there_are_integer_products_is_known_without_compiling(kernels):

@@ -60,13 +60,15 @@ def _engine(settings: LLMSettings, config: Any, device: str, form: str) -> str:
 
 
 def _weight_bytes(precision: str, form: str, engine: str, weights: int) -> float:
-    if (
-        engine == "packed"
-        and precision == "int8"
-        and own_int_products(weights, possible=has_avx2())
-    ):
-        return 3 * _WEIGHT_BYTES[precision]  # a copy for each direction
-    return _WEIGHT_BYTES[form if form == "nf4-stored" else precision]
+    """Of a frozen weight, with the copies that the packed engine makes of it."""
+    if form == "nf4-stored":
+        return _WEIGHT_BYTES[form]
+    alone = _WEIGHT_BYTES[precision]
+    if engine != "packed" or precision != "int8":
+        return alone
+    if own_int_products(weights, possible=has_avx2()):
+        return alone + 2  # one for each direction
+    return alone if int_mm_is_fast() else alone + _WEIGHT_BYTES["float32"]
 
 
 def find_row(config: RunConfig, row: str) -> tuple[Task, str, Text, int | list[int]]:
