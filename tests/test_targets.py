@@ -20,15 +20,15 @@ SPANS = {"weather": slice(0, 2), "place": slice(2, 5)}
 
 @pytest.mark.parametrize("loss", ["answer", "sft", "all"])
 def test_rows_of_two_targets_are_learnt_by_heart(llm_settings, loss):
-    harder = {"epochs": 60, "learning_rate": 3e-2} if loss == "all" else {"epochs": 30}
-    rung = LLMRung(llm_settings(loss=loss, patience=None, **harder)).fit(HEART)
+    epochs = 100 if loss == "all" else 30  # a higher learning rate would leave much to rounding
+    rung = LLMRung(llm_settings(loss=loss, patience=None, epochs=epochs)).fit(HEART)
     proba = rung.predict_proba(HEART.train.texts)
     assert proba.shape == (6, 5)
     for column, span in enumerate(SPANS.values()):
         np.testing.assert_allclose(proba[:, span].sum(1), 1, atol=1e-12)
         right = HEART.train.y[:, column]
         assert (proba[:, span].argmax(1) + span.start == right).all()
-        assert proba[np.arange(6), right].min() > (0.5 if loss == "all" else 0.7)
+        assert proba[np.arange(6), right].min() > 0.7
 
 
 @pytest.mark.parametrize("loss", ["answer", "sft"])
