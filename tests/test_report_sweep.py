@@ -15,16 +15,17 @@ from llabel.report import render_sweep
 from llabel.report.svg import drawable
 from llabel.report.sweep_cells import SweepView
 from llabel.report.sweep_plots import power
+from llabel.report.sweep_scaling import scaling_answer, steps_of
 from llabel.report.sweep_wording import (
     caveats,
     epochs_answer,
     headline,
     perplexity_doubt,
     reason,
-    scaling_answer,
     together,
 )
 from llabel.statistics.correlation import Correlation, rank_correlation
+from llabel.statistics.scaling import STEP, STEP_OF_ALL
 from llabel.sweep_record import SweepRecord
 from outlines import Outline, check_self_contained, check_structure
 from sweeps import PRIOR, PUBLISHED, UNTOUCHED, sweep
@@ -199,7 +200,8 @@ def test_all_drawings_tell_what_they_show(html: str) -> None:
     labels = re.findall(r'<svg class="plot"[^>]*aria-label="([^"]+)"', html)
     assert len(labels) == html.count("<svg") > 10
     assert all(len(label) > 40 for label in labels)
-    assert any("Validation log loss of 15 cells against scaling × lr" in text for text in labels)
+    for step in ("scaling × lr", "alpha × lr"):
+        assert any(f"Validation log loss of 15 cells against {step}" in text for text in labels)
 
 
 @pytest.mark.parametrize("case", ["two cells", "one cell", "other axes", "all failed"])
@@ -304,28 +306,61 @@ def test_perplexity_on_trained_prompts_shows_no_damage() -> None:
     assert perplexity_doubt(SweepView(sweep({"r": [1, 2], "loss": ["answer", "all"]})))
 
 
-def _scaling(curve: float, factors: float, beyond: list[float]) -> dict[str, Any]:
+def _scaling(
+    curves: tuple[float | None, float | None],
+    factors: float,
+    beyond: tuple[list[float], list[float]],
+) -> dict[str, Any]:
     return {
         "others": ["epochs"],
         "models": [
-            {"predictors": ["epochs", "scaling × lr"], "r2_cv": curve},
+            {"predictors": ["epochs", STEP], "r2_cv": curves[0]},
+            {"predictors": ["epochs", STEP_OF_ALL], "r2_cv": curves[1]},
             {"predictors": ["epochs", "r", "lora_alpha"], "r2_cv": factors},
         ],
-        "beyond": [{"axis": axis, "ci95": beyond} for axis in ("r", "lora_alpha")],
+        "beyond": [
+            {"curve": curve, "axis": axis, "ci95": interval}
+            for curve, interval in zip((STEP, STEP_OF_ALL), beyond, strict=True)
+            for axis in ("r", "lora_alpha")
+        ],
     }
+
+
+NOTHING, SOME, MUCH = [0.0, 0.01], [0.0, 0.2], [0.1, 0.2]
 
 
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        (_scaling(0.9, 0.8, [0.0, 0.01]), "Alpha is the learning rate in disguise"),
-        (_scaling(0.9, 0.95, [0.1, 0.2]), "r and alpha add more than 5 % of the variance"),
-        (_scaling(0.9, 0.95, [0.0, 0.2]), "can't be told from these cells"),
-        (_scaling(0.1, -0.2, [0.0, 0.2]), "Neither says much"),
+        (_scaling((0.9, 0.5), 0.8, (NOTHING, MUCH)), "in disguise; a larger r divides it"),
+        (_scaling((0.5, 0.9), 0.8, (MUCH, NOTHING)), "in disguise; r does next to nothing"),
+        (_scaling((0.9, 0.88), 0.8, (NOTHING, NOTHING)), "in disguise; whether r divides it"),
+        (_scaling((0.9, 0.5), 0.95, (MUCH, NOTHING)), "r and alpha add more than 5 % of the"),
+        (_scaling((0.9, 0.8), 0.95, (SOME, NOTHING)), "beyond scaling × lr can't be told from"),
+        (_scaling((0.9, 0.8), 0.97, (NOTHING, NOTHING)), "beyond scaling × lr can't be told from"),
+        (_scaling((0.1, 0.0), -0.2, (SOME, SOME)), "None says much"),
+        (_scaling((None, None), 0.9, (SOME, SOME)), "The cells are too few"),
+        (_scaling((None, 0.9), 0.8, (SOME, NOTHING)), "alpha × lr alone explains 90 %"),
     ],
 )
 def test_the_disguise_is_told_by_its_rule(found: dict[str, Any], words: str) -> None:
-    assert words in scaling_answer(found)
+    steps = steps_of(SweepView(sweep({"r": [1, 16], "lora_alpha": [1, 16]})))
+    assert [step.name for step in steps] == ["scaling × lr", "alpha × lr"]
+    assert words in scaling_answer(found, steps)
+
+
+def test_the_step_of_all_columns_is_that_of_the_scaling() -> None:
+    """With rsLoRA alpha × lr is not what counts; where r does not differ there is one step."""
+    axes = {"r": [4, 16], "lora_alpha": [1, 16]}
+    for rslora, name in ((False, "alpha × lr"), (True, "scaling × r × lr")):
+        view = SweepView(sweep(axes, rslora=rslora))
+        step = steps_of(view)[1]
+        assert step.name == name
+        for cell in view.trained:
+            r, alpha, lr = (cell.row["settings"][key] for key in ("r", "lora_alpha", "lr"))
+            assert step.of(cell.row) == pytest.approx(alpha * lr * (r**0.5 if rslora else 1))
+    assert len(steps_of(SweepView(sweep({"lr": [1e-4, 1e-3], "lora_alpha": [1, 16]})))) == 1
+    assert steps_of(SweepView(sweep({"r": [1, 16]}))) == ()
 
 
 def test_lines_to_judge_by_are_named(html: str) -> None:

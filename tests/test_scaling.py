@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llabel.statistics.effects import analyse
-from llabel.statistics.scaling import Scaling
+from llabel.statistics.scaling import STEP, STEP_OF_ALL, Beyond, Scaling
 
 Cell = dict[str, Any]
 CELLS: list[Cell] = [
@@ -25,6 +25,11 @@ def disguised(cell: Cell) -> float:
     """Depends on scaling × lr alone: nothing is learned below, much is broken above."""
     x = np.log10(scaling_lr(cell))
     return 0.3 + 0.35 / (1 + np.exp(2 * (x + 4))) + 0.05 * max(0.0, x + 2)
+
+
+def of_all_columns(cell: Cell) -> float:
+    """The same of alpha × lr: r does nothing."""
+    return disguised(cell | {"r": 16})
 
 
 def alpha_alone(cell: Cell) -> float:
@@ -45,21 +50,42 @@ def r2(found: Scaling, *predictors: str) -> float:
     return value
 
 
-def test_a_learning_rate_in_disguise_is_found_out() -> None:
-    found = found_in(disguised)
-    curve, factors = r2(found, "scaling × lr"), r2(found, "r", "lora_alpha", "lr")
+def beyond(found: Scaling, curve: str) -> dict[str, Beyond]:
+    return {entry.axis: entry for entry in found.beyond if entry.curve == curve}
+
+
+@pytest.mark.parametrize(
+    ("loss", "right", "wrong"),
+    [(disguised, STEP, STEP_OF_ALL), (of_all_columns, STEP_OF_ALL, STEP)],
+)
+def test_a_learning_rate_in_disguise_is_found_out(
+    loss: Callable[[Cell], float], right: str, wrong: str
+) -> None:
+    """Whether r divides it or not: the right curve predicts all, the wrong one lacks r."""
+    found = found_in(loss)
+    curve, factors = r2(found, right), r2(found, "r", "lora_alpha", "lr")
     assert curve > 0.95
-    assert curve > factors + 0.05
-    assert all(beyond.share < 0.01 for beyond in found.beyond)
+    assert curve > factors
+    assert curve > r2(found, wrong) + 0.3
+    assert all(entry.share < 0.01 for entry in beyond(found, right).values())
+    assert beyond(found, wrong)["r"].ci95 is not None
+    assert beyond(found, wrong)["r"].ci95[0] > 0.2
 
 
 def test_alpha_that_matters_by_itself_is_not_called_a_disguise() -> None:
     found = found_in(alpha_alone)
     assert r2(found, "lora_alpha") > 0.95
-    assert r2(found, "scaling × lr") < 0.7
-    beyond = {entry.axis: entry for entry in found.beyond}
-    assert beyond["lora_alpha"].ci95 is not None
-    assert beyond["lora_alpha"].ci95[0] > 0.2
+    assert max(r2(found, STEP), r2(found, STEP_OF_ALL)) < 0.9
+    for curve in (STEP, STEP_OF_ALL):
+        added = beyond(found, curve)["lora_alpha"].ci95
+        assert added is not None
+        assert added[0] > 0.05
+
+
+def test_r_that_does_not_differ_leaves_one_curve() -> None:
+    found = found_in(disguised, [cell for cell in CELLS if cell["r"] == 16])
+    assert {entry.curve for entry in found.beyond} == {STEP}
+    assert not any(STEP_OF_ALL in model.predictors for model in found.models)
 
 
 def test_noise_alone_is_predicted_by_nothing() -> None:
@@ -77,15 +103,16 @@ def test_what_axes_add_to_the_curve_has_an_interval_that_holds() -> None:
     for _ in range(40):
         found = analyse(CELLS, clean + rng.normal(0, 0.02, len(CELLS)), scaling_lr=steps).scaling
         assert found is not None
-        ends = [entry.ci95[0] for entry in found.beyond if entry.axis == "r" and entry.ci95]
-        sure += ends[0] > 0
+        added = beyond(found, STEP)["r"].ci95
+        assert added is not None
+        sure += added[0] > 0
     assert sure <= 3
 
 
 def test_without_replicates_curve_and_factors_leave_the_noise() -> None:
     found = found_in(disguised, [cell for cell in CELLS if cell["seed"] == 0])
-    assert r2(found, "scaling × lr") > 0.95
-    assert all(entry.ci95 and entry.ci95[0] == 0 for entry in found.beyond)
+    assert r2(found, STEP) > 0.95
+    assert all(entry.ci95 and entry.ci95[0] == 0 for entry in beyond(found, STEP).values())
 
 
 def test_other_axes_are_known_to_all_models() -> None:
@@ -94,7 +121,7 @@ def test_other_axes_are_known_to_all_models() -> None:
     assert found.others == ("epochs",)
     assert found.models[0].predictors == ("epochs",)
     assert all("epochs" in model.predictors for model in found.models)
-    assert r2(found, "epochs", "scaling × lr") > 0.95
+    assert r2(found, "epochs", STEP) > 0.95
 
 
 @pytest.mark.parametrize(
@@ -123,4 +150,4 @@ def test_a_value_of_one_setting_only_is_not_predicted_from_others() -> None:
     found = found_in(disguised, cells)
     told = {model.predictors: model.r2_cv for model in found.models}
     assert told[("r",)] is None
-    assert told[("scaling × lr",)] is not None
+    assert told[(STEP,)] is not None

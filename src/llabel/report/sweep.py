@@ -10,6 +10,7 @@ from llabel.report.page import render
 from llabel.report.sweep_cells import CellView, Heat, Setting, SweepView, number, shown
 from llabel.report.sweep_colours import groups_of, ramp_of
 from llabel.report.sweep_plots import Estimate, power
+from llabel.report.sweep_scaling import scaling_answer, steps_of
 from llabel.statistics.correlation import Correlation, rank_correlation
 from llabel.sweep_record import SweepRecord
 
@@ -48,6 +49,8 @@ def render_sweep(record: SweepRecord) -> str:
     step_ramp = ramp_of(view.cells, lambda cell: cell.row["scaling_lr"])
     groups = groups_of(view)
     scaling = effects.get("scaling")
+    steps = steps_of(view)
+    called = {step.key: step.name for step in steps}
     shares = _shares(effects)
     return render(
         "sweep.html.j2",
@@ -62,13 +65,15 @@ def render_sweep(record: SweepRecord) -> str:
             "ranked": view.ranked,
             "shown_settings": SHOWN_SETTINGS,
             "heats": [(heat, _heat_rows(view, heat)) for heat in view.heats],
-            "scaling_figures": figures.scaling_figures(view, groups),
+            "scaling_figures": figures.scaling_figures(view, groups, steps),
+            "scaling_steps": steps,
+            "called": called,
             "axis_figures": figures.axis_figures(view, groups) if record["search"] else [],
             "group_axis": shown(groups.axis),
             "group_keys": groups.keys(),
-            "scaling_answer": wording.scaling_answer(scaling) if scaling else "",
+            "scaling_answer": scaling_answer(scaling, steps) if scaling else "",
             "models": [
-                (" + ".join(map(shown, model["predictors"])), model)
+                (" + ".join(called.get(name, shown(name)) for name in model["predictors"]), model)
                 for model in (scaling["models"] if scaling else ())
             ],
             "others": ", ".join(map(shown, scaling["others"])) if scaling else "",

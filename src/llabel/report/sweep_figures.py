@@ -21,6 +21,7 @@ from llabel.report.sweep_cells import (
 )
 from llabel.report.sweep_colours import Groups, Ramp
 from llabel.report.sweep_plots import Curve, Dot, Estimate, power
+from llabel.report.sweep_scaling import Step
 
 _WIDE, _HALF, _NARROW = (760, 400), (480, 340), (340, 340)
 _CURVE = (340, 250)
@@ -29,21 +30,19 @@ _PANELS = 6  # at most so many small multiples of one kind
 _LOSS = "validation log loss"
 
 
-def scaling_figures(view: SweepView, groups: Groups) -> list[Figure]:
-    """Validation loss against scaling × lr, one drawing for each number of epochs.
-
-    None where fewer than two of r, alpha and lr differ: there is nothing to disentangle.
-    """
-    if len({"r", "lora_alpha", "lr"} & set(view.varied)) < 2:
-        return []
-    cells = [cell for cell in view.trained if cell.row["scaling_lr"]]
-    facets = _facets(view, cells, "epochs")
-    size = _WIDE if len(facets) == 1 else _HALF
+def scaling_figures(view: SweepView, groups: Groups, steps: Sequence[Step]) -> list[Figure]:
+    """Validation loss against each of some numbers, one drawing for each number of epochs."""
     figures: list[Figure] = []
-    for name, found in facets:
-        dots = [_dot(view, groups, cell, cell.row["scaling_lr"] or 1.0) for cell in found]
-        key = f"scaling-{len(figures)}"
-        figures.append(_scatter(view, "scaling × lr", dots, key, size, part=name))
+    for step in steps:
+        dots = [(cell, x) for cell in view.trained if (x := step.of(cell.row))]
+        facets = _facets(view, [cell for cell, _ in dots], "epochs")
+        size = _WIDE if len(facets) * len(steps) == 1 else _HALF
+        of_cell = {cell.row["name"]: x for cell, x in dots}
+        for name, found in facets:
+            drawn = [_dot(view, groups, cell, of_cell[cell.row["name"]]) for cell in found]
+            figures.append(
+                _scatter(view, step.name, drawn, f"scaling-{len(figures)}", size, part=name)
+            )
     return figures
 
 

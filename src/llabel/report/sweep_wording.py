@@ -1,6 +1,6 @@
 """What the page of a sweep says in words: the verdict, its caveats, the answers to questions."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llabel.report import numbers
@@ -131,56 +131,6 @@ def _edges(view: SweepView, best: CellView) -> Iterator[str]:
         if len(values) > 2 and value in (values[0], values[-1]) and not view.record["search"]:
             which = "largest" if value == values[-1] else "smallest"
             yield f"the {which} {shown(name)} ({numbers.plain(value)})"
-
-
-def scaling_answer(found: Mapping[str, Any]) -> str:
-    """Whether r and alpha are the learning rate in disguise, by a stated rule."""
-    models = found["models"]
-    others = tuple(found["others"])
-    told = {tuple(model["predictors"]): model["r2_cv"] for model in models}
-    curve, factors = told.get((*others, "scaling × lr")), models[-1]["r2_cv"]
-    axes = _listed([shown(name) for name in models[-1]["predictors"] if name not in others])
-    if curve is None:
-        return "The cells are too few to predict one from the others: this can't be told."
-    compared = "" if factors is None else f"; {axes} as separate factors explain {_r2(factors)}"
-    said = (
-        "Where each setting is predicted from the others, scaling × lr alone explains "
-        f"{_r2(curve)} of the variance{compared}. "
-    )
-    adding = [b for b in found["beyond"] if b["ci95"] and b["ci95"][0] > MATTERS]
-    bounded = [b for b in found["beyond"] if b["ci95"] and b["ci95"][1] <= MATTERS]
-    if max(curve, factors or 0.0) < 0.3:
-        return f"{said}Neither says much: the settings differ too little, or in other ways."
-    if adding:
-        names = _listed([shown(entry["axis"]) for entry in adding])
-        return (
-            f"{said}So it is not the learning rate in disguise alone: {names} "
-            f"{'adds' if len(adding) == 1 else 'add'} more than {MATTERS:.0%} of the variance to "
-            "it (95 % intervals).".replace("%", " %")
-        )
-    if curve >= (factors or 0.0) - MATTERS and len(bounded) == len(found["beyond"]):
-        return (
-            f"{said}None of {axes} adds {MATTERS:.0%} of the variance to it: here they matter "
-            "through scaling × lr, the step that the update takes."
-            f"{_disguised(models[-1]['predictors'])}".replace("%", " %")
-        )
-    return f"{said}Whether {axes} matter beyond scaling × lr can't be told from these cells."
-
-
-def _disguised(axes: Sequence[str]) -> str:
-    if "lora_alpha" not in axes:
-        return " A larger r divides the learning rate."
-    divides = ", and r divides it" if "r" in axes else ""
-    return f" Alpha is the learning rate in disguise{divides}."
-
-
-def _r2(value: float) -> str:
-    return "none" if value <= 0 else numbers.percent(value)
-
-
-def _listed(names: Sequence[str]) -> str:
-    """a, b and c."""
-    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def together(found: Correlation | None, cells: str, what: str) -> str:

@@ -1,6 +1,6 @@
 """Is alpha more important than r, or is it the learning rate in disguise?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from llabel.statistics.shares import Squares, omega_squared, share_interval
 from llabel.statistics.terms import added
 
 LORA = ("r", "lora_alpha", "lr", "use_rslora")
+STEP = "scaling × lr"
+STEP_OF_ALL = "scaling × r × lr"  # without rsLoRA: alpha × lr
 FEWEST_SETTINGS = 6
 
 
@@ -22,7 +24,7 @@ class Explained:
     """How well some predictors tell the loss of settings that they have not seen.
 
     Attributes:
-        predictors: `scaling × lr`, and axes.
+        predictors: `STEP`, `STEP_OF_ALL`, and axes.
         parameters: free coefficients, the constant not counted.
         r2: share of the variance that they fit.
         r2_cv: share of the variance that they predict, each setting (with all its seeds) from the
@@ -38,14 +40,16 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Beyond:
-    """What an axis adds to a curve over scaling × lr.
+    """What an axis adds to a curve.
 
     Attributes:
+        curve: `STEP` or `STEP_OF_ALL`.
         axis: its name.
         df: degrees of freedom.
         share: of the whole variance (omega²); `ci95` its interval, None without noise.
     """
 
+    curve: str
     axis: str
     df: int
     share: float
@@ -54,12 +58,13 @@ class Beyond:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """Scaling × lr against r, alpha and lr as factors.
+    """The step that an update takes against r, alpha and lr as factors.
 
     Attributes:
         others: axes that all models know besides, but the seed.
-        models: the others alone (if there are any), scaling × lr, each axis, all axes.
-        beyond: what each axis adds to scaling × lr.
+        models: the others alone (if there are any), `STEP`, `STEP_OF_ALL` (if r differs), each
+            axis, all axes.
+        beyond: what each axis adds to each of the two curves.
     """
 
     others: tuple[str, ...]
@@ -73,13 +78,22 @@ def analyse_scaling(
     scaling_lr: Sequence[float | None],
     noise: Squares | None,
 ) -> Scaling | None:
-    """Ask whether scaling × lr alone tells the loss.
+    """Ask whether r, alpha and lr tell the loss through one number alone.
 
-    A restricted cubic spline of log(scaling × lr) stands against r, alpha and lr as factors whose
-    effects add up, by R² in cross-validation (leaving one setting out: Allen 1974, Technometrics
-    16, p. 125), so that more coefficients are no advantage. If r and alpha matter only through
-    their ratio, the curve is as good as the factors, and none of them adds to it. What each adds
-    to the curve is told as a share of the variance with its interval.
+    There are two candidates. LoRA's update is scaling · B A, and Adam moves each number of B by
+    about lr, whatever its gradient is multiplied by.
+
+    - *scaling × lr*: the step of one of the r columns of B. If it decides, r divides alpha.
+    - *scaling × r × lr*: the step of all r columns, which add up as long as they learn the same
+      (at first, when B is 0, they do). If it decides, alpha / r · r · lr leaves r without effect.
+      (Which of them is invariant depends on scaling and initialisation: "Learning Rate Scaling
+      across LoRA Ranks and Transfer to Full Finetuning", 2026, arXiv:2602.06204.)
+
+    A restricted cubic spline of the logarithm of either stands against r, alpha and lr as factors
+    whose effects add up, by R² in cross-validation (leaving one setting out: Allen 1974,
+    Technometrics 16, p. 125), so that more coefficients are no advantage. If r and alpha matter
+    through it only, the curve is as good as the factors, and none of them adds to it. What each
+    adds to a curve is told as a share of the variance with its interval.
 
     Args:
         settings: of the n trained cells: r, lora_alpha, lr, use_rslora and any others.
@@ -108,17 +122,19 @@ def analyse_scaling(
         or len(np.unique(np.round(x, 9))) < 3
     ):
         return None
-    curve = Axis("scaling × lr", tuple(np.unique(x)), [0] * len(x), smooth(x), True)
-    candidates = [[], [curve], *([axis] for axis in asked), asked]
+    curves = [_curve(STEP, x)]
+    if any(axis.name == "r" for axis in asked):
+        curves.append(_curve(STEP_OF_ALL, x + np.log([cell["r"] for cell in settings])))
+    candidates = [[], *([axis] for axis in (*curves, *asked)), asked]
     models = [
         _explained([*others, *chosen], losses, groups) for chosen in candidates if others or chosen
     ]
-    base = [axis.basis for axis in others] + [curve.basis]
-    if noise is None:
-        left = fit(losses, *base, *(axis.basis for axis in asked))
-        noise = Squares(left.rss, len(losses) - left.rank)
-    beyond = tuple(_beyond(axis, base, losses, noise) for axis in asked)
-    return Scaling(tuple(axis.name for axis in others), tuple(models), beyond)
+    beyond = [entry for curve in curves for entry in _beyond(curve, asked, others, losses, noise)]
+    return Scaling(tuple(axis.name for axis in others), tuple(models), tuple(beyond))
+
+
+def _curve(name: str, x: Floats) -> Axis:
+    return Axis(name, tuple(np.unique(x)), [0] * len(x), smooth(x), True)
 
 
 def _explained(axes: Sequence[Axis], y: Floats, groups: npt.NDArray[np.int64]) -> Explained:
@@ -145,11 +161,24 @@ def _predicted(
     return 1 - wrong / mean_wrong
 
 
-def _beyond(axis: Axis, base: Sequence[Floats], y: Floats, noise: Squares) -> Beyond:
-    squares = added(y, base, [axis.basis])
+def _beyond(
+    curve: Axis,
+    asked: Sequence[Axis],
+    others: Sequence[Axis],
+    y: Floats,
+    noise: Squares | None,
+) -> Iterator[Beyond]:
+    base = [*(axis.basis for axis in others), curve.basis]
+    if noise is None:
+        left = fit(y, *base, *(axis.basis for axis in asked))
+        noise = Squares(left.rss, len(y) - left.rank)
     total = float(np.square(y - y.mean()).sum())
-    if not noise.df or not squares.df:
-        return Beyond(axis.name, squares.df, squares.ss / total, None)
-    rest = Squares(max(0.0, total - noise.ss - squares.ss), len(y) - 1 - noise.df - squares.df)
-    interval = share_interval(squares, rest, noise, len(y))
-    return Beyond(axis.name, squares.df, omega_squared(squares, noise, total), interval)
+    for axis in asked:
+        squares = added(y, base, [axis.basis])
+        if not noise.df or not squares.df:
+            yield Beyond(curve.name, axis.name, squares.df, squares.ss / total, None)
+            continue
+        rest = Squares(max(0.0, total - noise.ss - squares.ss), len(y) - 1 - noise.df - squares.df)
+        interval = share_interval(squares, rest, noise, len(y))
+        share = omega_squared(squares, noise, total)
+        yield Beyond(curve.name, axis.name, squares.df, share, interval)
