@@ -56,14 +56,8 @@ class IntRows {
       const int8_t* a = a_ + i * k_;
       const int32_t* starts = starts_ + i;
       int32_t* out = c + i * STRIP;
-      switch (std::min<int64_t>(TILE_ROWS, rows_ - i)) {
-        case 1: int_tile<1>(a, k_, strip, starts, out); break;
-        case 2: int_tile<2>(a, k_, strip, starts, out); break;
-        case 3: int_tile<3>(a, k_, strip, starts, out); break;
-        case 4: int_tile<4>(a, k_, strip, starts, out); break;
-        case 5: int_tile<5>(a, k_, strip, starts, out); break;
-        default: int_tile<TILE_ROWS>(a, k_, strip, starts, out);
-      }
+      const auto tile = [&](auto rows) { int_tile<rows>(a, k_, strip, starts, out); };
+      with_rows<TILE_ROWS>(rows_ - i, tile);
     }
   }
 
@@ -130,12 +124,7 @@ class IntRows {
         const int16_t* a = wide_.get() + i * k_;
         const int8_t* panel = strip + j * k_;
         int32_t* out = c + i * STRIP + j;
-        switch (std::min(TILE, rows_ - i)) {
-          case 1: int_tile<1>(a, k_, panel, out); break;
-          case 2: int_tile<2>(a, k_, panel, out); break;
-          case 3: int_tile<3>(a, k_, panel, out); break;
-          default: int_tile<TILE>(a, k_, panel, out);
-        }
+        with_rows<TILE>(rows_ - i, [&](auto rows) { int_tile<rows>(a, k_, panel, out); });
       }
   }
 

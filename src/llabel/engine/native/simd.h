@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__AVX__)
 #include <immintrin.h>
@@ -111,17 +112,13 @@ static inline void tile(const float* a, int64_t row_stride, int64_t k_stride, co
     for (int v = 0; v < VECS; v++) store(c + (i + r) * ldc + j + v * LANES, acc[r][v]);
 }
 
-template <int VECS, class Start>
-static inline void tile_rows(int64_t rows, const float* a, int64_t row_stride, int64_t k_stride,
-                             const float* b, int64_t ldb, float* c, int64_t ldc, int64_t k,
-                             int64_t i, int64_t j, const Start& start) {
-  switch (rows) {
-#define LLABEL_CASE(N) \
-  case N: return tile<N, VECS>(a, row_stride, k_stride, b, ldb, c, ldc, k, i, j, start);
-    LLABEL_CASE(1) LLABEL_CASE(2) LLABEL_CASE(3) LLABEL_CASE(4) LLABEL_CASE(5)
-    default: return tile<TILE_ROWS, VECS>(a, row_stride, k_stride, b, ldb, c, ldc, k, i, j, start);
-#undef LLABEL_CASE
-  }
+// Calls f with the smaller of MOST and rows (at least 1) as a constant, so that a tile's sums stay
+// in registers.
+template <int MOST, class F>
+static inline void with_rows(int64_t rows, const F& f) {
+  if constexpr (MOST > 1)
+    if (rows < MOST) return with_rows<MOST - 1>(rows, f);
+  f(std::integral_constant<int, MOST>{});
 }
 
 // Rows [first, last) of C (·, n) = start + A (·, k) B (k, n), where A's element (i, p) stands at
@@ -132,15 +129,16 @@ static inline void product(int64_t first, int64_t last, int64_t n, int64_t k, co
                            int64_t row_stride, int64_t k_stride, const float* b, int64_t ldb,
                            float* c, int64_t ldc, const Start& start) {
   constexpr int64_t WIDTH = PANEL * LANES;
+  const auto columns = [&](auto vectors, int64_t j) {
+    constexpr int VECS = vectors;
+    for (int64_t i = first; i < last; i += TILE_ROWS)
+      with_rows<TILE_ROWS>(last - i, [&](auto rows) {
+        tile<rows, VECS>(a, row_stride, k_stride, b, ldb, c, ldc, k, i, j, start);
+      });
+  };
   int64_t j = 0;
-  for (; j + WIDTH <= n; j += WIDTH)
-    for (int64_t i = first; i < last; i += TILE_ROWS)
-      tile_rows<PANEL>(last - i < TILE_ROWS ? last - i : TILE_ROWS, a, row_stride, k_stride, b,
-                       ldb, c, ldc, k, i, j, start);
-  for (; j < n; j += LANES)
-    for (int64_t i = first; i < last; i += TILE_ROWS)
-      tile_rows<1>(last - i < TILE_ROWS ? last - i : TILE_ROWS, a, row_stride, k_stride, b, ldb, c,
-                   ldc, k, i, j, start);
+  for (; j + WIDTH <= n; j += WIDTH) columns(std::integral_constant<int, PANEL>{}, j);
+  for (; j < n; j += LANES) columns(std::integral_constant<int, 1>{}, j);
 }
 
 // The same over all m rows, for a large k: rows of a wide B lie on pages and in cache sets of their
