@@ -38,7 +38,12 @@ class DataSettings:
     test: Annotated[str | None, Help("A file of test rows.")] = None
     test_split: Annotated[str | None, Help("Which given part to hold as the test part.")] = None
     validation_size: Annotated[
-        float, Interval(gt=0, lt=1), Help("Share of the training rows cut off for validation.")
+        float,
+        Interval(gt=0, lt=1),
+        Help(
+            "Share cut off for validation: of the training rows as they were given; of a lone "
+            "table, of all its rows."
+        ),
     ] = 0.1
     test_size: Annotated[
         float, Interval(gt=0, lt=1), Help("Share of all rows cut off for the test.")
