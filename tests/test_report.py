@@ -20,7 +20,7 @@ from llabel.report import numbers, render_comparison
 from llabel.report.page import folded
 from llabel.report.placing import spread
 from llabel.report.svg import ACCENT, drawable, drawing, inline_svg
-from llabel.report.wording import headline
+from llabel.report.wording import examples, headline
 from outlines import Outline, check_self_contained, check_structure
 
 FORTY_TWO = [f"class {place}" for place in range(42)]
@@ -43,6 +43,16 @@ def test_equal_records_give_equal_pages() -> None:
     html = render_comparison(comparison(**few))
     with matplotlib.rc_context({"font.size": 30, "svg.hashsalt": "other", "axes.grid": False}):
         assert render_comparison(comparison(**few)) == html
+
+
+def test_lists_of_rows_claim_no_more_than_was_counted(record: CompareRecord) -> None:
+    told = {entry["title"]: entry["what"] for entry in examples(record)}
+    assert told["llm-lora is right, no simpler rung is"].startswith("Every simpler rung is wrong")
+    assert (
+        told["llm-lora is wrong, most simpler rungs are right"]
+        == "More than half of the simpler rungs are right."
+    )
+    assert not any("Only" in title for title in told), "other LLM rungs may be right, too"
 
 
 def test_a_page_is_small_and_fetches_nothing(html: str) -> None:
