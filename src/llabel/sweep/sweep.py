@@ -302,15 +302,16 @@ class _Sweep:
         """Have it done, however long another process is at it.
 
         Raises:
-            InputError: the worker died.
+            InputError: the worker died, or could not do it.
         """
         self.notify(CellAgain(order.name, doing))
         try:
             while crew.do(order, self.notify) == BUSY:
                 time.sleep(1)
-        except WorkerDiedError as error:
+        except (WorkerDiedError, InputError) as error:
+            reason = str(error).rstrip(".")
             raise InputError(
-                f"All cells are done, but {doing}, {order.name}, failed: {error}. The same "
+                f"All cells are done, but {doing}, {order.name}, failed: {reason}. The same "
                 "command tries it again."
             ) from error
 
