@@ -187,6 +187,16 @@ def test_rungs_that_were_half_written_or_removed_are_trained_again(
     assert not [*out.glob("cells/*/.old-rung"), *out.glob("cells/*/checkpoints")]
 
 
+def test_a_validation_part_of_one_row_is_refused_before_any_work(
+    weather: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    single = str(write_weather(tmp_path / "single.jsonl", 1))
+    values = shared(weather, tiny_llama, rung="majority", train_rows="20,40", validation=single)
+    with pytest.raises(InputError, match="the validation part has 1 row"):
+        go(values, tmp_path / "out")
+    assert not (tmp_path / "out" / "cells").exists()
+
+
 def test_few_shot_cells_are_tested_without_texts_in_the_folder(
     weather: Path, tiny_llama: Path, tmp_path: Path
 ) -> None:

@@ -3,7 +3,7 @@
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from llabel.assessment import answers_of, assess
 from llabel.card import render_card
@@ -22,6 +22,7 @@ from llabel.predictions import confidence_of, confidences_of, refuse_silent
 from llabel.record import JointRecord, RunRecord, target_records
 from llabel.rung_settings import ADAPTED
 from llabel.target_runs import assess_each, decide_each, evaluate_each, refuse_targets
+from llabel.task import Split, Task
 from llabel.tracking import refuse_missing_tracker, tracked
 
 if TYPE_CHECKING:
@@ -141,6 +142,23 @@ def load(config: RunConfig) -> LoadedTask:
         return load_task(config.source, label=columns[0], **settings)
     loaded = load_targets(config.source, labels=columns, **settings)
     return loaded if target is None else loaded.targets[target]
+
+
+def refuse_single_rows(task: Task, *parts: Literal["validation", "test"]) -> None:
+    """Refuse a part of one row, which has no spread to compare with: before any training.
+
+    Raises:
+        InputError: one of `parts` is like that.
+    """
+    for part in parts:
+        split: Split = getattr(task, part)
+        if len(split) < 2:
+            drawn = " (or larger --test-rows)" if part == "test" else ""
+            raise InputError(
+                f"the {part} part has {len(split)} row, of which no interval can be told; at least "
+                f"2 are needed. Give a larger --{part}-size{drawn}, or --{part} FILE with more "
+                "rows."
+            )
 
 
 def evaluate(

@@ -140,6 +140,7 @@ class _Job:
     def load(self, config: RunConfig) -> LoadedTask:
         """The rows; what is to be said of them once, however many draws there are."""
         loaded = run.load(config)
+        run.refuse_single_rows(loaded.task, "validation", "test")
         for text in loaded.notes:
             if text not in self.notes:
                 self.notify(Note(text))
