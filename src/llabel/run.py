@@ -204,11 +204,15 @@ def evaluate(
             device, notify,
         )  # fmt: skip
     confidence = confidence_of(folder, decode, abstain_below, notify)
+    column = config.get("target") or label_columns(config["label"])[0]
+    if label:
+        columns = _evaluated_columns(label)
+        column = columns[0] if len(columns) == 1 else label
     notes: list[str] = []
     split = load_labelled(
         data,
         tuple(known["fields"]),
-        label or config.get("target") or label_columns(config["label"])[0],
+        column,
         tuple(known["classes"]),
         part=part,
         normalise_labels=config["normalise_labels"],
@@ -236,6 +240,14 @@ def evaluate(
     }
 
 
+def _evaluated_columns(label: str) -> tuple[str, ...]:
+    """The label columns of an evaluation, named as in `fit`."""
+    try:
+        return label_columns(label)
+    except ValueError as error:
+        raise InputError(f"--label {label}: {error}.") from error
+
+
 def _evaluate_targets(
     folder: Path,
     data: str,
@@ -248,7 +260,7 @@ def _evaluate_targets(
     device: str | None,
     notify: Listener,
 ) -> dict[str, Any]:
-    columns = label_columns(label) if label else tuple(targets)
+    columns = _evaluated_columns(label) if label else tuple(targets)
     if len(columns) != len(targets):
         raise InputError(
             f"--label {label}: the run answers {len(targets)} targets, {', '.join(targets)}. Name "

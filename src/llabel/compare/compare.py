@@ -294,7 +294,10 @@ class _Progress:
         if not planned.config.run.untested or rows is None:
             return self.whole
         if rows not in self.smaller:
-            self.smaller[rows] = run.load(planned.config)
+            try:
+                self.smaller[rows] = run.load(planned.config)
+            except InputError as error:  # what was given is --curve
+                raise InputError(str(error).replace("--train-rows", "--curve")) from error
         return self.smaller[rows]
 
 
