@@ -1,10 +1,13 @@
 """One row of a table, and the words in which messages speak of rows, columns and values."""
 
 import difflib
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date, time
+from decimal import Decimal
 from typing import Any
 
 from llabel.errors import InputError
@@ -60,6 +63,20 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     folded = {known.strip().casefold(): known for known in names}
     close = difflib.get_close_matches(name.strip().casefold(), folded, n=1)
     return f" Did you mean {shown(folded[close[0]])}?" if close else ""
+
+
+def cell_text(value: object) -> str | None:
+    """A cell as the text it is read as, whatever it comes from; None for what is no text.
+
+    Nothing (None, NaN) is an empty text; truth values and numbers are written out.
+    """
+    if isinstance(value, str):
+        return value
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float | Decimal | date | time) else None
 
 
 def check_cell(value: Any, file: str, row: str, column: str) -> None:
