@@ -12,7 +12,7 @@ from rich.console import Console
 
 from llabel.check import best_lookup_column, check, look_up, overlaps
 from llabel.check.estimate import estimate_run
-from llabel.check.view import duration, render
+from llabel.check.view import render
 from llabel.metrics import wilson_interval
 from llabel.task import Split, Task
 from test_estimate import SMOLLM2
@@ -325,11 +325,6 @@ def test_cost_gets_tokens_after_truncation():
 def test_misuse_is_named(count_tokens, max_length, message):
     with pytest.raises(ValueError, match=message):
         check(make_task(QA_TRAIN, fields=("q", "p")), count_tokens, max_length=max_length)
-
-
-@pytest.mark.parametrize(("seconds", "said"), [(40, "40 s"), (720, "12 min"), (12_600, "3.5 h")])
-def test_duration(seconds, said):
-    assert duration(seconds) == said
 
 
 def boolq(part):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from llabel.report import numbers
+from llabel import numbers
 from llabel.report.placing import place_labels, spread
 from llabel.report.plots import PANEL, Line, Range, line_style, name_ends, short
 from llabel.report.svg import (
