@@ -12,7 +12,7 @@ from rich.console import Console
 
 from llabel.check import best_lookup_column, check, look_up, overlaps
 from llabel.check.estimate import estimate_run
-from llabel.check.view import duration, render
+from llabel.check.view import render
 from llabel.metrics import wilson_interval
 from llabel.task import Split, Task
 from test_estimate import SMOLLM2
@@ -222,6 +222,18 @@ def test_token_lengths_are_of_the_whole_prompt_and_totals_of_the_cut_one():
     ) in report.warnings
 
 
+def test_rows_that_are_predicted_piece_by_piece_lose_nothing():
+    long, short = (" ".join(["w"] * length) for length in (25, 5))
+    task = make_task([(long, 0), (short, 1)], [(long, 0), (short, 1)], [(long, 0)])
+    report = run(task, max_length=10, template_length=4)
+    train, validation, test = report.tokens
+    # Beside the template's 4 tokens there are 21 of text, 6 of which a piece has room for.
+    assert (train.total, validation.total, test.total) == (10 + 5, 25 + 3 * 4, 25 + 3 * 4 + 5)
+    assert (train.truncated, validation.truncated, test.truncated) == (1, 0, 0)
+    (told,) = [line for line in report.warnings if "lose a part" in line]
+    assert told.startswith("1 of 2 training rows")
+
+
 def test_duplicates_are_counted_once_and_by_their_gravest_kind():
     one, two, three = (
         " ".join(np.random.default_rng(seed).permutation(list("abcdefghijklmnopqrstuvwxyz") * 2))
@@ -313,11 +325,6 @@ def test_cost_gets_tokens_after_truncation():
 def test_misuse_is_named(count_tokens, max_length, message):
     with pytest.raises(ValueError, match=message):
         check(make_task(QA_TRAIN, fields=("q", "p")), count_tokens, max_length=max_length)
-
-
-@pytest.mark.parametrize(("seconds", "said"), [(40, "40 s"), (720, "12 min"), (12_600, "3.5 h")])
-def test_duration(seconds, said):
-    assert duration(seconds) == said
 
 
 def boolq(part):

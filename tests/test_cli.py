@@ -154,6 +154,7 @@ WRONG: list[tuple[str, str]] = [
     ("evaluate {run} {data} --label lable", "'lable'.*Did you mean 'label'"),
     ("evaluate {run} {data} --split tset", "--split tset"),
     ("evaluate {run} {data} --json {tmp}/no/x.json", "the folder .* does not exist"),
+    ("evaluate {run} {data} --json {run}/run.json", "would replace a file of the run"),
     ("evaluate {run} {data} --device gpu", "--device 'gpu' is unknown. Use auto, cpu, cuda"),
     ("predict {run} {data}", "Missing option '-o' / '--out'"),
     ("predict {run} {data} -o {tmp}/x.xlsx", "write to a file ending in .csv, .jsonl, .parquet"),

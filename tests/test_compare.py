@@ -384,6 +384,16 @@ def test_no_text_of_a_row_stays_behind_without_texts(llm_finished: Finished, dat
         registry.load(out / "rungs" / "llm-few-shot")
 
 
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_a_part_of_one_row_is_refused_before_any_work(part: str, tmp_path: Path) -> None:
+    told = cheap(write_weather(tmp_path / "weather.jsonl", 40))
+    single = str(write_weather(tmp_path / "single.jsonl", 1))
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=f"the {part} part has 1 row.*--{part} FILE with more"):
+        climb(replace(told, data=replace(told.data, **{part: single})), out)
+    assert not [*out.glob("rungs/*")]
+
+
 def test_other_settings_are_refused_before_any_work(
     finished: Finished, setup: RunConfig, tmp_path: Path
 ) -> None:

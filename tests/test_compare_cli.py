@@ -86,6 +86,7 @@ WRONG = [
     ("--seeds 0", "'--seeds': 0 is not in the range x>=1"),
     ("--curve 5,x", "--curve '5,x': .* valid integer"),
     ("--curve 5,0", "--curve '5,0': .* greater than or equal to 1"),
+    ("--curve 1", r"--curve 1: choose from 2 \(one a class\)"),
     ("--curve 10,64", "--curve 64: there are 63 training rows"),
     ("--budget soon", "--budget 'soon': write a time as 90s, 10m or 1h"),
     ("--budget 0s", "--budget '0s': .* greater than 0"),

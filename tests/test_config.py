@@ -46,6 +46,9 @@ def test_flat_and_back_through_json() -> None:
         ("text", '"a, b",c', ("a, b", "c")),
         ("text", ' x , "a,b"', ("x", "a,b")),
         ("text", '"""a"" b"', ('"a" b',)),
+        ("text", 'a," b "', ("a", " b ")),
+        ("text", " a", (" a",)),
+        ("label", [" a", "b"], '" a",b'),
         ("text", "none", ("none",)),  # a name: this setting cannot be left out
         ("label", "none", "none"),
         ("group", "none", None),

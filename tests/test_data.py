@@ -354,6 +354,31 @@ def test_unknown_labels_and_the_part_to_evaluate(tmp_path: Path) -> None:
     assert len(load_labelled(*options, part="train")) == 4
 
 
+def test_a_header_with_spaces_behind_its_commas_is_read(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(
+        "id, text, label\n" + "".join(f"{n},text {n},{'ab'[n % 2]}\n" for n in range(20))
+    )
+    loaded = load(str(tmp_path / "t.csv"))
+    assert loaded.task.fields == ("text",)
+    assert loaded.task.classes == ("a", "b")
+
+
+def test_rows_without_any_label_cannot_be_evaluated(tmp_path: Path) -> None:
+    write_csv(tmp_path / "train.csv", rows_of(4))
+    write_csv(tmp_path / "test.csv", [("a", ""), ("b", "")])
+    alone = write_csv(tmp_path / "apart" / "new.csv", [("a", ""), ("b", "")])
+    known = (["text"], "label", ("no", "yes"))
+    with pytest.raises(InputError) as error:
+        load_labelled(alone, *known)
+    assert "no row has a label in column 'label'" in str(error.value)
+    assert "--train" not in str(error.value), "evaluate has no such option"
+    with pytest.raises(InputError, match=r"another part with --split \('train'\)"):
+        load_labelled(str(tmp_path), *known)
+    write_csv(tmp_path / "test.csv", [("a",), ("b",)], header="text")
+    with pytest.raises(InputError, match=r"test.csv: no row has a label"):
+        load_labelled(str(tmp_path), *known)
+
+
 @pytest.mark.skipif(not (SHARED / "data/boolq").is_dir(), reason="needs the shared data")
 def test_boolq_by_passage() -> None:
     fields = ("question", "passage")

@@ -41,6 +41,15 @@ def read(folder: Path) -> dict[str, Any]:
     return values
 
 
+def test_its_rungs_are_named_where_one_is_needed(finished: Finished) -> None:
+    out, _ = finished
+    (out / "draws" / "1" / "rungs" / "majority.lock").touch()
+    with pytest.raises(InputError) as error:
+        run.evaluate(out, "weather.jsonl")
+    assert "draws/1/rungs/bag-of-words, draws/1/rungs/lookup" in str(error.value)
+    assert "lock" not in str(error.value)
+
+
 def test_scores_are_the_means_of_the_draws_own_comparisons(finished: Finished) -> None:
     out, record = finished
     each = [read(out / draw["folder"]) for draw in record["draws"]]

@@ -47,6 +47,24 @@ def test_the_cost_counts_all_that_a_run_predicts(
     assert predicted == pytest.approx(500 + trials * 3 * validation + 1000)
 
 
+def test_rows_in_pieces_are_predicted_whole(tmp_path: Path, tiny_llama: Path) -> None:
+    made = config(
+        write_weather(tmp_path / "weather.jsonl", 60), tiny_llama, epochs=1, max_seq_length=64,
+        compile=True,  # which reads nothing once for all
+    )  # fmt: skip
+    task = load(made).task
+    long = tuple((text * 20, note) for text, note in task.validation.texts)
+    task = replace(task, validation=replace(task.validation, texts=long))
+    times = {}
+    for kept in ("head", "chunks"):
+        rung = prepare(replace(made, llm=replace(made.llm, long=kept)), task)
+        found = run_cost(rung, task)(1000, 0)
+        times[kept] = 2000 * found.predict_seconds / found.train_seconds - 1000  # tokens
+    whole = sum(rung.encoder_.lengths(task.validation.texts))
+    assert times["head"] == pytest.approx(rung.max_length_ * len(long))
+    assert times["chunks"] > whole > 2 * times["head"], "with a template for each piece"
+
+
 def test_of_many_training_rows_a_sample_is_predicted(tmp_path: Path, tiny_llama: Path) -> None:
     made = config(write_weather(tmp_path / "weather.jsonl", 60), tiny_llama, epochs=1)
     task = load(made).task

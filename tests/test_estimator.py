@@ -17,7 +17,9 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
 
 from llabel import LLMClassifier
+from llabel.data import read_texts
 from llabel.errors import InputError
+from llabel.estimator import _texts
 from llabel.settings import DataSettings, LLMSettings
 
 SNOW = ["cold snow", "winter frost", "snow and frost", "cold winter", "frost"] * 4
@@ -142,6 +144,19 @@ def test_data_frames_bring_their_columns(classifier: LLMClassifier) -> None:
         classifier.predict(frame[["title"]])
     with pytest.raises(ValueError, match="data frame"):
         classifier.predict(["only text"])
+
+
+def test_cells_of_a_frame_are_read_as_those_of_a_file(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {
+            "flag": [True, False], "mixed": [np.bool_(True), None], "size": [1.5, float("nan")],
+            "day": pd.to_datetime(["2024-01-02", "2024-01-03"]).date,
+        }
+    )  # fmt: skip
+    frame.assign(mixed=[True, None]).to_parquet(tmp_path / "t.parquet")
+    names, rows = _texts(frame)
+    assert list(rows) == [text for _, text in read_texts(str(tmp_path / "t.parquet"), names)]
+    assert rows[0] == ("true", "true", "1.5", "2024-01-02")
 
 
 def test_frames_may_have_missing_cells_and_numbers_for_names(

@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from llabel.metrics import (
     wilson_interval,
 )
 from llabel.statistics.intervals import bootstrap_scores, effective_wilson
-from llabel.statistics.resampling import Spread, units_of
+from llabel.statistics.resampling import Spread, resampled, units_of
 
 SIMULATIONS = 600
 NAMES = ["accuracy_ci95", "macro_f1_ci95", "log_loss_ci95", "ece_ci95"]
@@ -176,6 +177,20 @@ def test_log_loss_interval_holds_the_score():
     found = bootstrap_scores(y, proba, answers)
     assert found["log_loss_ci95"][0] < scores["log_loss"] < found["log_loss_ci95"][1]
     assert found["macro_f1_ci95"][0] < scores["macro_f1"] < found["macro_f1_ci95"][1]
+
+
+def test_groups_of_long_names_take_no_memory():
+    """A NumPy array of these names would take 2 GB."""
+    y, proba, answers, _ = draw(np.random.default_rng(6), 500)
+    long = [f"{row // 5}" for row in range(499)] + ["9" * 1_000_000]
+    tracemalloc.start()
+    found = bootstrap_scores(y, proba, answers, groups=resampled(long))
+    units_of(len(long), long)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 200e6
+    short = np.unique([*long[:-1], "99999"], return_inverse=True)[1]
+    assert found == bootstrap_scores(y, proba, answers, groups=short)
 
 
 def test_refusals_say_what_to_do():

@@ -23,10 +23,12 @@ from llabel.settings import (
 PLAIN = RunConfig("t.csv", DataSettings(text=("a",), label="y"), RunSettings(), LLMSettings())
 ODD = RunConfig(
     "my data.csv",
-    DataSettings(text=("a, or b", "c"), label="it's", group="g", split_seed=3, test_size=0.25),
+    DataSettings(
+        text=("a, or b", "c", ' say "hi" '), label="it's", group="g", split_seed=3, test_size=0.25
+    ),
     RunSettings(decode="free", no_texts=True, checkpoint_steps=5),
     LLMSettings(
-        label_words={"0": "not so good", "1": "a=b"}, r=8, learning_rate=8e-4, refit=True,
+        label_words={"0": "not so good", "1": "a=b"}, r=8, learning_rate=0.00123456789, refit=True,
         patience=3, target_modules=("q_proj", "v_proj"), budget=90.0, seed=7,
     ),
     SimplerSettings(encoder="./my encoder"),
@@ -58,6 +60,13 @@ def test_a_run_s_command_makes_the_same_run(config: RunConfig, rung: RungName) -
     config = replace(config, run=replace(config.run, rung=rung))
     again = RunConfig.from_flat(typed(command_line(config, Path("runs/x"))))
     assert again.flat() == config.flat()
+
+
+def test_numbers_in_a_command_are_short_and_exact() -> None:
+    llm = LLMSettings(learning_rate=1e-4, lora_alpha=32.0, weight_decay=0.1 + 0.2)
+    line = command_line(replace(PLAIN, llm=llm), Path("runs/x"))
+    assert "--learning-rate 0.0001 " in line
+    assert "--weight-decay 0.30000000000000004 " in line
 
 
 def test_runs_go_from_cheap_to_dear_whatever_the_order_asked_for(tmp_path: Path) -> None:

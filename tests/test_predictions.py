@@ -111,6 +111,7 @@ def test_labels_are_not_needed(run: Path, tmp_path: Path) -> None:
         ("new.jsonl", "answers.txt", r"ending in \.csv, \.jsonl, \.parquet"),
         ("new.jsonl", "nowhere/answers.csv", "nowhere does not exist"),
         ("new.jsonl", "new.jsonl", "would overwrite the data"),
+        ("new.jsonl", "{run}/predictions.jsonl", "would replace a file of the run"),
         ("lacking.csv", "answers.csv", "note"),
         ("missing.csv", "answers.csv", "missing.csv"),
     ],
@@ -119,7 +120,7 @@ def test_mistakes_are_named(run: Path, tmp_path: Path, data: str, out: str, mess
     write_weather(tmp_path / "new.jsonl", 3)
     (tmp_path / "lacking.csv").write_text("text\nsnow\n")
     with pytest.raises(InputError, match=message):
-        predict(run, str(tmp_path / data), tmp_path / out)
+        predict(run, str(tmp_path / data), tmp_path / out.format(run=run))
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:

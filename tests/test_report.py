@@ -4,6 +4,8 @@ import json
 import re
 import subprocess
 import sys
+from copy import deepcopy
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,17 @@ import jinja2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from comparisons import SCRIPT, SYSTEMS, TOPICS, comparison
+from llabel import compare_view, numbers
 from llabel.comparison import CompareRecord
 from llabel.folder import write_text
-from llabel.report import numbers, render_comparison
+from llabel.report import render_comparison
 from llabel.report.page import folded
 from llabel.report.placing import spread
 from llabel.report.svg import ACCENT, drawable, drawing, inline_svg
-from llabel.report.wording import headline
+from llabel.report.wording import examples, headline
 from outlines import Outline, check_self_contained, check_structure
 
 FORTY_TWO = [f"class {place}" for place in range(42)]
@@ -43,6 +47,28 @@ def test_equal_records_give_equal_pages() -> None:
     html = render_comparison(comparison(**few))
     with matplotlib.rc_context({"font.size": 30, "svg.hashsalt": "other", "axes.grid": False}):
         assert render_comparison(comparison(**few)) == html
+
+
+def test_the_terminal_writes_numbers_as_the_page_does(record: CompareRecord) -> None:
+    few = deepcopy(record)
+    rung = next(rung for rung in few["rungs"] if rung["cost"])
+    assert rung["cost"]
+    rung["p_value_vs_best"] = 0.0004
+    rung["cost"] |= {"search_seconds": 6.12, "ms_per_text_bulk": 0.0123}
+    out = StringIO()
+    Console(file=out, width=200).print(compare_view.render_comparison(few, Path("out")))
+    line = next(line for line in out.getvalue().splitlines() if rung["name"] in line)
+    assert re.split(r"\s{2,}", line.strip())[-3:] == ["< 0.001", "6.1 s", "0.012"]
+
+
+def test_lists_of_rows_claim_no_more_than_was_counted(record: CompareRecord) -> None:
+    told = {entry["title"]: entry["what"] for entry in examples(record)}
+    assert told["llm-lora is right, no simpler rung is"].startswith("Every simpler rung is wrong")
+    assert (
+        told["llm-lora is wrong, most simpler rungs are right"]
+        == "More than half of the simpler rungs are right."
+    )
+    assert not any("Only" in title for title in told), "other LLM rungs may be right, too"
 
 
 def test_a_page_is_small_and_fetches_nothing(html: str) -> None:
@@ -319,6 +345,7 @@ def test_spread_leaves_what_is_apart() -> None:
         (numbers.duration, 0, "0 s"),
         (numbers.duration, 0.0002, "< 0.01 s"),
         (numbers.duration, 6.12, "6.1 s"),
+        (numbers.duration, 40, "40 s"),
         (numbers.duration, 720, "12 min"),
         (numbers.duration, 12_600, "3.5 h"),
         (numbers.milliseconds, 0.0004, "< 0.001"),

@@ -225,6 +225,11 @@ def test_a_search_has_drawings_of_its_axes_and_no_heat_map() -> None:
     assert "3 pruned of 30 cells" in html
 
 
+def test_an_axis_of_a_search_may_hold_zero() -> None:
+    html = render_sweep(sweep({"r": [4, 16], "lora_dropout": [0, 0.05, 0.1]}, search=12))
+    assert "against lora_dropout, from 0 to 0.1." in html
+
+
 def _chosen(record: SweepRecord, best: int, recommended: int) -> SweepView:
     assert record["chosen"] is not None
     names = [cell["name"] for cell in record["cells"]]
@@ -370,7 +375,10 @@ def test_lines_to_judge_by_are_named(html: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.05, "0.05"), (20, "20"), (1e-5, "10⁻⁵"), (2e-5, "2·10⁻⁵"), (1e-3, "0.001"), (1e5, "10⁵")],
+    [
+        *((0.05, "0.05"), (20, "20"), (1e-5, "10⁻⁵"), (2e-5, "2·10⁻⁵"), (1e-3, "0.001")),
+        *((1e5, "10⁵"), (0, "0"), (-0.05, "−0.05"), (-2e-5, "−2·10⁻⁵")),
+    ],
 )
 def test_powers(value: float, text: str) -> None:
     assert power(value) == text

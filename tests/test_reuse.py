@@ -88,3 +88,34 @@ def test_examples_of_a_run_taken_over_are_removed_too(
     climb(quiet, out, rungs=("llm-few-shot",), reuse=(str(source),))
     copy = (out / "rungs" / "llm-few-shot" / "rung.json").read_text()
     assert not any(text in copy for text in texts)
+
+
+def test_a_run_in_the_comparison_itself_is_kept(
+    setup: RunConfig, source: Path, tmp_path: Path
+) -> None:
+    out, rungs = tmp_path / "ladder", ("majority", "bag-of-words")
+    climb(setup, out, rungs=rungs)
+    kept = out / "rungs" / "bag-of-words"
+    before = (kept / "run.json").read_bytes()
+    other = replace(setup, llm=replace(setup.llm, trials=2))
+    again = climb(other, out, rungs=rungs, reuse=(str(kept),), overwrite=True)
+    assert named(again, "bag-of-words")["status"] == "done"
+    assert (kept / "run.json").read_bytes() == before
+    shutil.copytree(source, tmp_path / "words")
+    (tmp_path / "words" / "predictions.jsonl").unlink()
+    with pytest.raises(InputError, match=r"words: its predictions.jsonl cannot be used"):
+        climb(other, out, rungs=rungs, reuse=(str(tmp_path / "words"),), overwrite=True)
+    assert (kept / "run.json").read_bytes() == before, "nothing goes before the copy is whole"
+
+
+def test_rows_of_a_file_of_another_name_are_the_same(
+    setup: RunConfig, data: Path, source: Path, tmp_path: Path
+) -> None:
+    shutil.copy(data, tmp_path / "climate.jsonl")
+    elsewhere = cheap(tmp_path / "climate.jsonl")
+    out, rungs = tmp_path / "ladder", ("majority", "bag-of-words")
+    record = climb(elsewhere, out, rungs=rungs, reuse=(str(source),))
+    copy = out / "rungs" / "bag-of-words"
+    assert named(record, "bag-of-words")["metrics"]
+    ids = [line["id"] for line in lines_of(out / "rungs" / "majority", "test")]
+    assert [line["id"] for line in lines_of(copy, "test")] == ids

@@ -326,6 +326,21 @@ def test_evaluate_repeats_the_recorded_scores(
     assert found["metrics"] == pytest.approx(expected)
 
 
+def test_a_label_column_to_evaluate_is_named_as_in_fit(
+    setup: RunConfig, data: Path, tmp_path: Path
+) -> None:
+    fit(replace(setup, run=RunSettings(rung="majority")), tmp_path / "run", command="")
+    rows = [json.loads(line) for line in data.open()]
+    other = tmp_path / "other.jsonl"
+    other.write_text(
+        "".join(json.dumps({**row, "the, label": row["label"]}) + "\n" for row in rows)
+    )
+    assert evaluate(tmp_path / "run", str(other), label='"the, label"')["rows"] == 90
+    assert evaluate(tmp_path / "run", str(other), label="the, label")["rows"] == 90
+    with pytest.raises(InputError, match=r"--label .*no list of names"):
+        evaluate(tmp_path / "run", str(other), label='"the, label')
+
+
 def test_rows_without_a_label_may_be_left_out_of_an_evaluation(
     setup: RunConfig, data: Path, tmp_path: Path
 ) -> None:

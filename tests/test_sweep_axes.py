@@ -3,8 +3,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rich_click as click
+from click.testing import CliRunner
 
 from llabel.errors import InputError
+from llabel.options import given, sweep_options
 from llabel.precedence import layered
 from llabel.presets import preset
 from llabel.sweep.axes import read_axes
@@ -235,3 +238,29 @@ def test_what_only_fit_can_do_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"{name}: known to `llabel fit` only"):
         axes(r="1,2", **values)
     assert axes(r="1,2", decode="labels", untested=False).lists == {"r": (1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "value"),
+    [
+        (["--train-rows", "20", "--balanced"], "sampling", "balanced"),
+        (
+            ["--per-device-train-batch-size", "4", "--gradient-accumulation-steps", "2"],
+            *("batch_size", 8),
+        ),
+    ],
+)
+def test_a_sweep_takes_the_same_other_names_of_options(
+    arguments: list[str], name: str, value: Any
+) -> None:
+    seen: dict[str, Any] = {}
+
+    @click.command()
+    @sweep_options
+    @click.pass_context
+    def command(ctx: click.Context, **_: Any) -> None:
+        seen.update(layered(command_line=given(ctx)))
+
+    result = CliRunner().invoke(command, ["--r", "1,2", *arguments])
+    assert result.exit_code == 0, result.output
+    assert read_axes(DATA | seen, searching=False).shared[name] == value

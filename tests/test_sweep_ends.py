@@ -187,6 +187,31 @@ def test_rungs_that_were_half_written_or_removed_are_trained_again(
     assert not [*out.glob("cells/*/.old-rung"), *out.glob("cells/*/checkpoints")]
 
 
+def test_a_validation_part_of_one_row_is_refused_before_any_work(
+    weather: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    single = str(write_weather(tmp_path / "single.jsonl", 1))
+    values = shared(weather, tiny_llama, rung="majority", train_rows="20,40", validation=single)
+    with pytest.raises(InputError, match="the validation part has 1 row"):
+        go(values, tmp_path / "out")
+    assert not (tmp_path / "out" / "cells").exists()
+
+
+def test_few_shot_cells_are_tested_without_texts_in_the_folder(
+    weather: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    values = shared(weather, tiny_llama, rung="llm-few-shot", shots="1,2", no_texts="true")
+    out = tmp_path / "out"
+    record = go(values, out)
+    assert record["test"]
+    assert record["chosen"]
+    assert record["test"]["cell"] == record["chosen"]["cell"]
+    texts = [json.loads(line)["text"] for line in weather.read_text().splitlines()]
+    kept = "".join(path.read_text() for path in out.glob("cells/*/rung/rung.json"))
+    assert kept
+    assert not any(text in kept for text in texts)
+
+
 def test_nothing_runs_where_the_folder_is_none(
     weather: Path, tiny_llama: Path, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from llabel.errors import InputError
 from llabel.events import CellSays, CellStarted, Event, StepDone
 from llabel.sweep.crew import ProcessWorker, threads_each
 from llabel.sweep.study import open_study
@@ -62,6 +63,17 @@ def test_a_worker_that_is_killed_takes_one_cell_along(
     assert not any(alive(worker.process.pid) for worker in workers)
     again = go(values, tmp_path / "out")
     assert {cell["status"] for cell in again["cells"]} == {"done"}
+
+
+def test_a_chosen_cell_that_cannot_be_tested_says_why(weather: Path, tmp_path: Path) -> None:
+    values = shared(weather, tmp_path, rung="majority", train_rows="20,40")
+    out = tmp_path / "out"
+    chosen = go(values, out)["chosen"]
+    assert chosen
+    (out / "test.json").unlink()
+    (out / "cells" / chosen["cell"] / "rung" / "rung.json").write_text("{")
+    with pytest.raises(InputError, match=r"testing the chosen one.*rung\.json cannot be read"):
+        go(values, out)
 
 
 def test_cores_are_shared_among_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,30 @@ def test_the_header_shows_the_separator(
     assert separator(path, columns) == told
 
 
+def write_one_row(path: Path, names: tuple[str, str]) -> None:
+    table = dict(zip(names, "xb", strict=True))
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({name: [value] for name, value in table.items()}), path)
+    elif path.suffix == ".jsonl":
+        path.write_text(json.dumps(table) + "\n")
+    else:
+        delimiter = "," if path.suffix == ".csv" else "\t"
+        path.write_text(f"{delimiter.join(table)}\n{delimiter.join(table.values())}\n")
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_a_name_in_white_space_is_found_without_it(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"t{suffix}"
+    write_one_row(path, (" text", "label "))
+    assert read(path, ["text", "label"]) == [(1, {"text": "x", "label": "b"})]
+    assert read(path, [" text", "label"]) == [(1, {" text": "x", "label": "b"})]
+    with pytest.raises(InputError, match=r"name the column ' text' twice"):
+        read(path, ["text", " text"])
+    write_one_row(path, (" text", "text "))
+    with pytest.raises(InputError, match=r"no column 'text'. Its columns are ' text', 'text '"):
+        read(path, ["text"])
+
+
 def test_a_name_with_a_comma_is_asked_for_in_quotes(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('"my text, long",y\na,b\n')
     with pytest.raises(InputError, match="double quotes: --text '\"my text, long\"'"):

@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from llabel.check.view import duration
 from llabel.comparison import ComparedRung, CompareRecord
+from llabel.numbers import duration, milliseconds, p_value
 
 
 def render_comparison(record: CompareRecord, out: Path) -> RenderableType:
@@ -91,13 +91,3 @@ def _add(table: Table, rung: ComparedRung, record: CompareRecord, *, leaks: bool
 def _several(record: CompareRecord) -> bool:
     """Whether any rung was trained more than once, so that its accuracy has a spread."""
     return any(len(rung["seed_accuracies"]) > 1 for rung in record["rungs"])
-
-
-def p_value(p: float) -> str:
-    """Three decimals, or that it is smaller."""
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def milliseconds(value: float) -> str:
-    """Two figures that matter."""
-    return f"{value:.2g}" if value < 10 else f"{value:,.0f}"

@@ -346,7 +346,7 @@ def _converted(value: Any, hint: Any) -> Any:
                 raise ValueError(f"a name is empty; write {HOW}")
             value = joined(value)
     if get_origin(kind) is tuple and isinstance(value, str):
-        value = names_in(value)
+        value = names_in(value.strip() if _choices(kind) else value)
     if get_origin(kind) is tuple and isinstance(value, list | tuple) and "" in value:
         raise ValueError(f"a name is empty; write {HOW}")
     if isinstance(value, dict):

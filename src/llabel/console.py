@@ -22,7 +22,6 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from llabel.check.view import duration
 from llabel.events import (
     EpochDone,
     Event,
@@ -36,6 +35,7 @@ from llabel.events import (
     StageStarted,
     StepDone,
 )
+from llabel.numbers import duration
 
 LINE_SECONDS = 10.0  # in a log, a line after so much time
 LINE_SHARE = 0.1  # or after so much of the work

@@ -1,14 +1,17 @@
 """All of a run but the weights: what `llabel check` and `llabel prompt` look at."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil
 from statistics import mean
 from typing import Any
 
+import numpy as np
+
 from llabel.assessment import TRAIN_SAMPLE
 from llabel.assets import Progress, resolve_model
-from llabel.check.check import Cost
+from llabel.check.check import Cost, tokens_read
 from llabel.check.estimate import (
     RunEstimate,
     estimate_run,
@@ -139,8 +142,7 @@ def run_cost(rung: LLMRung, task: Task) -> Cost:
     keeps = adapted < size.layers and keeps_lower_states(settings, len(task.train))
     limit = LIMIT if keeps and engine == "packed" else 0
     trained, predicted = _read(rung, task, engine, whole=limit > 0)
-    lengths = rung.encoder_.lengths(task.validation.texts)
-    validation = sum(min(length, rung.max_length_) for length in lengths)
+    validation = _predicted(rung, task.validation.texts)
     sample = min(1, TRAIN_SAMPLE / len(task.train))
     epochs = settings.passes(len(task.train))
 
@@ -162,6 +164,17 @@ def run_cost(rung: LLMRung, task: Task) -> Cost:
         )
 
     return cost
+
+
+def template_length(rung: LLMRung) -> int | None:
+    """Tokens of a prompt without texts, where long rows are predicted piece by piece; else None."""
+    return rung.encoder_.least_length if rung.settings.long == "chunks" else None
+
+
+def _predicted(rung: LLMRung, texts: Sequence[Text]) -> int:
+    """Tokens that are read to predict rows."""
+    lengths = np.array(rung.encoder_.lengths(texts), dtype=np.int64)
+    return int(tokens_read(lengths, rung.max_length_, template_length(rung)).sum())
 
 
 def _read(rung: LLMRung, task: Task, engine: str, *, whole: bool) -> tuple[float, float]:

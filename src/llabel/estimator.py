@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from llabel.confidence import Confidence, read_confidence, write_confidence
 from llabel.config import checked
 from llabel.data import fingerprint, joint_task, strata, take
+from llabel.data.cells import cell_text
 from llabel.data.splitting import hold_out
 from llabel.ladder.llm import LLMRung
 from llabel.ladder.targets import TargetRung, each_target, target_folder
@@ -326,8 +327,16 @@ def _frame_texts(X: Any, fields: Sequence[str] | None) -> tuple[tuple[str, ...],
     missing = [name for name in names if name not in columns]
     if missing:
         raise ValueError(f"X lacks the column {missing[0]!r}; it has {list(X.columns)}.")
-    cells = [["" if _missing(v) else str(v) for v in X[columns[name]]] for name in names]
+    cells = [list(map(_cell_text, X[columns[name]])) for name in names]
     return names, tuple(zip(*cells, strict=True))
+
+
+def _cell_text(value: Any) -> str:
+    """As `llabel fit` reads the same cell from a file; what no file may hold is written out."""
+    if _missing(value):
+        return ""
+    text = cell_text(bool(value) if isinstance(value, np.bool_) else value)
+    return str(value) if text is None else text
 
 
 def _target_columns(y: Any) -> dict[str, Any]:

@@ -178,6 +178,22 @@ def _remove_run(out: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def refuse_own_file(folder: Path, path: Path, told: str) -> None:
+    """Keep what is written about a run from replacing one of the run's own files.
+
+    Args:
+        folder: of the run.
+        path: where something is to be written.
+        told: the option that says so, for the message.
+
+    Raises:
+        InputError: `path` is one of these files, or lies in one of their folders.
+    """
+    place = path.resolve()
+    if any(place.is_relative_to((folder / name).resolve()) for name in (*_OURS, SHARED_RUN)):
+        raise InputError(f"{told} would replace a file of the run {folder}. Name another file.")
+
+
 def read_record(folder: Path) -> RunRecord:
     """The finished run at `folder`.
 

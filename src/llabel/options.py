@@ -130,22 +130,25 @@ def settings_options(*names: str, **defaults: Any) -> Callable[[_Command], _Comm
 
     def decorate(command: _Command) -> _Command:
         for name in reversed(options):
-            if name == "sampling":
-                command = _BALANCED(command)
-            if name == "batch_size":
-                for add in reversed(_BATCH_PARTS):
-                    command = add(command)
-            command = options[name](command)
+            command = options[name](_with_others(command, name))
         return command
 
     return decorate
+
+
+def _with_others(command: _Command, name: str) -> _Command:
+    """Decorate a command with the options that are another way to say a setting."""
+    others = {"sampling": (_BALANCED,), "batch_size": _BATCH_PARTS}
+    for add in reversed(others.get(name, ())):
+        command = add(command)
+    return command
 
 
 def sweep_options(command: _Command) -> _Command:
     """Decorate a command with the options of a sweep: most settings may have several values."""
     for name, add in reversed(list(_all_options({}, several=VARIED))):
         if name in SWEPT:
-            command = add(command)
+            command = add(_with_others(command, name))
     hints = get_type_hints(SweepSettings, include_extras=True)
     for field in reversed(fields(SweepSettings)):
         more = _ADDRESS if field.name == "ray" else {}

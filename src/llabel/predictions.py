@@ -17,7 +17,7 @@ from llabel.confidence import ABSTAIN, Confidence, read_confidence
 from llabel.data import read_texts
 from llabel.errors import InputError
 from llabel.events import Listener, Note, RowsDone, StageStarted, ignore
-from llabel.folder import alone_with
+from llabel.folder import alone_with, refuse_own_file
 from llabel.labels import by_target
 from llabel.ladder import registry
 from llabel.ladder.contract import Rung
@@ -105,6 +105,7 @@ def predict(
         InputError: no finished run, unusable data, or an `out` that cannot be written.
     """
     _check_out(out, data)
+    refuse_own_file(folder, out, f"-o {out}")
     fields = registry.saved_fields(folder)
     confidences = confidences_of(folder, decode, abstain_below, notify)
     # A pass over all rows first: what is wrong with them is said before a model loads.

@@ -11,10 +11,10 @@ from rich.text import Text
 
 from llabel.assets import AssetStatus
 from llabel.card import answered_told, baseline_name, knowledge, scored_parts, told
-from llabel.check.view import duration
 from llabel.confidence import Answered
 from llabel.config import option
 from llabel.metrics import ReportRow, Scores
+from llabel.numbers import duration
 from llabel.record import (
     Baseline,
     Cost,

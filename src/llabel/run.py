@@ -3,7 +3,7 @@
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from llabel.assessment import answers_of, assess
 from llabel.card import render_card
@@ -22,6 +22,7 @@ from llabel.predictions import confidence_of, confidences_of, refuse_silent
 from llabel.record import JointRecord, RunRecord, target_records
 from llabel.rung_settings import ADAPTED
 from llabel.target_runs import assess_each, decide_each, evaluate_each, refuse_targets
+from llabel.task import Split, Task
 from llabel.tracking import refuse_missing_tracker, tracked
 
 if TYPE_CHECKING:
@@ -143,6 +144,23 @@ def load(config: RunConfig) -> LoadedTask:
     return loaded if target is None else loaded.targets[target]
 
 
+def refuse_single_rows(task: Task, *parts: Literal["validation", "test"]) -> None:
+    """Refuse a part of one row, which has no spread to compare with: before any training.
+
+    Raises:
+        InputError: one of `parts` is like that.
+    """
+    for part in parts:
+        split: Split = getattr(task, part)
+        if len(split) < 2:
+            drawn = " (or larger --test-rows)" if part == "test" else ""
+            raise InputError(
+                f"the {part} part has {len(split)} row, of which no interval can be told; at least "
+                f"2 are needed. Give a larger --{part}-size{drawn}, or --{part} FILE with more "
+                "rows."
+            )
+
+
 def evaluate(
     folder: Path,
     data: str,
@@ -186,11 +204,15 @@ def evaluate(
             device, notify,
         )  # fmt: skip
     confidence = confidence_of(folder, decode, abstain_below, notify)
+    column = config.get("target") or label_columns(config["label"])[0]
+    if label:
+        columns = _evaluated_columns(label)
+        column = columns[0] if len(columns) == 1 else label
     notes: list[str] = []
     split = load_labelled(
         data,
         tuple(known["fields"]),
-        label or config.get("target") or label_columns(config["label"])[0],
+        column,
         tuple(known["classes"]),
         part=part,
         normalise_labels=config["normalise_labels"],
@@ -218,6 +240,14 @@ def evaluate(
     }
 
 
+def _evaluated_columns(label: str) -> tuple[str, ...]:
+    """The label columns of an evaluation, named as in `fit`."""
+    try:
+        return label_columns(label)
+    except ValueError as error:
+        raise InputError(f"--label {label}: {error}.") from error
+
+
 def _evaluate_targets(
     folder: Path,
     data: str,
@@ -230,7 +260,7 @@ def _evaluate_targets(
     device: str | None,
     notify: Listener,
 ) -> dict[str, Any]:
-    columns = label_columns(label) if label else tuple(targets)
+    columns = _evaluated_columns(label) if label else tuple(targets)
     if len(columns) != len(targets):
         raise InputError(
             f"--label {label}: the run answers {len(targets)} targets, {', '.join(targets)}. Name "

@@ -16,7 +16,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from llabel.check.view import duration
 from llabel.console import LINE_SECONDS, SPEED_SECONDS, notes
 from llabel.events import (
     CellAgain,
@@ -33,6 +32,7 @@ from llabel.events import (
     SweepStarted,
 )
 from llabel.ladder.trials import REFIT
+from llabel.numbers import duration
 
 
 @contextmanager

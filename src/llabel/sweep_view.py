@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from llabel.check.view import duration
+from llabel.numbers import duration
 from llabel.sweep_record import Cell, Chosen, SweepRecord, Test
 
 SHOWN = 30  # rows of the table; the page has all

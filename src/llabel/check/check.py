@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from llabel.check.estimate import RunEstimate
 from llabel.check.lookup import (
@@ -48,6 +49,7 @@ def check(
     max_length: int,
     cost: Cost | None = None,
     cut: Collection[Part] = (),
+    template_length: int | None = None,
 ) -> CheckReport:
     """Look a task over: sizes, repeats, contradictions, leaks between parts, and cost.
 
@@ -62,6 +64,8 @@ def check(
             to an estimate, such as a partial `estimate_run`; not asked without `count_tokens`.
         cut: the parts that were cut from the training rows (`LoadedTask.cut`), which another
             group column would cut otherwise; the others are given.
+        template_length: tokens of a prompt without texts, where rows of validation and test that
+            are too long are read piece by piece; None where they lose a part, as training rows do.
 
     Raises:
         ValueError: `max_length` is below 1, or `count_tokens` answers for other than all rows.
@@ -71,7 +75,9 @@ def check(
     splits = splits_of(task)
     keys = {part: list(map(row_key, split.texts)) for part, split in splits.items()}
     classes = _class_counts(task)
-    tokens = _token_lengths(splits, count_tokens, max_length) if count_tokens else None
+    tokens = None
+    if count_tokens:
+        tokens = _token_lengths(splits, count_tokens, max_length, template_length)
     repeats = _repeats(splits, keys)
     conflicting_rows, conflicts = _conflicts(task, keys)
     overlap = overlaps_of(task, keys)
@@ -116,7 +122,10 @@ def _name(label: Label) -> str:
 
 
 def _token_lengths(
-    splits: dict[Part, Split], count_tokens: CountTokens, max_length: int
+    splits: dict[Part, Split],
+    count_tokens: CountTokens,
+    max_length: int,
+    template_length: int | None,
 ) -> tuple[TokenLengths, ...]:
     found = []
     for part, split in splits.items():
@@ -128,6 +137,8 @@ def _token_lengths(
                 f"count_tokens must answer for each of the {len(split)} {part} rows, "
                 f"got shape {lengths.shape}"
             )
+        whole = None if part == "train" else template_length
+        read = tokens_read(lengths, max_length, whole)
         p50, p95 = np.percentile(lengths, [50, 95], method="inverted_cdf")
         found.append(
             TokenLengths(
@@ -136,11 +147,31 @@ def _token_lengths(
                 p50=int(p50),
                 p95=int(p95),
                 max=int(lengths.max()),
-                total=int(np.minimum(lengths, max_length).sum()),
-                truncated=int((lengths > max_length).sum()),
+                total=int(read.sum()),
+                truncated=int((read < lengths).sum()),
             )
         )
     return tuple(found)
+
+
+def tokens_read(
+    lengths: npt.NDArray[np.int64], max_length: int, template_length: int | None
+) -> npt.NDArray[np.int64]:
+    """How many tokens of prompts are read.
+
+    Args:
+        lengths: (n,) of the whole prompts.
+        max_length: limit of a prompt.
+        template_length: as of `check`.
+
+    Returns:
+        (n,): at most `max_length`, or all of the prompt, with a template for each piece.
+    """
+    if template_length is None:
+        return np.minimum(lengths, max_length)
+    room = max(1, max_length - template_length)
+    pieces = np.maximum(1, -(-(lengths - template_length) // room))
+    return lengths + (pieces - 1) * template_length
 
 
 def _estimate(tokens: Iterable[TokenLengths], cost: Cost) -> RunEstimate:

@@ -30,7 +30,7 @@ class TokenLengths:
         p95: length that 95 % of the rows do not exceed.
         max: longest.
         total: tokens of all rows after truncation, what a run computes on.
-        truncated: rows longer than the limit.
+        truncated: rows that lose a part, as they are longer than the limit.
     """
 
     part: Part

@@ -10,6 +10,7 @@ from rich.text import Text as RichText
 from llabel.check.estimate import RunEstimate
 from llabel.check.report import CheckReport, Conflict, FieldOverlap, Repeats, TokenLengths
 from llabel.data.cells import printable
+from llabel.numbers import duration
 
 MAX_CLASSES = 50  # rows of the class table; more would push the warnings off the screen
 
@@ -31,15 +32,6 @@ def render(report: CheckReport) -> RenderableType:
         parts += [_estimate(report.estimate), _note(report.estimate.basis)]
     parts.append(_warnings(report.warnings))
     return Group(*parts)
-
-
-def duration(seconds: float) -> str:
-    """Tell a time as people do: 40 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def _table(title: str, first: str, *numbers: str) -> Table:

@@ -70,6 +70,7 @@ def check(
                 max_length=rung.max_length_,
                 cost=cost,
                 cut=loaded.cut,
+                template_length=dry_run.template_length(rung),
             )
             for name, own in (loaded.targets or {"": loaded}).items()
         }

@@ -140,6 +140,7 @@ class _Job:
     def load(self, config: RunConfig) -> LoadedTask:
         """The rows; what is to be said of them once, however many draws there are."""
         loaded = run.load(config)
+        run.refuse_single_rows(loaded.task, "validation", "test")
         for text in loaded.notes:
             if text not in self.notes:
                 self.notify(Note(text))
@@ -293,7 +294,10 @@ class _Progress:
         if not planned.config.run.untested or rows is None:
             return self.whole
         if rows not in self.smaller:
-            self.smaller[rows] = run.load(planned.config)
+            try:
+                self.smaller[rows] = run.load(planned.config)
+            except InputError as error:  # what was given is --curve
+                raise InputError(str(error).replace("--train-rows", "--curve")) from error
         return self.smaller[rows]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from llabel.config import RunConfig, defaults, option
+from llabel.names import joined
 from llabel.rung_settings import SEEDED
 from llabel.settings import CompareSettings, RungName
 
@@ -101,5 +102,11 @@ def _words(name: str, value: Any) -> list[str]:
     if isinstance(value, dict):
         return [word for label, answer in value.items() for word in (flag, f"{label}={answer}")]
     if isinstance(value, tuple | list):
-        return [flag, ",".join(f'"{name}"' if "," in name else name for name in value)]
-    return [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+        return [flag, joined(map(str, value))]
+    return [flag, _number(value) if isinstance(value, float) else str(value)]
+
+
+def _number(value: float) -> str:
+    """The shortest text that is this very number: 0.0001, 32."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)

@@ -1,6 +1,7 @@
 """A rung's scores with their intervals, on validation, test and unseen test rows."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ def compared_metrics(
         unseen: (n_test,) which test rows share no long text with train or validation.
     """
     test, groups = answers["test"], task.test.groups
-    unseen_groups = None if groups is None else np.array(groups)[unseen].tolist()
+    unseen_groups = groups and list(compress(groups, unseen.tolist()))
     enough = int(unseen.sum()) > 1  # one row has no spread
     return ComparedMetrics(
         validation=_scores(answers["validation"], task.validation.y, task.validation.groups),

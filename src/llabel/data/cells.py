@@ -1,10 +1,13 @@
 """One row of a table, and the words in which messages speak of rows, columns and values."""
 
 import difflib
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date, time
+from decimal import Decimal
 from typing import Any
 
 from llabel.errors import InputError
@@ -62,6 +65,20 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f" Did you mean {shown(folded[close[0]])}?" if close else ""
 
 
+def cell_text(value: object) -> str | None:
+    """A cell as the text it is read as, whatever it comes from; None for what is no text.
+
+    Nothing (None, NaN) is an empty text; truth values and numbers are written out.
+    """
+    if isinstance(value, str):
+        return value
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float | Decimal | date | time) else None
+
+
 def check_cell(value: Any, file: str, row: str, column: str) -> None:
     """Refuse what no later step can use: a cell that is too large, or holds NUL or half characters.
 
@@ -90,20 +107,44 @@ def check_cell(value: Any, file: str, row: str, column: str) -> None:
         )
 
 
+def matching(column: str, names: Iterable[str]) -> str | None:
+    """The column that is meant: of this name, or the only one but for white space around it.
+
+    A header such as ``id, text, label`` has a column that begins with a space.
+    """
+    names = list(names)
+    close = [name for name in names if name.strip() == column.strip()]
+    if column in names:
+        return column
+    return close[0] if len(close) == 1 else None
+
+
 def require_columns(
     columns: Iterable[str], names: Sequence[str], file: str, hint: str = ""
-) -> None:
-    """Refuse a table that lacks one of `columns`; the message lists the `names` there are.
+) -> list[str]:
+    """Find `columns` in a table; the message on one that it lacks lists the `names` there are.
+
+    Returns:
+        What the table calls them (see `matching`).
 
     Raises:
-        InputError: with the closest name and `hint`.
+        InputError: with the closest name and `hint`; or two of `columns` are one and the same.
     """
+    found: dict[str, str] = {}
     for column in columns:
-        if column not in names:
+        name = matching(column, names)
+        if name is None:
             raise InputError(
                 f"{file}: there is no column {shown(column)}. Its columns are {listed(names)}."
                 f"{did_you_mean(column, names)}{_comma_hint(column, names)}{hint}"
             )
+        if name in found.values() and column not in found:
+            raise InputError(
+                f"{file}: {listed([*found, column])} name the column {shown(name)} twice. Name "
+                "each column once."
+            )
+        found[column] = name
+    return list(found.values())
 
 
 def _comma_hint(column: str, names: Iterable[str]) -> str:

@@ -1,13 +1,10 @@
 """One part of the data, read into columns; every text, group and part name is checked."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date, time
-from decimal import Decimal
 from typing import Any
 
-from llabel.data.cells import Row, listed, shown
+from llabel.data.cells import Row, cell_text, listed, shown
 from llabel.data.classes import LabelCells, Place, label_values
 from llabel.data.sources import Part, part_name
 from llabel.errors import InputError
@@ -148,14 +145,9 @@ def row_texts(row: Row, fields: Sequence[str]) -> Text:
 
 def _text(row: Row, column: str) -> str:
     value = row.values[column]
-    if isinstance(value, str):
-        return value
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float | Decimal | date | time):
-        return str(value)
+    text = cell_text(value)
+    if text is not None:
+        return text
     raise InputError(
         f"{row.file}: {row.where}, column {shown(column)}: {shown(value)} "
         f"({type(value).__name__}) is no text. Text columns hold strings or numbers: join or "

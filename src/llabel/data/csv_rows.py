@@ -61,8 +61,10 @@ def csv_rows(
         if not cells:  # a blank line
             continue
         if not header:
-            header = _header(file, cells, columns or (), delimiter)
-            wanted = [name for name in header if name] if columns is None else columns
+            header, found = _header(file, cells, columns or (), delimiter)
+            named = [name for name in header if name]
+            asked, found = (named, named) if columns is None else (columns, found)
+            wanted = list(zip(asked, found, strict=True))
             continue
         if len(cells) != len(header):
             raise _ragged(f"{file}: {where}", cells, header)
@@ -70,7 +72,7 @@ def csv_rows(
         values = dict(zip(header, cells, strict=True))
         for name, cell in values.items():
             check_cell(cell, file, where, name)
-        yield Row(file, number, line, {name: values[name] for name in wanted})
+        yield Row(file, number, line, {own: values[name] for own, name in wanted})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,8 @@ def csv_header(
         names = next(filter(None, iter(lambda: _next_record(reader), None)), [])
     except csv.Error as error:
         raise _fault(f"{file}: line 1, the header", [], "".join(record), separator) from error
-    return CsvHeader([name for name in _header(file, names, (), separator) if name], separator)
+    header, _ = _header(file, names, (), separator)
+    return CsvHeader([name for name in header if name], separator)
 
 
 def _top(lines: Iterable[str]) -> tuple[str, Iterator[str]]:
@@ -125,7 +128,10 @@ def _separator(header: str, columns: Sequence[str] | None, expected: str) -> str
             splits[delimiter] = _parsed(header, delimiter, strict=True)
         except csv.Error:
             splits[delimiter] = []
-    having_all = [d for d, names in splits.items() if columns and set(columns) <= set(names)]
+    asked = {name.strip() for name in columns or ()}
+    having_all = [
+        d for d, names in splits.items() if asked and asked <= {name.strip() for name in names}
+    ]
     in_pieces = [d for d, names in splits.items() if len(names) > 1]
     return next(iter((*having_all, *in_pieces, expected)))
 
@@ -153,7 +159,10 @@ def _next_record(reader: Any, limit: int = CELL_LIMIT) -> list[str] | None:
             csv.field_size_limit(before)
 
 
-def _header(file: str, names: list[str], columns: Iterable[str], delimiter: str) -> list[str]:
+def _header(
+    file: str, names: list[str], columns: Iterable[str], delimiter: str
+) -> tuple[list[str], list[str]]:
+    """The header, checked, and what it calls `columns`."""
     for name in names:
         check_cell(name, file, "line 1, the header", name)
     refuse_double_columns(file, names)
@@ -163,8 +172,7 @@ def _header(file: str, names: list[str], columns: Iterable[str], delimiter: str)
             f" The header is one cell, separated perhaps by '|' where {delimiter!r} is "
             "expected: save the table with commas (.csv) or tabs (.tsv)."
         )
-    require_columns(columns, [name for name in names if name], file, hint)
-    return names
+    return names, require_columns(columns, [name for name in names if name], file, hint)
 
 
 def _ragged(where: str, cells: list[str], header: list[str]) -> InputError:

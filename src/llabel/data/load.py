@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
-from llabel.data.cells import listed, shown
+from llabel.data.cells import listed, matching, shown
 from llabel.data.classes import (
     class_indices,
     is_withheld,
@@ -220,10 +220,18 @@ def load_labelled(
     name = next(role for role in reversed(ROLES) if role in source.parts)
     if part is not None:
         name = require_part(source, part, "--split")
-    _refuse_unlabelled(source.parts[name], name, label, source.parts)
-    table = read_part(source.parts[name], name, Columns(fields, label))
-    if is_withheld(table.label_cells, classes):
-        raise _withheld(table.places[0][0], name, label, source.parts)
+    chosen = source.parts[name]
+    table = Table(name, chosen.typed)
+    if not _lacks_labels(chosen, label, source.parts):
+        table = read_part(chosen, name, Columns(fields, label))
+    if not table.ids or is_withheld(table.label_cells, classes):
+        others = listed(other for other in source.parts if other != name)
+        part_told = f", another part with --split ({others})" if others else ""
+        raise InputError(
+            f"{chosen.origin}: no row has a label in column {shown(label)} (missing, or empty "
+            "or -1 in every row), so there is nothing to hold the answers against. Name another "
+            f"column with --label{part_told}, or DATA with labels."
+        )
     refuse_empty(table, fields)
     if drop_unlabelled:
         table = with_labels(table, label, [] if notes is None else notes, classes)
@@ -282,7 +290,8 @@ def read_tables(
         roles = _assign_roles(source.parts, source.name, test_split, keep_validation, notes)
         parts = {role: source.parts[name] for role, name in roles.items()}
         for role, part in parts.items():
-            _refuse_unlabelled(part, role, columns.label, source.parts)
+            if role != "train" and _lacks_labels(part, columns.label, source.parts):
+                raise _withheld(part.origin, role, columns.label, source.parts)
             note_separator(part, columns, notes)
         tables = {role: read_part(part, role, columns) for role, part in parts.items()}
     else:
@@ -373,12 +382,10 @@ def _assign_roles(
     return roles
 
 
-def _refuse_unlabelled(part: Part, role: str, label: str | None, parts: Mapping[str, Part]) -> None:
-    """A label column that train has and another part lacks is withheld, not misspelt."""
-    if role == "train":
-        return
-    if label not in part.columns() and label in parts["train"].columns():
-        raise _withheld(part.origin, role, label, parts)
+def _lacks_labels(part: Part, label: str | None, parts: Mapping[str, Part]) -> bool:
+    """Whether its label column is withheld, not misspelt: train has it."""
+    known = label is not None and matching(label, parts["train"].columns()) is not None
+    return known and matching(str(label), part.columns()) is None
 
 
 def _withheld(origin: str, role: str, label: str | None, parts: Collection[str]) -> InputError:

@@ -107,10 +107,15 @@ def refuse_comparison(folder: Path) -> None:
         InputError: it is one.
     """
     if (folder / "compare.json").is_file():
-        names = ", ".join(sorted(place.name for place in (folder / "rungs").iterdir()))
-        raise InputError(
-            f"{folder} is a comparison. Name one of its rungs, as {folder / 'rungs'}/NAME: {names}."
-        )
+        # Draws of the rows have folders of their own; of a run for several targets the answers
+        # alone are there, and to name it tells where the rung is.
+        records = [
+            path for name in (RECORD, "shared.json") for path in folder.glob(f"**/rungs/*/{name}")
+        ]
+        found = sorted(path.parent for path in records)
+        names = ", ".join(place.relative_to(folder).as_posix() for place in found)
+        told = f"Name one of its rungs, as {found[0]}: {names}." if found else "It has no rung."
+        raise InputError(f"{folder} is a comparison. {told}")
 
 
 def _saved(folder: Path) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from math import log
 from typing import Literal
 
+from llabel import numbers
 from llabel.comparison import ComparedRung, ComparedScores, CompareRecord
 from llabel.metrics import NO_LABEL
-from llabel.report import numbers, plots, wording
+from llabel.report import plots, wording
 from llabel.report.coverage import CoverageView, coverage_view
 from llabel.report.page import Figure, render
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from llabel import numbers
 from llabel.comparison import ComparedRung
 from llabel.confidence import CoveragePoint
-from llabel.report import numbers
 from llabel.report.page import Figure
 from llabel.report.plots import Line, Range, line_style, name_ends, score_ticks
 from llabel.report.svg import drawing, inline_svg

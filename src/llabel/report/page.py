@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from llabel.report import numbers
+from llabel import numbers
 
 if TYPE_CHECKING:
     from jinja2 import Environment

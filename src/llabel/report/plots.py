@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from llabel.report import numbers
+from llabel import numbers
 from llabel.report.placing import place_labels, spread
 from llabel.report.svg import (
     ACCENT,

@@ -8,7 +8,7 @@ from json import dumps
 from math import ceil
 from typing import Any, TypeGuard
 
-from llabel.report import numbers
+from llabel import numbers
 from llabel.rung_settings import UNTOUCHED
 from llabel.sweep_record import Cell, SweepRecord
 

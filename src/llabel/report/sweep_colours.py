@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import log
 from typing import Any
 
-from llabel.report import numbers
+from llabel import numbers
 from llabel.report.svg import RAMP
 from llabel.report.sweep_cells import CellView, SweepView, shown
 from llabel.report.sweep_plots import MARKERS, SIGNS, power

@@ -7,7 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from llabel.report import numbers, sweep_plots
+from llabel import numbers
+from llabel.report import sweep_plots
 from llabel.report.page import Figure
 from llabel.report.plots import Line
 from llabel.report.sweep_cells import (

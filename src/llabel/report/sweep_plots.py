@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from llabel.report import numbers
+from llabel import numbers
 from llabel.report.placing import place_labels, spread
 from llabel.report.plots import PANEL, Line, Range, line_style, name_ends, short
 from llabel.report.svg import (
@@ -332,10 +332,13 @@ def _log_ticks(axes: "Axes", which: str) -> None:
 
 
 def power(value: float) -> str:
-    """A number on a logarithmic axis: 0.05, 20, 10⁻⁵, 2·10⁻⁵."""
+    """A number on a logarithmic axis, or beside one: 0, 0.05, 20, 10⁻⁵, −2·10⁻⁵."""
+    if value == 0:  # a search may have it at the end of a linear axis
+        return "0"
+    sign, value = numbers.MINUS if value < 0 else "", abs(value)
     if 0.000999 < value < 9_999.5:
-        return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+        return sign + (f"{value:.3g}" if value < 1000 else f"{value:.0f}")
     exponent = floor(log10(value) + 1e-9)
     head = round(value / 10.0**exponent)
     tail = f"10{str(exponent).translate(_SUPERSCRIPT)}"
-    return tail if head == 1 else f"{head}·{tail}"
+    return sign + (tail if head == 1 else f"{head}·{tail}")

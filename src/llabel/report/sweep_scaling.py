@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import isclose
 from typing import Any
 
-from llabel.report import numbers
+from llabel import numbers
 from llabel.report.sweep_cells import SweepView, shown
 from llabel.report.sweep_wording import MATTERS
 from llabel.statistics.scaling import STEP, STEP_OF_ALL

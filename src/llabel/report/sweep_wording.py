@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from llabel.report import numbers
+from llabel import numbers
 from llabel.report.sweep_cells import LOST, SEED, CellView, SweepView, shown
 from llabel.statistics.correlation import Correlation
 from llabel.sweep_record import NotWorse

@@ -43,14 +43,14 @@ def examples(record: CompareRecord) -> list[dict[str, Any]]:
             errors["all_wrong_count"],
         ),
         (
-            f"Only {llm} is right",
+            f"{llm} is right, no simpler rung is",
             "Every simpler rung is wrong: this is what the LLM is paid for.",
             errors["only_llm"],
             errors["only_llm_count"],
         ),
         (
-            f"Only {llm} is wrong",
-            "Every simpler rung is right.",
+            f"{llm} is wrong, most simpler rungs are right",
+            "More than half of the simpler rungs are right.",
             errors["only_simpler"],
             errors["only_simpler_count"],
         ),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,7 +87,7 @@ def units_of(n: int, groups: npt.ArrayLike | None) -> Units:
         if n < 2:
             raise InputError(f"an interval needs at least 2 test rows, got {n}; add test rows")
         return Units(np.arange(n), n)
-    names = np.asarray(groups)
+    names = numbered(groups)
     if names.shape != (n,):
         raise ValueError(f"groups must have shape ({n},), got {names.shape}")
     unique, of_row = np.unique(names, return_inverse=True)
@@ -172,6 +173,18 @@ def _seed_variance(part: Part, unbias: float) -> tuple[float, float]:
     return max(0.0, observed - from_rows), observed
 
 
-def resampled(groups: Sequence[str] | None) -> Sequence[str] | None:
-    """The groups, if they can be resampled: where all rows are of one, only rows can."""
-    return None if groups is None or len(set(groups)) < 2 else groups
+def numbered(groups: npt.ArrayLike) -> npt.NDArray[np.generic]:
+    """Number the groups in the order of their names; what is an array already stays as it is.
+
+    NumPy gives every name the width of the longest, which is gigabytes where texts are groups.
+    """
+    if isinstance(groups, np.ndarray):
+        return groups
+    names: list[Any] = list(groups)  # type: ignore[arg-type]
+    place = {name: number for number, name in enumerate(sorted(set(names)))}
+    return np.array([place[name] for name in names], dtype=np.int64)
+
+
+def resampled(groups: Sequence[str] | None) -> npt.NDArray[np.generic] | None:
+    """The groups by number, if they can be resampled: where all rows are of one, only rows can."""
+    return None if groups is None or len(set(groups)) < 2 else numbered(groups)

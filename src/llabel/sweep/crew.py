@@ -8,9 +8,10 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from llabel.compare.processes import end, how_it_died
+from llabel.errors import InputError
 from llabel.events import CellSays, Event, Listener
 from llabel.sweep.outcome import Order
 from llabel.sweep.worker import encoded
@@ -158,19 +159,29 @@ class ProcessWorker:
             )
 
     def carry_out(self, order: Order, notify: Listener) -> str:
-        """See `Worker`."""
+        """See `Worker`.
+
+        Raises:
+            InputError: what the process could not do, in its own words.
+        """
         assert self.process.stdin
         assert self.process.stdout
+        ended: dict[str, Any] = {}
         try:
             self.process.stdin.write(encoded(order))
             self.process.stdin.flush()
             for line in self.process.stdout:
                 said = decode(line)
                 if isinstance(said, dict):
-                    return str(said["result"])
+                    ended = said
+                    break
                 notify(said)
         except (OSError, ValueError):  # it died before, or in the midst of a line
             pass
+        if "refused" in ended:
+            raise InputError(ended["refused"])
+        if ended:
+            return str(ended["result"])
         code = self.process.wait()
         if code in {130, -signal.SIGINT}:
             raise KeyboardInterrupt

@@ -171,7 +171,8 @@ class RayWorker:
         """See `Worker`.
 
         Raises:
-            InputError: the sweep's folder is not there on the actor's node.
+            InputError: the sweep's folder is not there on the actor's node; or what the actor
+                could not do, in its own words.
         """
         import ray
         from ray.exceptions import RayActorError, RayTaskError
@@ -188,6 +189,8 @@ class RayWorker:
                 raise InputError(
                     f"--out: {error.cause}. Name a folder that all nodes of the cluster share."
                 ) from error
+            if isinstance(error.cause, InputError):
+                raise InputError(str(error.cause)) from error
             raise
         except RayActorError as error:
             reason = str(error).strip().splitlines()[0]

@@ -60,6 +60,9 @@ class Runner:
         """Do it; `busy` where another process is at it.
 
         However a cell ends, `cell.json` tells.
+
+        Raises:
+            InputError: the chosen cell cannot be tested, or one not be trained again.
         """
         place = self.folder.out / CELLS / order.name
         try:
@@ -151,6 +154,18 @@ class Runner:
             run.save(again, place / RUNG, with_texts=not order.config.run.no_texts)
             shutil.rmtree(place / _CHECKPOINTS, ignore_errors=True)
 
+    def _kept(self, order: Order, place: Path, notify: Listener) -> Rung:
+        """The cell's rung, to predict with.
+
+        A few-shot rung is made again: its folder may lack the examples (`no_texts`), and to choose
+        them takes no training.
+        """
+        config, task = order.config, self._task(order)
+        if "few-shot" not in config.run.rung:
+            return registry.load(place / RUNG, device=config.llm.device)
+        rung = self._rung(order).prepare(task.fields, task.classes, notify)
+        return rung.fit(task, notify=notify)
+
     def _test(self, order: Order, place: Path, notify: Listener) -> None:
         """Read the test part, once, and write `test.json`."""
         then = read_test(self.folder.out)
@@ -161,7 +176,7 @@ class Runner:
             rung = cast(Rung, LLMRung(config.llm, self.models).untrained(task, notify))
         else:
             self._restore(order, place, notify)
-            rung = registry.load(place / RUNG, device=config.llm.device)
+            rung = self._kept(order, place, notify)
         notify(StageStarted("scoring test rows", len(task.test)))
         proba = rung.predict_proba(task.test.texts, notify)
         unseen = unseen_rows([task.train, task.validation], task.test, task.fields)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from llabel import run
 from llabel.config import RunConfig, short
 from llabel.data import LoadedTask
 from llabel.errors import FetchError, InputError
@@ -88,6 +89,8 @@ def _prepared(axes: Axes, asked: SweepSettings, folder: SweepFolder, notify: Lis
         refuse_missing_tracker(config)
     rows = Rows()
     loaded = load_all(rows, cells)
+    for one_of in loaded.values():
+        run.refuse_single_rows(one_of.task, "validation")
     first = loaded[rows_key(cells[0].config)]
     for text in first.notes:
         notify(Note(text))
@@ -302,15 +305,16 @@ class _Sweep:
         """Have it done, however long another process is at it.
 
         Raises:
-            InputError: the worker died.
+            InputError: the worker died, or could not do it.
         """
         self.notify(CellAgain(order.name, doing))
         try:
             while crew.do(order, self.notify) == BUSY:
                 time.sleep(1)
-        except WorkerDiedError as error:
+        except (WorkerDiedError, InputError) as error:
+            reason = str(error).rstrip(".")
             raise InputError(
-                f"All cells are done, but {doing}, {order.name}, failed: {error}. The same "
+                f"All cells are done, but {doing}, {order.name}, failed: {reason}. The same "
                 "command tries it again."
             ) from error
 

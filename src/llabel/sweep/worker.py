@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from llabel.errors import InputError
 from llabel.events import Event, Listener
 from llabel.sweep.outcome import Order
 from llabel.worker import ENDED, encode
@@ -45,8 +46,11 @@ def _work(out: Path, say: Callable[[str], None], notify: Listener) -> None:
     runner = Runner(out, Rows())
     with quiet_libraries():
         for line in sys.stdin:
-            result = runner.carry_out(Order(**json.loads(line)), notify)
-            say(json.dumps({"event": ENDED, "result": result}))
+            try:
+                found = {"result": runner.carry_out(Order(**json.loads(line)), notify)}
+            except InputError as error:
+                found = {"refused": str(error)}
+            say(json.dumps({"event": ENDED} | found))
 
 
 def encoded(order: Order) -> str:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from llabel.errors import InputError
 from llabel.statistics.paired import RESAMPLES, Pair, holm, rows_needed
+from llabel.statistics.resampling import numbered
 from llabel.task import ClassIndices
 from llabel.verdict import text
 from llabel.verdict.candidates import (
@@ -115,7 +116,7 @@ def decide(
     every = TestRows(
         y=np.asarray(y),
         keep=np.ones(len(y), dtype=bool),
-        groups=None if groups is None else np.asarray(groups),
+        groups=None if groups is None else numbered(groups),
         resamples=resamples,
         seed=seed,
     )

@@ -1,4 +1,4 @@
-"""How the page writes numbers: the same quantity always with the same digits and signs."""
+"""How numbers are told: on pages and terminals the same quantity has the same digits and signs."""
 
 from collections.abc import Sequence
 from typing import Any
