@@ -1,12 +1,13 @@
 """What is kept of texts that are too long."""
 
+from copy import copy
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llabel.engine.model import load_tokenizer
@@ -66,6 +67,40 @@ def test_pieces_are_the_whole_text_and_fit(text):
     assert (len(pieces) > 1) == (made.lengths([(text,)])[0] > 50)
     assert all(encoder(way, 50).pieces((text,)) == [(text,)] for way in WAYS)
     assert made.encode([(text,)])[0].text == pieces[0]
+
+
+RUNS = st.lists(
+    st.tuples(st.text("ab ć€😀\n", max_size=6) | st.text(max_size=6), st.integers(1, 80)),
+    max_size=6,
+).map(lambda runs: "".join(text * times for text, times in runs))
+
+
+@settings(deadline=None, max_examples=30)
+@given(RUNS)
+def test_pieces_are_those_of_reading_all_that_is_left(text):
+    made = encoder("chunks", 40)
+    naive, rest = [], text
+    while rest:
+        naive += [piece := made.encode([(rest,)])[0].text]
+        rest = rest[len(piece[0]) :]
+    assert made.pieces((text,)) == (naive or [("",)])
+
+
+def test_finding_pieces_takes_time_in_proportion_to_the_text():
+    made, read = copy(encoder("chunks", 40)), []
+    tokenizer = made.tokenizer
+
+    def tokenise(text, **options):
+        read.append(len(text))
+        return tokenizer(text, **options)
+
+    made.tokenizer = tokenise
+    taken = []
+    for times in (200, 400):
+        read.clear()
+        assert len(made.pieces(("one word after another, " * times,))) > 50
+        taken.append(sum(read))
+    assert taken[1] < 2.2 * taken[0]
 
 
 def test_only_the_longest_field_is_cut_into_pieces():
