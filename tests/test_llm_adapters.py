@@ -1,3 +1,4 @@
+import errno
 import json
 import shutil
 from typing import Any
@@ -10,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from llabel.errors import InputError
 from llabel.ladder.llm import LLMRung
 from llabel.ladder.prompted import PromptedRung
+from small_disk import full_disk
 from tiny_models import random_model
 from tiny_rungs import TASK, own_proba, untrained
 from tiny_tasks import make_task
@@ -124,3 +126,11 @@ def test_other_weights_under_the_same_name_are_refused(
         kind.load(tmp_path / "run")
     named = kind.load(tmp_path / "run", model=str(tiny_llama))
     np.testing.assert_array_equal(named.predict_proba(TASK.test.texts), expected)
+
+
+def test_a_full_disk_is_an_error_of_the_files(llm_settings, tmp_path):
+    rung = untrained(llm_settings())
+    with full_disk(3000), pytest.raises(OSError, match="too large") as raised:
+        rung.save(tmp_path)
+    assert raised.value.errno == errno.EFBIG
+    assert not (tmp_path / "rung.json").exists()

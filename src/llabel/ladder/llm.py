@@ -58,6 +58,7 @@ from llabel.ladder.trials import around, best_of
 from llabel.rung_settings import ADAPTED
 from llabel.settings import LLMSettings
 from llabel.task import Label, Probabilities, Split, Task, Text
+from llabel.tensor_files import writing
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -389,7 +390,8 @@ class LLMRung:
 
         def save_adapter(target: Path) -> None:
             # Told that no embeddings are adapted, PEFT does not ask the Hub about the base model.
-            self.model_.save_pretrained(str(target), save_embedding_layers=False)
+            with writing(target):
+                self.model_.save_pretrained(str(target), save_embedding_layers=False)
 
         record = RungRecord(
             rung=self.name,

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from llabel.errors import InputError
 from llabel.task import Label
+from llabel.tensor_files import writing
 
 SCHEMA = 1
 RECORD = "rung.json"
@@ -161,7 +162,8 @@ def _write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     from safetensors.numpy import save_file
 
     # safetensors writes the memory as it lies there.
-    save_file({name: np.array(a, order="C", copy=True) for name, a in arrays.items()}, path)
+    with writing(path):
+        save_file({name: np.array(a, order="C", copy=True) for name, a in arrays.items()}, path)
 
 
 def _read_arrays(path: Path) -> dict[str, Array]:
