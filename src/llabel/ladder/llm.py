@@ -19,7 +19,7 @@ from llabel.engine.batching import Example
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.engine.four_bit import parameter_count, weight_bytes
 from llabel.engine.loftq import start_from_rounding
-from llabel.engine.model import add_lora, compile_layers, load_adapter
+from llabel.engine.model import add_lora, compile_layers, load_adapter, pick_device
 from llabel.engine.optimisers import refuse_missing
 from llabel.engine.packed_reader import PackedReader
 from llabel.engine.training import Progress, Trainer, Watch, seeded
@@ -287,7 +287,11 @@ class LLMRung:
         """The model is read by the engine that this machine has."""
         vars(self).update(state)
         if "model_" in state:  # what is inside a pickle need not be distrusted more than that
-            self._ready(torch.load(io.BytesIO(state["model_"]), weights_only=False))
+            device, here = self.device_, torch.cuda.device_count()
+            if device.type == "cuda" and (device.index or 0) >= here:
+                self.device_ = pick_device()
+            written = io.BytesIO(state["model_"])
+            self._ready(torch.load(written, map_location=self.device_, weights_only=False))
 
     def _adapter(self) -> dict[str, Tensor]:
         """A copy of the weights that are trained."""
