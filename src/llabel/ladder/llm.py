@@ -54,7 +54,7 @@ from llabel.ladder.lora import (
 )
 from llabel.ladder.prompting import Prompting, build_prompting, lasting_name
 from llabel.ladder.targets import mean_log_loss
-from llabel.ladder.trials import around, best_of
+from llabel.ladder.trials import REFIT, around, best_of, stage
 from llabel.rung_settings import ADAPTED
 from llabel.settings import LLMSettings
 from llabel.task import Label, Probabilities, Split, Task, Text
@@ -136,12 +136,17 @@ class LLMRung:
             self.prepare(task.fields, task.classes, notify)
         train, cut_train = self.examples(task.train)
         validation, cut_validation = self.examples(task.validation)
-        self.truncated_ = {"train": cut_train, "validation": cut_validation}
-        if cut := cut_train + cut_validation:
+        chunks = self.settings.long == "chunks"
+        whole = (
+            chunks and not self.settings.refit
+        )  # validation is only predicted, in all its pieces
+        self.truncated_ = {"train": cut_train, "validation": 0 if whole else cut_validation}
+        if cut := sum(self.truncated_.values()):
+            rows = len(train) + (0 if whole else len(validation))
+            lost = "training reads their first piece" if chunks else "their longest fields were cut"
             notify(
                 Note(
-                    f"{cut} of {len(train) + len(validation)} rows are longer than "
-                    f"{self.max_length_} tokens: their longest fields were cut "
+                    f"{cut} of {rows} rows are longer than {self.max_length_} tokens: {lost} "
                     f"(--long {self.settings.long})."
                 )
             )
@@ -174,10 +179,9 @@ class LLMRung:
             )
             again = checkpoints and checkpoints.beside("refit")
             self._set_adapter(start)
-            stage = "refitting on train + validation"
             both = np.concatenate([task.train.y, task.validation.y])
             rows = weigh(train + validation, both, self.settings.class_weight)
-            job = TrainingJob(rows, plan, stage)
+            job = TrainingJob(rows, plan, REFIT)
             self.progress_ = self._train(job, again, notify)
             refit = trial_of(job, self.progress_)
         self._keep_lower(False)
@@ -223,13 +227,10 @@ class LLMRung:
         def train_once(number: int, rate: float, seconds: float | None) -> Trial:
             plan = replace(training_settings(self.settings), learning_rate=rate, time_limit=seconds)
             self._set_adapter(start)
-            stage = "training"
-            if len(rates) > 1:
-                stage += f", trial {number + 1} of {len(rates)}"
             folder = checkpoints
             if checkpoints and number:
                 folder = checkpoints.beside(f"trial-{number}")
-            job = TrainingJob(train, plan, stage, validation)
+            job = TrainingJob(train, plan, stage(number, len(rates)), validation)
             self._last = self._train(job, folder, notify)
             return trial_of(job, self._last)
 

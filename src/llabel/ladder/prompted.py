@@ -176,6 +176,8 @@ class PromptedRung:
         return settings
 
     def _cut(self, split: Split) -> int:
+        if self.settings.long == "chunks":  # all pieces are read
+            return 0
         return sum(prompt.truncated for prompt in self.encoder_.encode(split.texts))
 
     def _load_model(self) -> None:
