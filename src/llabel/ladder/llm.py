@@ -142,11 +142,11 @@ class LLMRung:
         )  # validation is only predicted, in all its pieces
         self.truncated_ = {"train": cut_train, "validation": 0 if whole else cut_validation}
         if cut := sum(self.truncated_.values()):
-            rows = len(train) + (0 if whole else len(validation))
+            seen = len(train) + (0 if whole else len(validation))
             lost = "training reads their first piece" if chunks else "their longest fields were cut"
             notify(
                 Note(
-                    f"{cut} of {rows} rows are longer than {self.max_length_} tokens: {lost} "
+                    f"{cut} of {seen} rows are longer than {self.max_length_} tokens: {lost} "
                     f"(--long {self.settings.long})."
                 )
             )
