@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from llabel.errors import InputError
+from llabel.ladder import registry
 from llabel.ladder.llm import LLMRung
 from llabel.ladder.prompted import PromptedRung
 from small_disk import full_disk
@@ -105,6 +106,15 @@ def test_folders_that_hold_no_rung(trained, tmp_path, lose, message):
     (tmp_path / "run" / lose).unlink()
     with pytest.raises(InputError, match=message):
         LLMRung.load(tmp_path / "run")
+
+
+def test_a_record_of_another_version_is_refused(llm_settings, tmp_path):
+    untrained(llm_settings()).save(tmp_path)
+    record = json.loads((tmp_path / "rung.json").read_text(encoding="utf-8"))
+    (tmp_path / "rung.json").write_text(json.dumps(record | {"schema": 2}), encoding="utf-8")
+    for load in (LLMRung.load, registry.load):
+        with pytest.raises(InputError, match=r"schema 2 where 1 is known.*another version"):
+            load(tmp_path)
 
 
 @pytest.mark.parametrize("trained_first", [True, False], ids=["llm-lora", "llm-zero-shot"])
