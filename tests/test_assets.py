@@ -73,6 +73,16 @@ def test_a_folder_that_is_no_model_says_what_is_missing(tmp_path, without, besid
         resolve_model(str(folder))
 
 
+@pytest.mark.parametrize("content", [b"", b'{"hidden_size": 64,', b"[]", b"\xff{}"])
+@pytest.mark.parametrize("resolve", [resolve_model, resolve_encoder])
+def test_a_damaged_config_is_named(tmp_path, resolve, content):
+    folder = make_model(tmp_path / "m")
+    (folder / "config.json").write_bytes(content)
+    told = rf"is not a model's folder: {re.escape(str(folder))}.config\.json cannot be read \("
+    with pytest.raises(InputError, match=told):
+        resolve(str(folder))
+
+
 def test_a_file_is_no_model(tmp_path):
     (tmp_path / "m.gguf").write_text("")
     with pytest.raises(InputError, match=r"m\.gguf: a model is a folder with config\.json"):

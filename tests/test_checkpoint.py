@@ -1,3 +1,4 @@
+import errno
 import math
 import time
 
@@ -6,6 +7,7 @@ import torch
 
 from llabel.engine import checkpoint
 from llabel.engine.checkpoint import CheckpointFolder, Snapshot
+from small_disk import full_disk
 
 
 def snapshot(value: float = 1.0) -> Snapshot:
@@ -55,6 +57,16 @@ def test_two_complete_ones_mean_that_the_newer_counts(tmp_path):
         CheckpointFolder(tmp_path / str(step)).save(step, snapshot(step))
         (tmp_path / str(step) / f"step-{step:08d}").rename(tmp_path / f"step-{step:08d}")
     assert CheckpointFolder(tmp_path).newest().state["step"] == 2
+
+
+def test_a_full_disk_is_an_error_of_the_files(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    folder.save(1, snapshot(1))
+    with full_disk(1000), pytest.raises(OSError, match="too large") as raised:
+        folder.save(2, Snapshot({"a": torch.zeros(1000)}, {"step": 2}))
+    assert raised.value.errno == errno.EFBIG
+    assert "partial" in raised.value.filename
+    assert folder.newest().state["step"] == 1
 
 
 def test_due_by_steps_and_by_time(tmp_path, monkeypatch):

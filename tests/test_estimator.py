@@ -115,6 +115,21 @@ def test_a_pickle_is_read_where_kernels_cannot_be_compiled(
     np.testing.assert_allclose(read.predict_proba(TEXTS), fitted.predict_proba(TEXTS), atol=1e-5)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU it was on is here")
+def test_a_pickle_from_a_gpu_is_read_where_there_is_none(
+    fitted: LLMClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_gpu = copy.copy(fitted)
+    on_gpu.rung_ = copy.copy(fitted.rung_)
+    on_gpu.rung_.device_ = torch.device("cuda", 0)
+    with monkeypatch.context() as patch:  # storages tell their place as those of a GPU do
+        patch.setattr("torch.serialization.location_tag", lambda storage: "cuda:0")
+        written = pickle.dumps(on_gpu)
+    read = pickle.loads(written)
+    assert read.rung_.device_ == torch.device("cpu")
+    np.testing.assert_allclose(read.predict_proba(TEXTS), fitted.predict_proba(TEXTS), atol=1e-5)
+
+
 def test_clone_forgets_what_was_learned(fitted: LLMClassifier) -> None:
     blank = clone(fitted)
     assert blank.get_params() == fitted.get_params()

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llabel.assets.gguf import convert_gguf
 from llabel.errors import InputError
+from small_disk import full_disk
 
 HIDDEN, HEADS, KV_HEADS, LAYERS, MLP = 64, 4, 2, 2, 96
 SHAPES = {
@@ -149,6 +151,16 @@ def test_an_unknown_pre_tokenizer_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"other\.gguf: its pre-tokenizer is 'qwen2'"):
         convert_gguf(tmp_path / "other.gguf", out)
     assert not any(out.iterdir())
+
+
+def test_a_full_disk_is_an_error_of_the_files(tmp_path):
+    write_tiny_gguf(tmp_path / "tiny.gguf")
+    out = tmp_path / "out"
+    out.mkdir()
+    with full_disk(10_000), pytest.raises(OSError, match="too large") as raised:
+        convert_gguf(tmp_path / "tiny.gguf", out)
+    assert raised.value.errno == errno.EFBIG
+    assert raised.value.filename.endswith("model.safetensors")
 
 
 # SHA-256 of float32 weights dequantised with gguf.dequantize alone, rows of q put in order by hand.

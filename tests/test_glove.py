@@ -10,6 +10,7 @@ from llabel.assets.catalogue import BUILT_IN
 from llabel.errors import InputError
 from llabel.ladder import glove
 from llabel.ladder.glove import Glove, lasting_name, load_glove, words_of
+from small_disk import full_disk
 
 TEXT = "the 1 2.5 -3e-1\n. . . 4 5 6\nthe 7 8 9\ncafé 0 0 1\n"
 
@@ -94,6 +95,12 @@ def test_a_damaged_or_closed_cache_does_not_matter(file: Path, cache: Path):
     kept.parent.rmdir()
     kept.parent.write_bytes(b"a file where the folder should be")
     np.testing.assert_array_equal(load_glove(str(file)).vectors, expected)
+
+
+def test_a_full_cache_does_not_matter(file: Path, cache: Path):
+    with full_disk(50):
+        assert load_glove(str(file)).words == {"the": 0, ". . .": 1, "café": 3}
+    assert not list((cache / "embeddings").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -165,3 +165,9 @@ def test_a_label_may_not_change_the_prompts_own_tokens(tokenizer):
 
     with pytest.raises(InputError, match=r"'ue' melts into the end of the template ' tr'"):
         AnswerTokeniser(encode, " tr", "")("ue")
+
+
+@pytest.mark.parametrize(("tail", "told"), [(" tr", "a newline"), ("\n\n", "a single newline")])
+def test_how_a_template_should_end(tail, told):
+    with pytest.raises(InputError, match=rf"End the template with ':' or {told}\.$"):
+        AnswerTokeniser(lambda text: [hash(text)], tail, "")("ue")

@@ -1,3 +1,4 @@
+import errno
 import json
 import shutil
 from typing import Any
@@ -8,8 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from llabel.errors import InputError
+from llabel.ladder import registry
 from llabel.ladder.llm import LLMRung
 from llabel.ladder.prompted import PromptedRung
+from small_disk import full_disk
 from tiny_models import random_model
 from tiny_rungs import TASK, own_proba, untrained
 from tiny_tasks import make_task
@@ -105,6 +108,15 @@ def test_folders_that_hold_no_rung(trained, tmp_path, lose, message):
         LLMRung.load(tmp_path / "run")
 
 
+def test_a_record_of_another_version_is_refused(llm_settings, tmp_path):
+    untrained(llm_settings()).save(tmp_path)
+    record = json.loads((tmp_path / "rung.json").read_text(encoding="utf-8"))
+    (tmp_path / "rung.json").write_text(json.dumps(record | {"schema": 2}), encoding="utf-8")
+    for load in (LLMRung.load, registry.load):
+        with pytest.raises(InputError, match=r"schema 2 where 1 is known.*another version"):
+            load(tmp_path)
+
+
 @pytest.mark.parametrize("trained_first", [True, False], ids=["llm-lora", "llm-zero-shot"])
 def test_other_weights_under_the_same_name_are_refused(
     llm_settings, tiny_llama, tmp_path, trained_first
@@ -124,3 +136,11 @@ def test_other_weights_under_the_same_name_are_refused(
         kind.load(tmp_path / "run")
     named = kind.load(tmp_path / "run", model=str(tiny_llama))
     np.testing.assert_array_equal(named.predict_proba(TASK.test.texts), expected)
+
+
+def test_a_full_disk_is_an_error_of_the_files(llm_settings, tmp_path):
+    rung = untrained(llm_settings())
+    with full_disk(3000), pytest.raises(OSError, match="too large") as raised:
+        rung.save(tmp_path)
+    assert raised.value.errno == errno.EFBIG
+    assert not (tmp_path / "rung.json").exists()

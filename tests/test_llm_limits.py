@@ -1,6 +1,8 @@
 import contextlib
 import json
+import re
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -109,9 +111,21 @@ def test_what_gpt2_does_not_have(llm_settings, tiny_gpt2, changes, message, monk
         LLMRung(llm_settings(model=str(tiny_gpt2), **changes)).fit(BOOL)
 
 
-def test_compiling_needs_a_compiler(llm_settings, monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(InputError, match=r"--compile needs a C\+\+ compiler"):
+@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch asks for others elsewhere")
+@pytest.mark.parametrize(("cxx", "there"), [(None, "clang++"), ("icpx", "g++"), ("icpx", None)])
+def test_compiling_needs_the_compiler_that_pytorch_asks_for(
+    llm_settings, monkeypatch, tmp_path, cxx, there
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    if cxx:
+        monkeypatch.setenv("CXX", cxx)
+    if there:
+        (tmp_path / there).write_text("#!/bin/sh\n")
+        (tmp_path / there).chmod(0o755)
+    with pytest.raises(
+        InputError, match=rf"--compile needs a C\+\+ compiler.*'{re.escape(cxx or 'g++')}'"
+    ):
         LLMRung(llm_settings(compile=True)).fit(BOOL)
 
 

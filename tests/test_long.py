@@ -1,17 +1,22 @@
 """What is kept of texts that are too long."""
 
+from copy import copy
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llabel.engine.model import load_tokenizer
+from llabel.events import Event, Note
 from llabel.ladder.llm import LLMRung
+from llabel.ladder.prompted import PromptedRung
 from llabel.prompt import PromptEncoder
+from llabel.task import Split, Task
 from llabel.template import load_template
 from tiny_models import save_tokenizer
 from tiny_rungs import TASK, untrained
@@ -68,6 +73,40 @@ def test_pieces_are_the_whole_text_and_fit(text):
     assert made.encode([(text,)])[0].text == pieces[0]
 
 
+RUNS = st.lists(
+    st.tuples(st.text("ab ć€😀\n", max_size=6) | st.text(max_size=6), st.integers(1, 80)),
+    max_size=6,
+).map(lambda runs: "".join(text * times for text, times in runs))
+
+
+@settings(deadline=None, max_examples=30)
+@given(RUNS)
+def test_pieces_are_those_of_reading_all_that_is_left(text):
+    made = encoder("chunks", 40)
+    naive, rest = [], text
+    while rest:
+        naive += [piece := made.encode([(rest,)])[0].text]
+        rest = rest[len(piece[0]) :]
+    assert made.pieces((text,)) == (naive or [("",)])
+
+
+def test_finding_pieces_takes_time_in_proportion_to_the_text():
+    made, read = copy(encoder("chunks", 40)), []
+    tokenizer = made.tokenizer
+
+    def tokenise(text, **options):
+        read.append(len(text))
+        return tokenizer(text, **options)
+
+    made.tokenizer = tokenise
+    taken = []
+    for times in (200, 400):
+        read.clear()
+        assert len(made.pieces(("one word after another, " * times,))) > 50
+        taken.append(sum(read))
+    assert taken[1] < 2.2 * taken[0]
+
+
 def test_only_the_longest_field_is_cut_into_pieces():
     folder = Path(mkdtemp())
     save_tokenizer(folder)
@@ -93,6 +132,35 @@ def test_the_answer_to_pieces_is_their_mean(llm_settings, tmp_path):
     rows = []
     rung.predict_proba(texts, lambda event: rows.append(event.rows))
     assert sum(rows) == 2
+
+
+def with_long_texts() -> Task:
+    def lengthened(part: Split, rows: int) -> Split:
+        texts = [(a, b * 60 if row < rows else b) for row, (a, b) in enumerate(part.texts)]
+        return replace(part, texts=tuple(texts))
+
+    return replace(TASK, train=lengthened(TASK.train, 3), validation=lengthened(TASK.validation, 2))
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_of_rows_read_in_pieces_only_those_learned_from_are_cut(llm_settings, refit):
+    told: list[Event] = []
+    chosen = llm_settings(long="chunks", max_seq_length=48, epochs=1, refit=refit)
+    rung = LLMRung(chosen).fit(with_long_texts(), notify=told.append)
+    assert rung.record_.truncated == {"train": 3, "validation": 2 if refit else 0}
+    [note] = [event.text for event in told if isinstance(event, Note)]
+    cut, rows = (5, 26) if refit else (3, len(TASK.train))
+    assert note == (
+        f"{cut} of {rows} rows are longer than 46 tokens: training reads their first piece "
+        "(--long chunks)."
+    )
+
+
+@pytest.mark.parametrize(("long", "cut"), [("head", 2), ("chunks", 0)])
+def test_what_is_only_read_is_not_cut_into_pieces(llm_settings, long, cut):
+    chosen = llm_settings(long=long, max_seq_length=48)
+    rung = PromptedRung(chosen, few_shot=False, calibrated=False).fit(with_long_texts())
+    assert rung.record_.truncated == {"train": 3 if cut else 0, "validation": cut}
 
 
 @pytest.mark.parametrize("long", WAYS)

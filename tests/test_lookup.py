@@ -1,3 +1,4 @@
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,10 @@ from hypothesis import strategies as st
 
 from llabel.check import best_lookup_column, look_up
 from llabel.data import load_task
+from llabel.ladder import lookup
 from llabel.ladder.contract import FitSettings
-from llabel.ladder.lookup import LookupRung, key_of, remember
+from llabel.ladder.lookup import LookupRung, field_order, key_of, remember
+from llabel.ladder.majority import class_shares
 from llabel.metrics import log_loss
 from llabel.task import Split, Task
 
@@ -112,6 +115,37 @@ def test_what_is_found_are_the_counts(rows: list[tuple[str, int]], asked: list[s
     found = [text for text in asked if text and text in dict(seen)]
     assert known.tolist() == [bool(text) and text in dict(seen) for text in asked]
     assert counts.tolist() == [[seen.count((text, k)) for k in range(3)] for text in found]
+
+
+def test_many_rows_of_many_classes_are_never_written_out_at_once():
+    """As a table of rows by classes the counts would take 160 MB."""
+    rng = np.random.default_rng(0)
+    n, n_classes = 20_000, 1000
+    fields = ("once", "often")
+    rows = [(f"q{i}", f"p{i // 4}", int(y)) for i, y in enumerate(rng.integers(0, n_classes, n))]
+    keys = {f: [key_of(row[at]) for row in rows] for at, f in enumerate(fields)}
+    y = np.array([row[-1] for row in rows])
+    y[: n // 2] = np.arange(n // 2) // 4 % n_classes  # where the value tells the class
+    shares = class_shares(y, n_classes)
+    memories = {field: remember(keys[field], y, n_classes) for field in fields}
+    tracemalloc.start()
+    order = field_order(memories, keys, y, shares, dict.fromkeys(fields, 1.0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert order == fields
+    assert peak < 100e6
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 2)), min_size=1), st.data())
+def test_rows_are_answered_alike_however_few_at_a_time(rows, data):
+    task = make([("", text, label) for text, label in rows], [("t", "t", 0)], classes="abc")
+    asked = [("", text) for text in data.draw(st.lists(st.sampled_from("abcdxyz")))]
+    whole = fit(task)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lookup, "_CELLS", 6)
+        few = fit(task)
+        assert few.record_ == whole.record_
+        assert np.array_equal(few.predict_proba(asked), whole.predict_proba(asked))
 
 
 def test_a_saved_rung_holds_no_text(tmp_path: Path):

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -7,7 +8,7 @@ from rich.console import Console
 
 from llabel.ladder.llm import LLMRung
 from llabel.prompt_view import ANSWER, OPEN, START, TEMPLATE, explain, printable, render
-from llabel.settings import LLMSettings
+from llabel.settings import LLMSettings, Long
 
 FIELDS = ("question", "passage")
 
@@ -99,6 +100,23 @@ def test_cut_texts_are_still_found(tiny_llama: Path) -> None:
     output = shown(rung, (long, long))
     assert "Cut: the prompt has" in output
     assert f"{rung.max_length_} are allowed" in output
+
+
+@pytest.mark.parametrize("long", get_args(Long))
+def test_what_becomes_of_long_texts_is_told(tiny_llama: Path, long: Long) -> None:
+    rung = LLMRung(LLMSettings(model=str(tiny_llama), max_seq_length=80, long=long))
+    rung.prepare(FIELDS, (False, True))
+    text = ("q", "is the other answer false " * 20)
+    pieces = len(rung.encoder_.pieces(text))
+    assert (pieces > 1) == (long == "chunks")
+    told = {
+        "head": "the longest field lost its end.",
+        "tail": "the longest field lost its beginning.",
+        "middle": "the longest field lost its middle.",
+        "chunks": f"cut into {pieces} pieces: training reads the first, prediction all of them.",
+    }
+    assert told[long] in shown(rung, text)
+    assert "Nothing is cut" in shown(rung, ("q", "p"))
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llabel.engine.native.library import compiler
 from llabel.errors import InputError
 from llabel.events import Event, Note, RowsDone, StepDone
 from llabel.ladder.calibration import prior_corrected
@@ -30,6 +31,16 @@ def prompted(llm_settings):
         return PromptedRung(settings, few_shot=few_shot, calibrated=calibrated)
 
     return make
+
+
+@pytest.mark.skipif(compiler() is None, reason="the packed engine needs a C++ compiler")
+def test_compile_has_no_effect(prompted):
+    asked = prompted(compile=True).fit(TASK)
+    plain = prompted().fit(TASK)
+    assert asked.engine_ == "packed"
+    assert np.array_equal(
+        asked.predict_proba(TASK.test.texts), plain.predict_proba(TASK.test.texts)
+    )
 
 
 # Prior correction

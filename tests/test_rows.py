@@ -57,3 +57,14 @@ def test_unseen_rows_share_no_long_text() -> None:
         True,
         True,
     ]
+
+
+def test_a_text_may_hold_half_a_surrogate_pair() -> None:
+    def found(text: str) -> str:
+        split = Split(("1",), ((text,),), np.array([0], dtype=np.int64))
+        return fingerprint(("f",), ("a", "b"), {"train": split})
+
+    assert len({found(text) for text in ("a", "a\ud83d", "a\ude00", "a\ud83d\ude00", "a😀")}) == 5
+    assert found("a😀") == ("c2b187a423c4a8fa2f53e8456c4895d8adca3e43f79ae500f9d032d0e7994c12"), (
+        "others stay what they were"
+    )

@@ -1,3 +1,4 @@
+import errno
 import json
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 
 from llabel.errors import InputError
 from llabel.ladder.rung_folder import ARRAYS, RECORD, WORDS, SavedRung, read_rung, write_rung
+from small_disk import full_disk
 
 
 def saved(**changes) -> SavedRung:
@@ -47,6 +49,15 @@ def test_a_failed_save_leaves_the_old_rung(tmp_path: Path):
         write_rung(tmp_path, saved(settings={"C": object()}))
     assert read_rung(tmp_path, "memory").settings == {"C": 1}
     assert [path.name for path in tmp_path.iterdir()] == [RECORD]
+
+
+def test_a_full_disk_is_an_error_of_the_files(tmp_path: Path):
+    write_rung(tmp_path, saved(settings={"C": 1}))
+    with full_disk(1000), pytest.raises(OSError, match="too large") as raised:
+        write_rung(tmp_path, saved(arrays={"a": np.ones(1000)}))
+    assert raised.value.errno == errno.EFBIG
+    assert [path.name for path in tmp_path.iterdir()] == [RECORD]
+    assert read_rung(tmp_path, "memory").settings == {"C": 1}
 
 
 def test_no_rung(tmp_path: Path):

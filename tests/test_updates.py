@@ -1,5 +1,8 @@
 """How far tuning moved the weights, and what that did to the texts."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from llabel.engine.updates import in_all, updates
 from llabel.ladder.base_models import KeptBaseModels
 from llabel.ladder.llm import LLMRung
 from llabel.ladder.perplexity import perplexity
+from llabel.prompt import PromptEncoder
 from tiny_rungs import TASK
 
 
@@ -107,6 +111,22 @@ def test_prompts_are_tokenised_once(llm_settings) -> None:
     assert first.encoder.encode(texts)[0] is first.encoder.encode(texts)[-2]
     other = models.prompting(llm_settings(template="alpaca"), TASK.fields, TASK.classes)
     assert other is not first
+
+
+def test_only_the_prompts_of_the_last_two_questions_are_kept(llm_settings) -> None:
+    models = KeptBaseModels()
+
+    def ask(length: int) -> PromptEncoder:
+        settings = llm_settings(max_seq_length=length)
+        return models.prompting(settings, TASK.fields, TASK.classes).encoder
+
+    first, second = weakref.ref(ask(50)), weakref.ref(ask(60))
+    assert ask(50) is first()
+    ask(70)
+    gc.collect()
+    assert first() is not None
+    assert second() is None, "it was asked longest ago"
+    assert ask(50) is first()
 
 
 def test_a_training_that_is_watched_is_the_same_training(llm_settings) -> None:

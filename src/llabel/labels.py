@@ -268,8 +268,9 @@ class AnswerTokeniser:
         prompt = tuple(self.encode(self.tail))
         whole = tuple(self.encode(self.tail + self.joint + word))
         if whole[: len(prompt)] != prompt:
+            newline = "a single newline" if self.tail.endswith("\n\n") else "a newline"
             raise InputError(
                 f"The label {word!r} melts into the end of the template {self.tail[-20:]!r} for "
-                "this tokenizer. End the template with ':' or a newline."
+                f"this tokenizer. End the template with ':' or {newline}."
             )
         return whole[len(prompt) :]

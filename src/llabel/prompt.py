@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # Half of a UTF-16 pair is no character, and tokenizers refuse it; the count of characters stays.
 _HALVES = re.compile("[\ud800-\udfff]")
+# So many characters a token are read to find a piece; most texts have four or five.
+_WINDOW = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +115,24 @@ class PromptEncoder:
         longest = max(range(len(spans)), key=lambda field: len(spans[field]))
         found, rest = [], text[longest]
         while True:
-            piece = self._fit((*text[:longest], rest, *text[longest + 1 :])).text
+            piece = self._first_piece((*text[:longest], rest, *text[longest + 1 :]), longest)
             found.append(piece)
             rest = rest[len(piece[longest]) :]
             if not piece[longest] or not rest:
                 return found
+
+    def _first_piece(self, text: Text, longest: int) -> Text:
+        """What `_fit` keeps of a row, found without reading all of its longest field.
+
+        Else each piece would read all that is left, in time that grows with the text's square.
+        """
+        whole, window = text[longest], _WINDOW * self.max_length
+        while True:
+            piece = self._fit((*text[:longest], whole[:window], *text[longest + 1 :])).text
+            # Near its end a window may have other tokens than the text has there.
+            if window >= len(whole) or 2 * len(piece[longest]) <= window:
+                return piece
+            window *= 2
 
     def _fit(self, text: Text) -> Prompt:
         ids, spans = self._encode(text)

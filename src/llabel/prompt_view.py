@@ -187,9 +187,8 @@ def _summary(rung: LLMRung, text: Text, tokens: Sequence[Token]) -> Iterator[str
     used = sum(token.source != ANSWER for token in tokens)
     whole = rung.encoder_.lengths([text])[0]
     limit = f"{rung.max_length_:,} are allowed for the prompt"
-    lost = {"head": "end", "tail": "beginning", "middle": "middle"}[rung.settings.long]
     if whole > rung.max_length_:
-        yield f"Cut: the prompt has {whole:,} tokens, {limit}; the longest field lost its {lost}."
+        yield f"Cut: the prompt has {whole:,} tokens, {limit}; {_cut(rung, text)}."
     else:
         yield f"Nothing is cut: the prompt has {used:,} tokens, {limit}."
     read = [token.position for token in tokens if token.choices]
@@ -200,6 +199,18 @@ def _summary(rung: LLMRung, text: Text, tokens: Sequence[Token]) -> Iterator[str
     ]
     more = f", and {len(words) - MOST_LABELS} more" if len(words) > MOST_LABELS else ""
     yield "Answers: " + ", ".join(words[:MOST_LABELS]) + more + "."
+
+
+def _cut(rung: LLMRung, text: Text) -> str:
+    """What became of the longest field."""
+    if rung.settings.long == "chunks":
+        pieces = len(rung.encoder_.pieces(text))
+        return (
+            f"the longest field is cut into {pieces:,} pieces: training reads the first, "
+            "prediction all of them"
+        )
+    lost = {"head": "end", "tail": "beginning", "middle": "middle"}[rung.settings.long]
+    return f"the longest field lost its {lost}"
 
 
 def _positions(read: Sequence[int]) -> str:

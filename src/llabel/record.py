@@ -35,7 +35,7 @@ class Data(TypedDict):
         fields, classes: text columns and labels in class order.
         fingerprint: SHA-256 over fields, classes and all rows of all parts.
         rows: of each part.
-        truncated: rows of train and validation whose texts were cut to fit.
+        truncated: rows of train and validation whose texts were cut to fit (see `FitRecord`).
         notes: how the parts came about, in words.
         label_map: what `--map-labels` did to each label that it names: `label`, `becomes` (None:
             dropped) and `rows`; [] without. `classes` and `fingerprint` are of the mapped labels.

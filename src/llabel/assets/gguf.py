@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llabel.errors import InputError
+from llabel.tensor_files import writing
 
 if TYPE_CHECKING:
     from tokenizers.pre_tokenizers import PreTokenizer
@@ -27,7 +28,6 @@ def convert_gguf(source: Path, out: Path) -> None:
         InputError: the file's pre-tokenizer (``tokenizer.ggml.pre``) is not one we know.
     """
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -51,10 +51,8 @@ def convert_gguf(source: Path, out: Path) -> None:
         for name, tensor in model.state_dict().items()
         if not (config.tie_word_embeddings and name == "lm_head.weight")
     }
-    try:
+    with writing(out / "model.safetensors"):
         save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise OSError(f"model.safetensors: {error}") from error  # such as a full disk
     (out / "model.safetensors").chmod(0o644)  # safetensors makes it private; a cache may be shared
 
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizer

@@ -299,6 +299,8 @@ def _missing_from_model(path: Path) -> list[str]:
             missing[-1] += " (it holds an adapter: name the model that the adapter is for)"
         elif (path / "run.json").is_file():
             missing[-1] += " (it is the folder of a run: name the model that was fine-tuned)"
+    elif damage := _damage(path / "config.json"):
+        missing.append(damage)
     index = path / "model.safetensors.index.json"
     if index.is_file():
         missing += _missing_shards(index)
@@ -310,6 +312,15 @@ def _missing_from_model(path: Path) -> list[str]:
     if not any(file.is_file() for file in found):
         missing.append(f"there is no tokenizer ({', '.join(_TOKENIZERS)})")
     return missing
+
+
+def _damage(config: Path) -> str | None:
+    """What is wrong with a model's `config.json`; None if it holds a JSON object."""
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"{config} cannot be read ({_one_line(error)})"
+    return None if isinstance(values, dict) else f"{config} cannot be read (no JSON object)"
 
 
 def _missing_shards(index: Path) -> list[str]:

@@ -24,7 +24,7 @@ def fingerprint(
 
     def add(*texts: str) -> None:
         for text in texts:
-            encoded = text.encode("utf-8")
+            encoded = text.encode("utf-8", "surrogatepass")  # a text may hold half a pair
             digest.update(len(encoded).to_bytes(8, "little"))
             digest.update(encoded)
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llabel.tensor_files import writing
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -57,7 +59,8 @@ class CheckpointFolder:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         tensors = {name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}
-        save_file(tensors, partial / "tensors.safetensors")
+        with writing(partial):
+            save_file(tensors, partial / "tensors.safetensors")
         (partial / "state.json").write_text(json.dumps(snapshot.state), encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)

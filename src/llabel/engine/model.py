@@ -182,11 +182,18 @@ def compile_layers(model: "PreTrainedModel") -> None:
     """
     import os
     import shutil
+    import sys
     from importlib.util import find_spec
 
     on_cpu = next(model.parameters()).device.type == "cpu"
-    if on_cpu and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-        raise InputError("--compile needs a C++ compiler (g++ or clang++). Leave it out.")
+    # The one that Inductor takes; it looks for no other.
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    compiler = os.environ.get("CXX", usual)
+    if on_cpu and not shutil.which(compiler):
+        raise InputError(
+            f"--compile needs a C++ compiler: PyTorch asks for {compiler!r}, which is not here. "
+            "Set CXX to one that is, or leave it out."
+        )
     if not on_cpu and not find_spec("triton"):
         raise InputError("--compile needs Triton on a GPU (pip install triton). Leave it out.")
     layers = getattr(model.get_decoder(), "layers", None)

@@ -2,8 +2,9 @@
 
 No padding, no masks, no logits; in the last layer only the positions that are read go on after
 attention; the backward pass ends at the lowest adapter, and what is kept for it stands in `_Kept`.
-Each token's result depends on what it sees alone, to the bit: integers amplify rounding, so else a
-row's probabilities would depend on the rows beside it.
+In int8 each token's result depends on what it sees alone, to the bit: integers amplify rounding, so
+else a row's probabilities would depend on the rows beside it. In float32 the last bits do depend on
+them, since BLAS adds up in another order where there are more rows.
 """
 
 from dataclasses import dataclass

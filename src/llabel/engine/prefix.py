@@ -28,7 +28,8 @@ class Prefix:
 
     Attributes:
         tokens: (n,) the token ids.
-        cache: keys and values of every layer, of one row (transformers' `DynamicCache`).
+        cache: keys and values of every layer, of one row: transformers' `DynamicCache`, or of
+            `PackedReader` a tensor (layers, n, 2 · kv_heads · width).
     """
 
     tokens: tuple[int, ...]

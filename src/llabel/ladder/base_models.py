@@ -22,6 +22,7 @@ _PROMPT = (
     *("model", "template", "instruction", "system", "label_words", "max_seq_length"),
     *("rope_scaling", "long"),
 )
+_KEPT = 2  # questions whose prompts are kept: the token ids of all rows take memory
 
 
 class BaseModels:
@@ -43,7 +44,7 @@ class BaseModels:
 
 
 class KeptBaseModels(BaseModels):
-    """Prompts are tokenised once, the last model is kept: for trainings one after the other.
+    """The last model and the prompts of the last two questions: for trainings one after another.
 
     Whoever trains next must be done with what the last one trained: its adapters are taken off.
     """
@@ -63,10 +64,14 @@ class KeptBaseModels(BaseModels):
         """The same for the same question; rows that were tokenised before are not again."""
         values = asdict(settings)
         key = json.dumps([*(values[name] for name in _PROMPT), list(fields), list(classes)])
-        if key not in self._prompting:
+        found = self._prompting.pop(key, None)
+        if found is None:
             fresh = super().prompting(settings, fields, classes, notify)
-            self._prompting[key] = replace(fresh, encoder=_Remembering(fresh.encoder))
-        return self._prompting[key]
+            found = replace(fresh, encoder=_Remembering(fresh.encoder))
+        while len(self._prompting) >= _KEPT:  # the one that was not asked for longest
+            del self._prompting[next(iter(self._prompting))]
+        self._prompting[key] = found
+        return found
 
     def frozen(self, prompting: Prompting, settings: LLMSettings) -> "PreTrainedModel":
         """The last one where it is the same."""

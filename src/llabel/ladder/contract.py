@@ -81,7 +81,8 @@ class FitRecord:
         computing_parameters: those of them that stand in products: no embedding table (a tied head
             is one); 0 where they are not counted.
         weight_bytes: memory of a language model's weights, adapters included; 0 for other rungs.
-        truncated: rows of train and validation whose texts were cut to fit.
+        truncated: rows of train and validation whose texts were cut to fit. Of train, rungs that
+            are only prompted count those that they read: examples, and a sample for the prior.
     """
 
     settings: dict[str, Any]

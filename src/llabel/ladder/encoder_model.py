@@ -15,6 +15,7 @@ from llabel.errors import InputError
 from llabel.events import Listener, Note, ignore
 from llabel.ladder.rung_folder import replace_folder
 from llabel.quiet import quiet_libraries
+from llabel.tensor_files import writing
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -185,7 +186,8 @@ def save_encoder(folder: Path, encoder: Any, tokenizer: "PreTrainedTokenizerBase
 
     def save(new: Path) -> None:
         with quiet_libraries():
-            encoder.save_pretrained(str(new))
+            with writing(new):
+                encoder.save_pretrained(str(new))
             tokenizer.save_pretrained(str(new))
 
     replace_folder(folder / FOLDER, save)

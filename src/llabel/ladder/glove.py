@@ -14,6 +14,7 @@ import numpy.typing as npt
 from llabel.assets import BUILT_IN, Progress, cache_folder, resolve_embeddings
 from llabel.errors import InputError
 from llabel.events import Fetching, Listener, ignore
+from llabel.tensor_files import writing
 
 # As the corpus of GloVe 6B was cut (Penn Treebank): do n't, it 's, and punctuation on its own.
 _NOT = re.compile(r"n't\b")
@@ -176,7 +177,8 @@ def _keep(target: Path, words: list[str], vectors: npt.NDArray[np.float32]) -> N
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"words": text, "vectors": vectors}, temporary)
+        with writing(temporary):
+            save_file({"words": text, "vectors": vectors}, temporary)
         temporary.replace(target)
     except OSError:
         with contextlib.suppress(OSError):

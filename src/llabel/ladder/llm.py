@@ -19,7 +19,7 @@ from llabel.engine.batching import Example
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.engine.four_bit import parameter_count, weight_bytes
 from llabel.engine.loftq import start_from_rounding
-from llabel.engine.model import add_lora, compile_layers, load_adapter
+from llabel.engine.model import add_lora, compile_layers, load_adapter, pick_device
 from llabel.engine.optimisers import refuse_missing
 from llabel.engine.packed_reader import PackedReader
 from llabel.engine.training import Progress, Trainer, Watch, seeded
@@ -54,10 +54,11 @@ from llabel.ladder.lora import (
 )
 from llabel.ladder.prompting import Prompting, build_prompting, lasting_name
 from llabel.ladder.targets import mean_log_loss
-from llabel.ladder.trials import around, best_of
+from llabel.ladder.trials import REFIT, around, best_of, stage
 from llabel.rung_settings import ADAPTED
 from llabel.settings import LLMSettings
 from llabel.task import Label, Probabilities, Split, Task, Text
+from llabel.tensor_files import writing
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -135,12 +136,17 @@ class LLMRung:
             self.prepare(task.fields, task.classes, notify)
         train, cut_train = self.examples(task.train)
         validation, cut_validation = self.examples(task.validation)
-        self.truncated_ = {"train": cut_train, "validation": cut_validation}
-        if cut := cut_train + cut_validation:
+        chunks = self.settings.long == "chunks"
+        whole = (
+            chunks and not self.settings.refit
+        )  # validation is only predicted, in all its pieces
+        self.truncated_ = {"train": cut_train, "validation": 0 if whole else cut_validation}
+        if cut := sum(self.truncated_.values()):
+            seen = len(train) + (0 if whole else len(validation))
+            lost = "training reads their first piece" if chunks else "their longest fields were cut"
             notify(
                 Note(
-                    f"{cut} of {len(train) + len(validation)} rows are longer than "
-                    f"{self.max_length_} tokens: their longest fields were cut "
+                    f"{cut} of {seen} rows are longer than {self.max_length_} tokens: {lost} "
                     f"(--long {self.settings.long})."
                 )
             )
@@ -173,10 +179,9 @@ class LLMRung:
             )
             again = checkpoints and checkpoints.beside("refit")
             self._set_adapter(start)
-            stage = "refitting on train + validation"
             both = np.concatenate([task.train.y, task.validation.y])
             rows = weigh(train + validation, both, self.settings.class_weight)
-            job = TrainingJob(rows, plan, stage)
+            job = TrainingJob(rows, plan, REFIT)
             self.progress_ = self._train(job, again, notify)
             refit = trial_of(job, self.progress_)
         self._keep_lower(False)
@@ -222,13 +227,10 @@ class LLMRung:
         def train_once(number: int, rate: float, seconds: float | None) -> Trial:
             plan = replace(training_settings(self.settings), learning_rate=rate, time_limit=seconds)
             self._set_adapter(start)
-            stage = "training"
-            if len(rates) > 1:
-                stage += f", trial {number + 1} of {len(rates)}"
             folder = checkpoints
             if checkpoints and number:
                 folder = checkpoints.beside(f"trial-{number}")
-            job = TrainingJob(train, plan, stage, validation)
+            job = TrainingJob(train, plan, stage(number, len(rates)), validation)
             self._last = self._train(job, folder, notify)
             return trial_of(job, self._last)
 
@@ -286,7 +288,11 @@ class LLMRung:
         """The model is read by the engine that this machine has."""
         vars(self).update(state)
         if "model_" in state:  # what is inside a pickle need not be distrusted more than that
-            self._ready(torch.load(io.BytesIO(state["model_"]), weights_only=False))
+            device, here = self.device_, torch.cuda.device_count()
+            if device.type == "cuda" and (device.index or 0) >= here:
+                self.device_ = pick_device()
+            written = io.BytesIO(state["model_"])
+            self._ready(torch.load(written, map_location=self.device_, weights_only=False))
 
     def _adapter(self) -> dict[str, Tensor]:
         """A copy of the weights that are trained."""
@@ -389,7 +395,8 @@ class LLMRung:
 
         def save_adapter(target: Path) -> None:
             # Told that no embeddings are adapted, PEFT does not ask the Hub about the base model.
-            self.model_.save_pretrained(str(target), save_embedding_layers=False)
+            with writing(target):
+                self.model_.save_pretrained(str(target), save_embedding_layers=False)
 
         record = RungRecord(
             rung=self.name,

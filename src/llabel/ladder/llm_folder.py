@@ -1,6 +1,5 @@
 """What an LLM rung leaves on disk: `rung.json`, and PEFT's `adapter/` where one was trained."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,14 +8,19 @@ from typing import Any
 from llabel.assets import weights_digest
 from llabel.errors import InputError
 from llabel.ladder.few_shot import Shot
-from llabel.ladder.rung_folder import replace_folder, write_record
+from llabel.ladder.rung_folder import (
+    RECORD,
+    SCHEMA,
+    damage_told,
+    read_record,
+    replace_folder,
+    write_record,
+)
 from llabel.settings import LLMSettings
 from llabel.task import Label, TargetLabel
 from llabel.template import Template
 
-SCHEMA = 1
 ADAPTER = "adapter"
-_RECORD = "rung.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +75,14 @@ def read_rung(folder: Path, *allowed: str) -> RungRecord:
     Raises:
         InputError: there is nothing of the kind, it is another rung, or it cannot be read.
     """
-    path = folder / _RECORD
-    if not path.is_file():
-        raise InputError(
-            f"{folder} holds no trained rung ({_RECORD} is missing). Give the --out folder of a "
-            "finished `llabel fit` (the same fit command finishes an interrupted run), or a "
-            "folder that LLMClassifier.save wrote."
-        )
-    try:
-        values: dict[str, Any] = json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))
-        name = values.get("rung", "llm-lora")  # the only one when it was not yet written
-        if allowed and name not in allowed:
-            raise InputError(
-                f"{folder} holds the rung {name}, not {' or '.join(allowed)}: name its folder."
-            )
+    values = read_record(folder, *allowed)
+    with damage_told(folder / RECORD):
         settings, template = values["settings"], values["template"]
         settings["target_modules"] = tuple(settings["target_modules"])
         literals, holes = tuple(template["literals"]), tuple(template["fields"])
         prior, shots = values.get("prior"), values.get("shots", ())
         return RungRecord(
-            rung=name,
+            rung=values["rung"],
             settings=LLMSettings(**settings),
             fields=tuple(values["fields"]),
             classes=read_classes(values["classes"]),
@@ -108,13 +100,6 @@ def read_rung(folder: Path, *allowed: str) -> RungRecord:
             shots=None if shots is None else tuple(map(_shot, shots)),
             weights=values.get("weights"),
         )
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} cannot be read ({type(error).__name__}: {error}): it is damaged, or of "
-            "another version of llabel. Train the run again with --overwrite."
-        ) from error
 
 
 def refuse_other_weights(record: RungRecord, model: Path, folder: Path) -> None:

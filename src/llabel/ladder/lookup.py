@@ -1,7 +1,7 @@
 """Looking a text up among the training texts: how much of a score memory alone can reach."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 NO_KEY = b""  # of an empty text, which is shared with nobody
 KEY_BYTES = 16
+_CELLS = 1 << 21  # counts of rows by classes that are written out at a time; most of them are zero
 
 
 def key_of(text: str) -> bytes:
@@ -47,9 +48,21 @@ class Memory:
 
     def find(self, keys: Sequence[bytes]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
         """(n,) which keys are known, and (n_known, n_classes) counts of those, in their order."""
-        rows = [self.rows[key] for key in keys if key in self.rows]
-        known = np.array([key in self.rows for key in keys], dtype=np.bool_)
+        known, rows = self.rows_of(keys)
         return known, self.counts[rows].toarray()
+
+    def rows_of(self, keys: Sequence[bytes]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+        """(n,) which keys are known, and (n_known,) the rows of those, in their order."""
+        found = [self.rows.get(key, -1) for key in keys]
+        rows = np.array(found, dtype=np.int64)
+        return rows >= 0, rows[rows >= 0]
+
+    def blocks(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
+        """Which of (n,) rows, and their (≤ n, n_classes) counts: few at a time."""
+        size = max(1, _CELLS // self.counts.shape[1])
+        for start in range(0, len(rows), size):
+            part = slice(start, start + size)
+            yield part, self.counts[rows[part]].toarray()
 
 
 def remember(keys: Iterable[bytes], y: ClassIndices, n_classes: int) -> Memory:
@@ -144,10 +157,12 @@ class LookupRung:
         open_rows = np.arange(len(texts))
         for field, memory in self.memories_.items():
             keys = self._keys([texts[row] for row in open_rows.tolist()], field)
-            known, counts = memory.find(keys)
-            proba[open_rows[known]] = (counts + self.shares_) / (
-                counts.sum(axis=1, keepdims=True) + 1
-            )
+            known, found = memory.rows_of(keys)
+            answered = open_rows[known]
+            for part, counts in memory.blocks(found):
+                proba[answered[part]] = (counts + self.shares_) / (
+                    counts.sum(axis=1, keepdims=True) + 1
+                )
             open_rows = open_rows[~known]
         if texts:
             notify(RowsDone(len(texts)))
@@ -221,17 +236,18 @@ def field_order(
     unjudged: list[str] = []
     judged: dict[str, float] = {}
     for field, memory in memories.items():
-        known, counts = memory.find(keys[field])
-        truth = y[known]
-        others = counts.copy()
-        others[np.arange(len(truth)), truth] -= 1
-        shared = others.sum(axis=1) > 0
+        known, rows = memory.rows_of(keys[field])
+        shared = np.asarray(memory.counts.sum(axis=1)).ravel()[rows] > 1  # with others than itself
         if not shared.any():
             unjudged.append(field)
             continue
-        others, truth = others[shared], truth[shared]
-        proba = (others + shares) / (others.sum(axis=1, keepdims=True) + 1)
-        accuracy = float((proba.argmax(axis=1) == truth).mean())
+        rows, truth = rows[shared], y[known][shared]
+        right = 0
+        for part, others in memory.blocks(rows):
+            others[np.arange(len(others)), truth[part]] -= 1
+            proba = (others + shares) / (others.sum(axis=1, keepdims=True) + 1)
+            right += int((proba.argmax(axis=1) == truth[part]).sum())
+        accuracy = right / len(truth)
         if accuracy > (truth == shares.argmax()).mean():
             judged[field] = accuracy
     unjudged.sort(key=lengths.__getitem__, reverse=True)

@@ -11,6 +11,7 @@ from llabel.ladder.label_model import LabelModel, engine_for, load_base
 from llabel.ladder.llm import LLMRung
 from llabel.ladder.llm_folder import ADAPTER
 from llabel.ladder.prompting import build_prompting
+from llabel.tensor_files import writing
 
 
 def write_merged(rung: LLMRung, folder: Path, out: Path, dtype: torch.dtype) -> None:
@@ -30,7 +31,8 @@ def write_merged(rung: LLMRung, folder: Path, out: Path, dtype: torch.dtype) -> 
     tuned: Any = load_adapter(load_base(rung.prompting_, settings), folder / ADAPTER)
     model = tuned.merge_and_unload(safe_merge=True).to(dtype)
     model.config.dtype = dtype
-    model.save_pretrained(str(out))
+    with writing(out):
+        model.save_pretrained(str(out))
     rung.tokenizer_.save_pretrained(str(out))
 
 

@@ -65,7 +65,9 @@ class PromptedRung:
     """
 
     def __init__(self, settings: LLMSettings, *, few_shot: bool, calibrated: bool) -> None:
-        self.settings, self.few_shot, self.calibrated = settings, few_shot, calibrated
+        # Asked to compile, the packed engine would stand back for layers that nobody compiles.
+        self.settings = replace(settings, compile=False)
+        self.few_shot, self.calibrated = few_shot, calibrated
         self.name = _NAMES[few_shot, calibrated]
 
     @property
@@ -174,6 +176,8 @@ class PromptedRung:
         return settings
 
     def _cut(self, split: Split) -> int:
+        if self.settings.long == "chunks":  # all pieces are read
+            return 0
         return sum(prompt.truncated for prompt in self.encoder_.encode(split.texts))
 
     def _load_model(self) -> None:

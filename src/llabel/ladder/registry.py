@@ -7,7 +7,7 @@ from typing import Any, cast
 from llabel.config import RunConfig
 from llabel.errors import InputError
 from llabel.ladder.contract import FitSettings, Rung
-from llabel.ladder.rung_folder import RECORD, read_json
+from llabel.ladder.rung_folder import RECORD, damage_told, read_json, read_record
 from llabel.rung_settings import ADAPTED
 from llabel.settings import RungName
 from llabel.task import Label
@@ -77,7 +77,7 @@ def saved_name(folder: Path) -> RungName:
     Raises:
         InputError: none, or one that this version does not know.
     """
-    return _saved(folder).get("rung", "llm-lora")  # the only one when it was not yet written
+    return cast(RungName, _saved(folder)["rung"])
 
 
 def saved_fields(folder: Path) -> tuple[str, ...]:
@@ -119,29 +119,17 @@ def refuse_comparison(folder: Path) -> None:
 
 
 def _saved(folder: Path) -> dict[str, Any]:
-    path = folder / RECORD
     refuse_comparison(folder)
     if (shared := folder / "shared.json").is_file():
         raise InputError(
             f"{folder} holds the answers to one of several targets. The model that gave them is in "
             f"{read_json(shared)['run']}: give that folder."
         )
-    if not path.is_file():
-        raise InputError(
-            f"{folder} holds no trained rung ({RECORD} is missing). Give the --out folder of a "
-            "finished `llabel fit` (the same fit command finishes an interrupted run), or a "
-            "folder that LLMClassifier.save wrote."
-        )
-    try:
-        values = read_json(path)
-        if values.get("rung", "llm-lora") not in _CLASSES or not values["fields"]:
-            raise ValueError(f"rung {values.get('rung')!r} is not known")
-    except (ValueError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"{path} cannot be read ({type(error).__name__}: {error}): it is damaged, or of "
-            "another version of llabel. Train the run again with --overwrite."
-        ) from error
-    return cast(dict[str, Any], values)
+    values = read_record(folder)
+    with damage_told(folder / RECORD):
+        if values["rung"] not in _CLASSES or not values["fields"]:
+            raise ValueError(f"rung {values['rung']!r} is not known")
+    return values
 
 
 def _class(name: RungName) -> Any:

@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from llabel.errors import InputError
 from llabel.task import Label
+from llabel.tensor_files import writing
 
 SCHEMA = 1
 RECORD = "rung.json"
@@ -79,6 +81,53 @@ def read_json(path: Path) -> Any:
     return json.loads(_text(path))
 
 
+def read_record(folder: Path, *allowed: str) -> dict[str, Any]:
+    """`rung.json` of `folder`, with the rung's name in any case.
+
+    Args:
+        folder: where to look.
+        allowed: names of rungs, one of which it must have; any, if none are given.
+
+    Raises:
+        InputError: there is none, it is of another rung or version, or it cannot be read.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise InputError(
+            f"{folder} holds no trained rung ({RECORD} is missing). Give the --out folder of a "
+            "finished `llabel fit` (the same fit command finishes an interrupted run), or a "
+            "folder that LLMClassifier.save wrote."
+        )
+    with damage_told(path):
+        values: dict[str, Any] = read_json(path)
+        found = values.setdefault("rung", "llm-lora")  # the only one when it was not yet written
+        if allowed and found not in allowed:
+            raise InputError(
+                f"{folder} holds the rung {found}, not {' or '.join(allowed)}: name its folder."
+            )
+        if values["schema"] != SCHEMA:
+            raise ValueError(f"schema {values['schema']!r} where {SCHEMA} is known")
+        return values
+
+
+@contextmanager
+def damage_told(path: Path) -> Iterator[None]:
+    """While `path`, or what it says, is read: whatever it lacks ends in a sentence.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} cannot be read ({type(error).__name__}: {error}): it is damaged, or of "
+            "another version of llabel. Train the run again with --overwrite."
+        ) from error
+
+
 def replace_folder(target: Path, save: Callable[[Path], None]) -> None:
     """Let `save` make a folder, and put it in the place of `target`, whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -102,19 +151,8 @@ def read_rung(folder: Path, rung: str) -> SavedRung:
     Raises:
         InputError: there is nothing of the kind, it is of another rung, or it cannot be read.
     """
-    path = folder / RECORD
-    if not path.is_file():
-        raise InputError(
-            f"{folder} holds no trained rung ({RECORD} is missing). Give a folder that a finished "
-            "training wrote; an interrupted one is finished by the same command."
-        )
-    try:
-        record = read_json(path)
-        found = record.get("rung", "an LLM")
-        if found != rung:
-            raise InputError(f"{folder} holds the rung {found}, not {rung}: name its folder.")
-        if record["schema"] != SCHEMA:
-            raise ValueError(f"schema {record['schema']!r} where {SCHEMA} is known")
+    record = read_record(folder, rung)
+    with damage_told(folder / RECORD):
         files = record["files"]
         for name, digest in files.items():
             if _sha256(folder / name) != digest:
@@ -127,13 +165,6 @@ def read_rung(folder: Path, rung: str) -> SavedRung:
             arrays=_read_arrays(folder / ARRAYS) if ARRAYS in files else {},
             words=read_json(folder / WORDS) if WORDS in files else {},
         )
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} cannot be read ({type(error).__name__}: {error}): it is damaged, or of "
-            "another version of llabel. Train the rung again."
-        ) from error
 
 
 def _write(path: Path, write: Callable[[Path], None]) -> str:
@@ -161,7 +192,8 @@ def _write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     from safetensors.numpy import save_file
 
     # safetensors writes the memory as it lies there.
-    save_file({name: np.array(a, order="C", copy=True) for name, a in arrays.items()}, path)
+    with writing(path):
+        save_file({name: np.array(a, order="C", copy=True) for name, a in arrays.items()}, path)
 
 
 def _read_arrays(path: Path) -> dict[str, Array]:

@@ -52,12 +52,14 @@ def load_library(folder: Path) -> ctypes.CDLL:
     here = files("llabel.engine.native")
     sources = {name: here.joinpath(name).read_bytes() for name in (*HEADERS, *SOURCES)}
     target = folder / f"kernels-{_fingerprint(sources)}.so"
-    try:
-        if target.exists():
+    if target.exists():
+        with suppress(CannotCompile):  # damaged, or made where the C library is another
             return _opened(target)
+    try:
         with tempfile.TemporaryDirectory() as scratch:
             made = _compiled(sources, Path(scratch))
-            with suppress(OSError):  # a folder that cannot be written: compiled for this process
+            # A folder that cannot be written, or mounted noexec: compiled for this process.
+            with suppress(OSError, CannotCompile):
                 _keep(made, target)
                 return _opened(target)
             return _opened(made)
