@@ -140,7 +140,7 @@ def test_other_weights_under_the_same_name_are_refused(
 
 def test_a_full_disk_is_an_error_of_the_files(llm_settings, tmp_path):
     rung = untrained(llm_settings())
-    with full_disk(3000), pytest.raises(OSError, match="too large") as raised:
+    with full_disk(10_000), pytest.raises(OSError, match="too large") as raised:
         rung.save(tmp_path)
     assert raised.value.errno == errno.EFBIG
     assert not (tmp_path / "rung.json").exists()
