@@ -110,11 +110,12 @@ def test_refit_knows_validation_too_and_keeps_the_fields():
 def test_what_is_found_are_the_counts(rows: list[tuple[str, int]], asked: list[str]):
     keys = [key_of(text) for text, _ in rows]
     memory = remember(keys, np.array([label for _, label in rows]), 3)
-    known, counts = memory.find([key_of(text) for text in asked])
+    known, rows_of_found = memory.rows_of([key_of(text) for text in asked])
+    counts = [row for _, block in memory.blocks(rows_of_found) for row in block.tolist()]
     seen = [(text.strip().lower(), label) for text, label in rows]
     found = [text for text in asked if text and text in dict(seen)]
     assert known.tolist() == [bool(text) and text in dict(seen) for text in asked]
-    assert counts.tolist() == [[seen.count((text, k)) for k in range(3)] for text in found]
+    assert counts == [[seen.count((text, k)) for k in range(3)] for text in found]
 
 
 def test_many_rows_of_many_classes_are_never_written_out_at_once():

@@ -121,9 +121,11 @@ def _look_up(
 ) -> tuple[ClassIndices, npt.NDArray[np.bool_]]:
     """Answer with the majority label of the same value; (n,) answers and (n,) whether known."""
     majority = int(np.bincount(known_y).argmax())
-    shared, counts = remember(known, known_y, int(known_y.max()) + 1).find(asked)
-    top = counts.max(axis=1, keepdims=True)
-    tied = (counts == top).sum(axis=1) > 1
+    memory = remember(known, known_y, int(known_y.max()) + 1)
+    shared, rows = memory.rows_of(asked)
     answers = np.full(len(asked), majority, dtype=np.int64)
-    answers[shared] = np.where(tied, majority, counts.argmax(axis=1))
+    places = np.flatnonzero(shared)
+    for part, counts in memory.blocks(rows):
+        tied = (counts == counts.max(axis=1, keepdims=True)).sum(axis=1) > 1
+        answers[places[part]] = np.where(tied, majority, counts.argmax(axis=1))
     return answers, shared

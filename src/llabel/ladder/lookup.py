@@ -46,11 +46,6 @@ class Memory:
     rows: dict[bytes, int]
     counts: "csr_matrix"
 
-    def find(self, keys: Sequence[bytes]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-        """(n,) which keys are known, and (n_known, n_classes) counts of those, in their order."""
-        known, rows = self.rows_of(keys)
-        return known, self.counts[rows].toarray()
-
     def rows_of(self, keys: Sequence[bytes]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
         """(n,) which keys are known, and (n_known,) the rows of those, in their order."""
         found = [self.rows.get(key, -1) for key in keys]

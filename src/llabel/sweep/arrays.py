@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from llabel.task import Probabilities
+from llabel.tensor_files import writing
 
 _NAME = "proba"
 
@@ -14,7 +15,8 @@ def write_proba(path: Path, proba: Probabilities) -> None:
     from safetensors.numpy import save_file
 
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({_NAME: np.ascontiguousarray(proba)}, partial)
+    with writing(path):
+        save_file({_NAME: np.ascontiguousarray(proba)}, partial)
     partial.replace(path)
 
 
