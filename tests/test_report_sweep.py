@@ -354,6 +354,14 @@ def test_the_disguise_is_told_by_its_rule(found: dict[str, Any], words: str) -> 
     assert words in scaling_answer(found, steps)
 
 
+def test_what_surely_adds_little_is_told_where_the_rest_is_not() -> None:
+    steps = steps_of(SweepView(sweep({"r": [1, 16], "lora_alpha": [1, 16]})))
+    found = _scaling((0.5, 0.9), 0.8, (MUCH, SOME))
+    found["beyond"][2]["ci95"] = NOTHING
+    told = scaling_answer(found, steps)
+    assert "r adds less than 5 % of the variance to alpha × lr; whether alpha does, these" in told
+
+
 def test_the_step_of_all_columns_is_that_of_the_scaling() -> None:
     """With rsLoRA alpha × lr is not what counts; where r does not differ there is one step."""
     axes = {"r": [4, 16], "lora_alpha": [1, 16]}

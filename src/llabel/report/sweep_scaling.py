@@ -87,10 +87,7 @@ def scaling_answer(found: Mapping[str, Any], steps: Sequence[Step]) -> str:
         )
     through = [s for s in ranked if _is_all(found, s, scores[s], max(scores[best], factors or 0.0))]
     if not through:
-        return (
-            f"{said}Whether {_listed(names)} matter beyond {best.name} can't be told from these "
-            "cells."
-        )
+        return f"{said}{_untold(names, [e['axis'] for e in _bounded(found, best)], best)}"
     ways = " or ".join(step.name for step in through)
     return (
         f"{said}None of {_listed(names)} adds {_matters()} of the variance to {ways}: here they "
@@ -107,8 +104,25 @@ def _of(found: Mapping[str, Any], step: Step) -> list[Mapping[str, Any]]:
 def _is_all(found: Mapping[str, Any], step: Step, score: float, best: float) -> bool:
     """Whether a curve predicts as well as anything, and nothing adds to it."""
     entries = [e for e in found["beyond"] if e["curve"] == step.key]
-    bounded = [e for e in _of(found, step) if e["ci95"][1] <= MATTERS]
-    return score >= best - MATTERS and len(bounded) == len(entries)
+    return score >= best - MATTERS and len(_bounded(found, step)) == len(entries)
+
+
+def _bounded(found: Mapping[str, Any], step: Step) -> list[Mapping[str, Any]]:
+    """Of what is added to a curve, that which surely is little."""
+    return [e for e in _of(found, step) if e["ci95"][1] <= MATTERS]
+
+
+def _untold(names: Sequence[str], bounded: Sequence[str], step: Step) -> str:
+    """What can't be told, and what can."""
+    little = [name for name in names if name in map(shown, bounded)]
+    rest = [name for name in names if name not in little]
+    if not little or not rest:
+        return f"Whether {_listed(names)} matter beyond {step.name} can't be told from these cells."
+    return (
+        f"{_listed(little)} {'adds' if len(little) == 1 else 'add'} less than {_matters()} of the "
+        f"variance to {step.name}; whether {_listed(rest)} {'does' if len(rest) == 1 else 'do'}, "
+        "these cells don't tell."
+    )
 
 
 def _disguised(axes: Sequence[str], through: Sequence[str]) -> str:
