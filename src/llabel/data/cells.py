@@ -113,23 +113,25 @@ def matching(column: str, names: Iterable[str]) -> str | None:
     A header such as ``id, text, label`` has a column that begins with a space.
     """
     names = list(names)
-    close = [name for name in names if name.strip() == column.strip()]
     if column in names:
         return column
+    close = [name for name in names if name.strip() == column.strip()]
     return close[0] if len(close) == 1 else None
 
 
 def require_columns(
-    columns: Iterable[str], names: Sequence[str], file: str, hint: str = ""
-) -> list[str]:
+    columns: Iterable[str] | None, names: Sequence[str], file: str, hint: str = ""
+) -> dict[str, str]:
     """Find `columns` in a table; the message on one that it lacks lists the `names` there are.
 
     Returns:
-        What the table calls them (see `matching`).
+        What the table calls each (see `matching`); of None all its names.
 
     Raises:
         InputError: with the closest name and `hint`; or two of `columns` are one and the same.
     """
+    if columns is None:
+        return {name: name for name in names}
     found: dict[str, str] = {}
     for column in columns:
         name = matching(column, names)
@@ -144,7 +146,7 @@ def require_columns(
                 "each column once."
             )
         found[column] = name
-    return list(found.values())
+    return found
 
 
 def _comma_hint(column: str, names: Iterable[str]) -> str:

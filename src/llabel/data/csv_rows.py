@@ -61,10 +61,7 @@ def csv_rows(
         if not cells:  # a blank line
             continue
         if not header:
-            header, found = _header(file, cells, columns or (), delimiter)
-            named = [name for name in header if name]
-            asked, found = (named, named) if columns is None else (columns, found)
-            wanted = list(zip(asked, found, strict=True))
+            header, called = cells, _checked_header(file, cells, columns, delimiter)
             continue
         if len(cells) != len(header):
             raise _ragged(f"{file}: {where}", cells, header)
@@ -72,7 +69,7 @@ def csv_rows(
         values = dict(zip(header, cells, strict=True))
         for name, cell in values.items():
             check_cell(cell, file, where, name)
-        yield Row(file, number, line, {own: values[name] for own, name in wanted})
+        yield Row(file, number, line, {asked: values[name] for asked, name in called.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +99,7 @@ def csv_header(
         names = next(filter(None, iter(lambda: _next_record(reader), None)), [])
     except csv.Error as error:
         raise _fault(f"{file}: line 1, the header", [], "".join(record), separator) from error
-    header, _ = _header(file, names, (), separator)
-    return CsvHeader([name for name in header if name], separator)
+    return CsvHeader(list(_checked_header(file, names, None, separator)), separator)
 
 
 def _top(lines: Iterable[str]) -> tuple[str, Iterator[str]]:
@@ -159,10 +155,10 @@ def _next_record(reader: Any, limit: int = CELL_LIMIT) -> list[str] | None:
             csv.field_size_limit(before)
 
 
-def _header(
-    file: str, names: list[str], columns: Iterable[str], delimiter: str
-) -> tuple[list[str], list[str]]:
-    """The header, checked, and what it calls `columns`."""
+def _checked_header(
+    file: str, names: list[str], columns: Iterable[str] | None, delimiter: str
+) -> dict[str, str]:
+    """What a header calls `columns`; of None all its names."""
     for name in names:
         check_cell(name, file, "line 1, the header", name)
     refuse_double_columns(file, names)
@@ -172,7 +168,7 @@ def _header(
             f" The header is one cell, separated perhaps by '|' where {delimiter!r} is "
             "expected: save the table with commas (.csv) or tabs (.tsv)."
         )
-    return names, require_columns(columns, [name for name in names if name], file, hint)
+    return require_columns(columns, [name for name in names if name], file, hint)
 
 
 def _ragged(where: str, cells: list[str], header: list[str]) -> InputError:

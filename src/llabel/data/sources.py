@@ -208,9 +208,8 @@ def _hub_part(data: str, part: str, dataset: Any) -> Part:
 
 
 def _hub_rows(origin: str, dataset: Any, columns: Sequence[str] | None) -> Iterator[Row]:
-    found = require_columns(columns or (), dataset.column_names, origin)
-    wanted = list(dataset.column_names) if columns is None else found
-    asked = wanted if columns is None else columns
+    called = require_columns(columns, dataset.column_names, origin)
+    wanted = list(called.values())
     number = 0
     for batch in dataset.select_columns(wanted).iter(HUB_BATCH):
         cells = [_named(batch[name], dataset.features[name]) for name in wanted]
@@ -218,7 +217,7 @@ def _hub_rows(origin: str, dataset: Any, columns: Sequence[str] | None) -> Itera
             number += 1
             for name, value in zip(wanted, values, strict=True):
                 check_cell(value, origin, row_name(number, None), name)
-            yield Row(origin, number, None, dict(zip(asked, values, strict=True)))
+            yield Row(origin, number, None, dict(zip(called, values, strict=True)))
     if not number:
         raise InputError(f"{origin}: there is no row. At least one is needed.")
 

@@ -227,16 +227,16 @@ def _csv_header(path: Path, columns: Sequence[str] | None) -> CsvHeader:
 
 
 def _jsonl(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
-    keys: Sequence[str] = columns or ()  # what the file calls them
+    called = dict(zip(columns or (), columns or (), strict=True))  # what the file calls them
     with _opened_lines(path) as lines:
         for number, line, values in _objects(path, lines):
             where = row_name(number, line)
             chosen = values
             if columns is not None:
                 if number == 1 and not set(columns) <= values.keys():
-                    keys = require_columns(columns, _keys(path), str(path))
-                _require_keys(f"{path}: {where}", keys, values)
-                chosen = {a: values[key] for a, key in zip(columns, keys, strict=True)}
+                    called = require_columns(columns, _keys(path), str(path))
+                _require_keys(f"{path}: {where}", called.values(), values)
+                chosen = {asked: values[key] for asked, key in called.items()}
             for name, value in chosen.items():
                 check_cell(value, str(path), where, name)
             yield Row(str(path), number, line, chosen)
@@ -299,13 +299,13 @@ def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     with _parquet_file(path) as table:
         names = table.schema_arrow.names
         refuse_double_columns(str(path), names)
-        found = require_columns(columns or (), names, str(path))
-        wanted, asked = (names, names) if columns is None else (found, columns)
+        called = require_columns(columns, names, str(path))
+        wanted = list(called.values())
         number = 0
         for batch in table.iter_batches(PARQUET_BATCH, columns=wanted):
             for cells in _batch_rows(str(path), batch, wanted, number):
                 number += 1
-                values = dict(zip(asked, cells.values(), strict=True))
+                values = {asked: cells[name] for asked, name in called.items()}
                 for name, value in values.items():
                     check_cell(value, str(path), row_name(number, None), name)
                 yield Row(str(path), number, None, values)

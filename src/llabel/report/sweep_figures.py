@@ -35,15 +35,12 @@ def scaling_figures(view: SweepView, groups: Groups, steps: Sequence[Step]) -> l
     """Validation loss against each of some numbers, one drawing for each number of epochs."""
     figures: list[Figure] = []
     for step in steps:
-        dots = [(cell, x) for cell in view.trained if (x := step.of(cell.row))]
-        facets = _facets(view, [cell for cell, _ in dots], "epochs")
+        facets = _facets(view, [cell for cell in view.trained if step.of(cell.row)], "epochs")
         size = _WIDE if len(facets) * len(steps) == 1 else _HALF
-        of_cell = {cell.row["name"]: x for cell, x in dots}
         for name, found in facets:
-            drawn = [_dot(view, groups, cell, of_cell[cell.row["name"]]) for cell in found]
-            figures.append(
-                _scatter(view, step.name, drawn, f"scaling-{len(figures)}", size, part=name)
-            )
+            dots = [_dot(view, groups, cell, step.of(cell.row) or 1.0) for cell in found]
+            key = f"scaling-{len(figures)}"
+            figures.append(_scatter(view, step.name, dots, key, size, part=name))
     return figures
 
 
