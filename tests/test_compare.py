@@ -332,6 +332,8 @@ def test_the_learning_curve_leaves_the_test_part_alone(
             assert len(lines_of(folder, "validation")) == record["data"]["rows"]["validation"]
     with pytest.raises(InputError, match=rf"--curve {whole + 1}: there are {whole} training rows"):
         climb(setup, out, curve=(10, whole + 1))
+    with pytest.raises(InputError, match=r"--curve 1, a run with --train-rows 1: choose from 2 "):
+        climb(setup, out, curve=(1, 15))
 
 
 def test_a_calibrated_rung_is_what_it_is_when_fitted_alone(

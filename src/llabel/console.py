@@ -35,7 +35,7 @@ from llabel.events import (
     StageStarted,
     StepDone,
 )
-from llabel.numbers import duration
+from llabel.numbers import duration, milliseconds
 
 LINE_SECONDS = 10.0  # in a log, a line after so much time
 LINE_SHARE = 0.1  # or after so much of the work
@@ -297,7 +297,7 @@ def result_cells(event: RungDone) -> tuple[str, ...]:
         f"{event.macro_f1:.4f}",
         f"{event.log_loss:.4f}",
         duration(event.train_seconds) if event.train_seconds else "–",
-        f"{event.ms_per_text:.2g}" if event.ms_per_text < 10 else f"{event.ms_per_text:.0f}",
+        milliseconds(event.ms_per_text),
     )
 
 

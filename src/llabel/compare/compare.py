@@ -296,8 +296,8 @@ class _Progress:
         if rows not in self.smaller:
             try:
                 self.smaller[rows] = run.load(planned.config)
-            except InputError as error:  # what was given is --curve
-                raise InputError(str(error).replace("--train-rows", "--curve")) from error
+            except InputError as error:  # of --train-rows, which was not given
+                raise InputError(f"--curve {rows}, a run with {error}") from error
         return self.smaller[rows]
 
 
