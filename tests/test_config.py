@@ -98,6 +98,7 @@ def test_values_may_come_in_other_types(name: str, value: Any, expected: Any) ->
         ("lora_alhpa", 3, "unknown setting 'lora_alhpa'. Did you mean lora_alpha?"),
         ("lr", 3, "unknown setting 'lr'. Did you mean learning_rate?"),
         ("random_state", 3, "Did you mean seed?"),
+        ("load_in_4bit", True, "Did you mean base?"),
         ("zzz", 3, "unknown setting 'zzz'. `llabel fit --help` lists all settings"),
     ],
 )

@@ -91,13 +91,25 @@ def test_a_class_that_the_cut_leaves_without_rows_is_an_error(tmp_path: Path) ->
     assert 0 < failed < 12
 
 
-def test_a_row_without_one_of_its_labels_is_named(tmp_path: Path) -> None:
-    rows = [(f"row {n}", "ab"[n % 2], "xy"[n // 2 % 2]) for n in range(8)]
-    rows[3] = ("row 3", "b", "")
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_rows_without_one_of_their_labels_are_named(tmp_path: Path, kind: str) -> None:
+    rows = [(f"row {n}", "ab"[n % 2], "xy"[n // 2 % 2]) for n in range(16)]
+    rows[3], rows[7], rows[9] = ("row 3", "b", ""), ("row 7", "b", ""), ("row 9", "", "x")
+    if kind == "csv":
+        data = write_csv(tmp_path / "gap.csv", rows, "text,one,two")
+    else:
+        fields = [dict(zip(("text", "one", "two"), row, strict=True)) for row in rows]
+        data = write_jsonl(
+            tmp_path / "gap.jsonl",
+            [{key: value for key, value in row.items() if value} for row in fields],
+        )
     with pytest.raises(InputError) as caught:
-        load(write_csv(tmp_path / "gap.csv", rows, "text,one,two"), labels=("one", "two"))
+        load(data, labels=("one", "two"))
     message = str(caught.value)
-    assert "column 'two' is empty in row 4" in message
+    where = "row {} (line {})" if kind == "csv" else "row {}"
+    of_two = f"{where.format(4, 5)}, {where.format(8, 9)}"
+    assert f"column 'one' is empty in {where.format(10, 11)}. Fill in the label" in message
+    assert f"column 'two' is empty in {of_two}. Fill in the label" in message
     assert "With --label one,two every row needs a label for each of them" in message
 
 
@@ -137,8 +149,11 @@ def test_a_row_dropped_for_one_target_is_dropped_for_all(letters: Path, tmp_path
 
 def test_a_line_of_the_map_that_no_target_has_is_refused(letters: Path, tmp_path: Path) -> None:
     label_map = tmp_path / "map.yaml"
-    label_map.write_text("town: null\nlake: sea\n")
-    message = "no row has the label 'lake', neither in column 'weather' nor in 'place'"
+    label_map.write_text("town: null\nSaa: sea\n")
+    message = (
+        "no row has the label 'Saa': columns 'weather' and 'place' hold 'hill', 'ice', 'sea', "
+        r"'sun', 'town'. Did you mean 'sea'\?"
+    )
     with pytest.raises(InputError, match=message):
         load(letters, map_labels=str(label_map))
 

@@ -303,7 +303,12 @@ def test_it_is_said_which_memory_is_saved(llm_settings: Any):
 
     for base in ("auto", "nf4", "nf4-stored"):
         LLMRung(llm_settings(base=base)).prepare(TASK.fields, TASK.classes, listen)
-    once, each = said
+    idle = llm_settings(compute_dtype="float16", double_quant=False)
+    LLMRung(idle).prepare(TASK.fields, TASK.classes, listen)
+    once, each, without = said
+    assert without == (
+        "--compute-dtype float16 and --no-double-quant: no effect without 4 bits (--base nf4)."
+    )
     assert "unpacked once, and multiply in float32" in once
     assert "memory is not" in once
     assert "unpacked for every product" in each

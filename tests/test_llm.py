@@ -193,6 +193,33 @@ def test_free_answers_after_training_are_labels(llm_settings, task):
     assert alone == answers  # padding on the left changes nothing
 
 
+@pytest.mark.parametrize(
+    ("written", "ended", "answer", "label"),
+    [
+        ("true", True, "true", 1),
+        ("true\nBecause", False, "true", 1),
+        ("\ntrue\n", True, "true", 1),
+        ("true", False, "true…", -1),
+        ("true because", True, "true because", -1),
+        ("Yes\ntrue", True, "Yes", -1),
+        ("", True, "", -1),
+    ],
+)
+def test_a_free_answer_is_over_at_the_end_token_or_with_its_line(
+    llm_settings, monkeypatch, written, ended, answer, label
+):
+    rung = untrained(llm_settings())
+    tokens = rung.tokenizer_(written, add_special_tokens=False)["input_ids"]
+    tokens += [rung.trie_.end_token] * ended
+    monkeypatch.setattr(
+        "llabel.ladder.label_model.write_answers",
+        lambda model, prompts, **_: [dict.fromkeys(range(len(prompts)), tokens)],
+    )
+    found, answers = rung.generate(TASK.test.texts)
+    assert answers == [answer] * 4
+    assert found.tolist() == [label] * 4
+
+
 # Precision
 
 

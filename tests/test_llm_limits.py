@@ -38,7 +38,8 @@ def test_rows_that_are_cut_are_counted_and_told(llm_settings):
         ({"max_seq_length": 10}, r"The template alone takes \d+ tokens, but only 8 are allowed"),
         (
             {"max_seq_length": 513},
-            "--max-seq-length 513 is more than the context of .*: 512 tokens",
+            "--max-seq-length 513 is more than the context of .*: 512 tokens. Give at most 512 "
+            r".*--rope-scaling yarn:2\.$",
         ),
         ({"template": "plane"}, "--template 'plane' is neither .* Did you mean 'plain'"),
         ({"label_words": {"True": "false"}}, "False and True have the same words 'false'"),

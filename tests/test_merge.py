@@ -84,6 +84,7 @@ def test_the_merged_model_answers_as_the_run_did(finished: Path, tmp_path: Path)
     card = (out / "README.md").read_text()
     assert "{text}" in card
     assert "- sun: `sun`" in card
+    assert f"Of {found.rows} rows that the run and this model were both asked, 0 got" in card
     assert str(finished.parent) not in card
     assert f"# {Path(run.read_record(finished)['config']['model']).name}, tuned by llm-" in card
 

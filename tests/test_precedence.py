@@ -61,6 +61,8 @@ def test_other_tools_settings_that_have_one_value_here(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("packing: false\nbias: none\nloftq_config: null\nlogging_steps: 1\nr: 8\n")
     assert load_yaml(path) == {"r": 8}
+    path.write_text("loftq_config: None\n")
+    assert load_yaml(path) == {}
     path.write_text("packing: true\n")
     with pytest.raises(InputError, match=r"packing: True is not .*packed into.* Use false\."):
         load_yaml(path)

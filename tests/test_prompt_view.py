@@ -9,6 +9,7 @@ from rich.console import Console
 from llabel.ladder.llm import LLMRung
 from llabel.prompt_view import ANSWER, OPEN, START, TEMPLATE, explain, printable, render
 from llabel.settings import LLMSettings, Long
+from two_targets import joint_task
 
 FIELDS = ("question", "passage")
 
@@ -45,10 +46,10 @@ def test_each_token_is_marked_with_where_it_is_from(rung: LLMRung) -> None:
 
 def test_the_loss_reads_the_labels_at_the_answer_position(rung: LLMRung) -> None:
     *before, last = explain(rung, ("q", "p"), 1)
-    assert not any(token.choices for token in before)
+    assert not any(token.read for token in before)
     assert last.text == ":"
-    assert last.choices == (" true", " false")
-    assert explain(rung, ("q", "p"), 0)[-1].choices == (" false", " true")
+    assert [read.choices for read in last.read] == [(" true", " false")]
+    assert explain(rung, ("q", "p"), 0)[-1].read[0].choices == (" false", " true")
 
 
 def test_labels_that_share_tokens_are_read_twice(tiny_llama: Path) -> None:
@@ -56,7 +57,7 @@ def test_labels_that_share_tokens_are_read_twice(tiny_llama: Path) -> None:
     rung = LLMRung(LLMSettings(model=str(tiny_llama))).prepare(("text",), labels)
     tokens = explain(rung, ("x",), 1)
     assert [token.source for token in tokens][-1] == ANSWER
-    read = [token for token in tokens if token.choices]
+    read = [one for token in tokens for one in token.read]
     assert len(read) == 2
     assert read[1].choices[1] == "<|endoftext|>", "the shorter label ends there"
 
@@ -66,10 +67,23 @@ def test_losses_over_the_whole_vocabulary(tiny_llama: Path, loss: str, read: int
     rung = LLMRung(LLMSettings(model=str(tiny_llama), loss=loss))  # type: ignore[arg-type]
     rung.prepare(FIELDS, (False, True))
     tokens = explain(rung, ("q", "p"), 1)
-    choices = [token.choices for token in tokens if token.choices]
+    choices = [read.choices for token in tokens for read in token.read]
     assert len(choices) == (read or len(tokens))
     assert choices[-2:] == [(" true",), ("<|endoftext|>",)]
     assert f"' true' (of {len(rung.tokenizer_):,} tokens)" in shown(rung, ("q", "p"))
+
+
+def test_what_targets_read_at_the_same_position_is_shown(tiny_llama: Path) -> None:
+    task = joint_task()
+    rung = LLMRung(LLMSettings(model=str(tiny_llama), template="alpaca", loss="all"))
+    rung.prepare(task.fields, task.classes)
+    text, label = task.train.texts[0], task.train.y[0].tolist()
+    prompt = rung.encoder_.encode([text])[0].input_ids
+    last = explain(rung, text, label)[len(prompt) - 1]
+    read = [choice for comparison in last.read for choice in comparison.choices]
+    firsts = [rung.tokenizer_.decode([rung.trie_.tokens[own][0]]) for own in label]
+    assert read == firsts
+    assert len(set(read)) == 2
 
 
 def test_what_the_tokenizer_puts_first_is_marked(tiny_llama_bos: Path) -> None:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from llabel import run
 from llabel.cli import main
-from llabel.config import RunConfig
+from llabel.config import RunConfig, defaults
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.engine.optimisers import make_optimizer
 from llabel.engine.training import Trainer
@@ -182,30 +182,31 @@ def test_a_missing_bitsandbytes_is_told_before_any_work(
 
 
 def test_the_published_settings() -> None:
-    one, other = preset("alpaca-qlora"), preset("boolq-lora")
-    told = RunConfig.from_flat({"data": "x", "text": "t", "label": "l", **one})
-    llm = told.llm
-    assert (told.run.rung, llm.template, llm.loss, llm.base) == (
-        *("llm-qlora", "alpaca", "all"),
-        "nf4",
+    linear = tuple(f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down"))
+    assert of_preset("alpaca-qlora") == {
+        **{"rung": "llm-qlora", "base": "nf4", "template": "alpaca", "loss": "all"},
+        **{"lora_alpha": 16, "target_modules": linear},
+        **{"max_seq_length": 4600, "gradient_checkpointing": True},
+        **{"batch_size": 8, "warmup_steps": 5, "max_steps": 200, "patience": None},
+        **{"learning_rate": 2e-4, "weight_decay": 0.01, "adam_beta2": 0.999},
+        **{"schedule": "linear", "optim": "adamw_8bit", "seed": 3407},
+    }
+    assert of_preset("boolq-lora") == {
+        **{"loss": "all", "learning_rate": 1e-4, "epochs": 1, "adam_beta2": 0.999},
+    }
+    usual = defaults()
+    assert (usual["r"], usual["lora_dropout"], usual["use_rslora"]) == (16, 0, False)
+    assert usual["init_lora"] == "default"
+    assert (usual["rung"], usual["template"], usual["optim"], usual["schedule"]) == (
+        *("llm-lora", "qa", "adamw", "cosine"),
     )
-    assert (llm.r, llm.lora_alpha, llm.lora_dropout, llm.use_rslora) == (16, 16, 0, False)
-    assert llm.target_modules == tuple(
-        f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")
-    )
-    assert (llm.batch_size, llm.warmup_steps, llm.max_steps, llm.max_seq_length) == (
-        *(8, 5, 200),
-        4600,
-    )
-    assert (llm.learning_rate, llm.weight_decay, llm.schedule) == (2e-4, 0.01, "linear")
-    assert (llm.optim, llm.seed, llm.gradient_checkpointing) == ("adamw_8bit", 3407, True)
-    second = RunConfig.from_flat({"data": "x", "text": "t", "label": "l", **other})
-    llm = second.llm
-    assert (second.run.rung, llm.template, llm.loss, llm.optim) == (
-        *("llm-lora", "qa", "all"),
-        "adamw",
-    )
-    assert (llm.learning_rate, llm.schedule, llm.epochs) == (1e-4, "cosine", 1)
+
+
+def of_preset(name: str) -> dict[str, Any]:
+    """What a run with the preset has otherwise than one without."""
+    usual = defaults() | {"data": "x", "text": ("t",), "label": "l"}
+    told = RunConfig.from_flat({"data": "x", "text": "t", "label": "l", **preset(name)})
+    return {key: value for key, value in told.flat().items() if value != usual[key]}
 
 
 def test_a_preset_yields_to_config_and_command_line(tmp_path: Path, tiny_llama: Path) -> None:

@@ -6,10 +6,11 @@ import torch
 
 from llabel.engine.model import load_model
 from llabel.engine.native.library import compiler
-from llabel.engine.rope import RopeScaling, parse_rope, scaled_config
+from llabel.engine.rope import scaled_config
 from llabel.errors import InputError
 from llabel.ladder.llm import LLMRung
 from llabel.ladder.prompted import PromptedRung
+from llabel.settings import RopeScaling, parse_rope
 from test_architectures import GPT2_SIZES
 from tiny_models import llama_config, random_model, save_llama, save_tokenizer
 from tiny_rungs import TASK, untrained

@@ -21,6 +21,7 @@ from llabel.settings import (
     RunSettings,
     SimplerSettings,
     SweepSettings,
+    parse_rope,
 )
 
 _Room = TypeVar(
@@ -54,6 +55,10 @@ _ELSEWHERE = {
     "optimizer": "optim",
     "max_length": "max_seq_length",
     "output_dir": "out",
+    "bf16": "precision",
+    "fp16": "precision",
+    "load_in_4bit": "base",
+    "report_to": "track",
 }
 
 
@@ -78,9 +83,10 @@ class RunConfig:
         """Refuse settings that exclude each other; llm-qlora implies a base in 4 bits.
 
         Raises:
-            InputError: two of them do.
+            InputError: two of them do, or `rope_scaling` says nothing that can be done.
         """
         run = self.run
+        parse_rope(self.llm.rope_scaling)  # it is text: nothing else has looked at it
         asked = [name for name in ("abstain_below", "target_precision") if getattr(run, name)]
         names = " and ".join(map(option, asked))
         if len(asked) == 2:

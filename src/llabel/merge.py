@@ -105,13 +105,13 @@ def _merge(
     rung.unload()
     with _temporary(out) as place:
         write_merged(rung, folder, place, getattr(torch, dtype))
-        write_text(place / "README.md", _card(rung, folder, dtype))
         gc.collect()
         notify(StageStarted("asking the merged model", len(texts)))
         after = read_merged(rung, place).predict_proba(texts, notify)
         trie = rung.trie_
         spans = [(t.first, t.stop) for t in trie.targets] or [(0, len(trie.words))]
         found = _compared(before, after, spans)
+        write_text(place / "README.md", _card(rung, folder, dtype, found))
         if found.within(max_flips):
             if out.exists():
                 out.rmdir()
@@ -216,8 +216,8 @@ def _named(label: Label) -> str:
     return f"{label.target}, {label.label}" if isinstance(label, TargetLabel) else str(label)
 
 
-def _card(rung: "LLMRung", folder: Path, dtype: Dtype) -> str:
-    """What the written folder is, and how it must be asked."""
+def _card(rung: "LLMRung", folder: Path, dtype: Dtype, check: MergeCheck) -> str:
+    """What the written folder is, how it must be asked, and what the merge changed."""
     asked = rung.template_.render(tuple(f"{{{name}}}" for name in rung.fields_), rung.fields_)
     words = "\n".join(
         f"- {_named(label)}: `{word}`"
@@ -233,6 +233,9 @@ def _card(rung: "LLMRung", folder: Path, dtype: Dtype) -> str:
         f"The adapter of the run {folder.resolve().name} is merged into the weights ({dtype}). "
         "The model answers one of its labels to this prompt:\n\n"
         f"```text\n{asked}\n```\n\n{words}\n\n"
+        f"Of {check.rows:,} rows that the run and this model were both asked, {check.flips:,} got "
+        f"another answer; the probabilities of a row moved by {check.mean_move:.2g} in the mean, "
+        f"at most by {check.max_move:.2g}.\n\n"
         "```bash\nllabel fit DATA --rung llm-zero-shot --model THIS_FOLDER --template "
         f"{rung.settings.template} …\n```\n"
     )

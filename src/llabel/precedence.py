@@ -70,7 +70,8 @@ def with_batch_size(values: Mapping[str, Any]) -> dict[str, Any]:
             what has one value here has another.
     """
     for name, (only, reason) in _FIXED.items():
-        if name in values and values[name] != only:
+        same = values.get(name) == only or (only is None and not _is_set(values, name))
+        if name in values and not same:
             shown = json.dumps(only)
             raise InputError(f"{name}: {values[name]!r} is not to be had: {reason}. Use {shown}.")
     values = {name: value for name, value in values.items() if name not in _FIXED}

@@ -1,6 +1,7 @@
 """One row's prompt for people: as text, and token by token with what the loss reads where."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
@@ -26,6 +27,19 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a term of the loss compares at a position.
+
+    Attributes:
+        choices: tokens, the right one first.
+        among: how many compete.
+    """
+
+    choices: tuple[str, ...]
+    among: int
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """One token of what the model reads.
 
@@ -35,17 +49,15 @@ class Token:
         text: what it stands for; the whole character where it is a part of one.
         source: name of the text column it is from, or `TEMPLATE`, `START` (what the tokenizer
             puts before any text), `ANSWER`, or `OPEN` where that cannot be told.
-        choices: what the loss compares at this position, the right one first; empty where it
-            reads nothing.
-        among: how many tokens compete there.
+        read: the terms of the loss that are read at this position, none or more: targets may share
+            one.
     """
 
     position: int
     id: int
     text: str
     source: str
-    choices: tuple[str, ...] = ()
-    among: int = 0
+    read: tuple[Comparison, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +83,20 @@ def explain(rung: LLMRung, text: Text, label: int | Sequence[int]) -> list[Token
     sources = _sources(rung, text, pieces)
     sources += [ANSWER] * (len(example.input_ids) - len(prompt))
     pieces += _pieces(rung, example.input_ids[len(prompt) :])
-    reads: dict[int, tuple[tuple[str, ...], int]] = {}
+    read: dict[int, list[Comparison]] = defaultdict(list)
     for position, branching, target in zip(
         example.positions, example.branchings, example.targets, strict=True
     ):
         if branching == FULL_VOCABULARY:
-            reads[position] = (_decode(rung, [target]),), len(rung.tokenizer_)
+            found = Comparison((_decode(rung, [target]),), len(rung.tokenizer_))
         else:
             children = rung.trie_.branchings[branching].children
             first = children[target]
             ordered = (first, *(child for child in children if child != first))
-            reads[position] = tuple(_decode(rung, [child]) for child in ordered), len(children)
+            found = Comparison(tuple(_decode(rung, [child]) for child in ordered), len(children))
+        read[position].append(found)
     return [
-        Token(position, number, pieces[position].text, sources[position], *reads.get(position, ()))
+        Token(position, number, pieces[position].text, sources[position], tuple(read[position]))
         for position, number in enumerate(example.input_ids)
     ]
 
@@ -166,20 +179,18 @@ def _as_table(tokens: Sequence[Token], styles: dict[str, str], all_tokens: bool)
                     str(token.id),
                     RichText(repr(token.text), style=style),
                     RichText(source, style=style),
-                    _choices(token),
+                    RichText("\n").join(map(_choices, token.read)),
                 )
     return table
 
 
-def _choices(token: Token) -> RichText:
-    if not token.choices:
-        return RichText()
-    right, *wrong = map(repr, token.choices[: MOST_LABELS + 1])
+def _choices(read: Comparison) -> RichText:
+    right, *wrong = map(repr, read.choices[: MOST_LABELS + 1])
     told = RichText(right, style=_STYLES[ANSWER])
     if wrong:
         told.append(" | " + " | ".join(wrong), style="default")
-    if token.among > len(token.choices) or token.among > MOST_LABELS + 1:
-        told.append(f" (of {token.among:,} tokens)", style="dim")
+    if read.among > len(read.choices) or read.among > MOST_LABELS + 1:
+        told.append(f" (of {read.among:,} tokens)", style="dim")
     return told
 
 
@@ -191,7 +202,7 @@ def _summary(rung: LLMRung, text: Text, tokens: Sequence[Token]) -> Iterator[str
         yield f"Cut: the prompt has {whole:,} tokens, {limit}; {_cut(rung, text)}."
     else:
         yield f"Nothing is cut: the prompt has {used:,} tokens, {limit}."
-    read = [token.position for token in tokens if token.choices]
+    read = [token.position for token in tokens if token.read]
     yield f"The prompt ends at position {used - 1}; the loss reads {_positions(read)}."
     words = [
         f"{_class_name(label)} → {_decode(rung, ids)!r} {list(ids)}"

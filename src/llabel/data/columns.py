@@ -28,6 +28,11 @@ class Columns:
         named = (*self.fields, self.label, self.group, self.split)
         return list(dict.fromkeys(name for name in named if name is not None))
 
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """What a row may be without: a missing label is told with what to do about it."""
+        return (self.label,) if self.label is not None and self.label not in self.fields else ()
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -87,7 +92,7 @@ def read_part(part: Part, role: str, columns: Columns) -> Table:
         InputError: a text that is a list or the like, a row without group, an unknown part name.
     """
     table = Table(role, part.typed)
-    for number, row in enumerate(part.rows(columns.wanted), start=1):
+    for number, row in enumerate(part.rows(columns.wanted, columns.optional), start=1):
         table.ids.append(f"{part.name}:{number}")
         table.texts.append(row_texts(row, columns.fields))
         table.places.append((row.file, row.number, row.line))

@@ -183,7 +183,7 @@ def read_texts(
     return (
         (f"{chosen.name}:{number}", row_texts(row, columns.fields))
         for chosen in map(source.parts.__getitem__, names)
-        for number, row in enumerate(chosen.rows(columns.wanted), start=1)
+        for number, row in enumerate(chosen.rows(columns.wanted, columns.optional), start=1)
     )
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ class Part:
         name: ``train``, ``validation``, ``test``, or as its publisher or the table is called.
         origin: where the rows come from, for messages.
         typed: whether values have types (JSON, Parquet, Hub) or all are strings (CSV, TSV).
-        rows: columns (None: all) → a fresh iterator over the rows.
+        rows: columns (None: all), and which of them a JSON row may lack → a fresh iterator over
+            the rows.
         columns: names of the columns there are; no row is parsed for them where a header tells.
         separator: columns → what separates the cells where the file's name says otherwise.
     """
@@ -36,7 +37,7 @@ class Part:
     name: str
     origin: str
     typed: bool
-    rows: Callable[[Sequence[str] | None], Iterator[Row]] = field(repr=False)
+    rows: Callable[[Sequence[str] | None, Collection[str]], Iterator[Row]] = field(repr=False)
     columns: Callable[[], list[str]] = field(repr=False)
     separator: Callable[[Sequence[str]], str | None] = field(repr=False, default=lambda _: None)
 
@@ -100,7 +101,9 @@ def _shards_part(paths: list[Path], name: str) -> Part:
         name,
         str(paths[0]) if len(paths) == 1 else f"{paths[0].parent}/{name}-*",
         typed,
-        lambda columns: itertools.chain.from_iterable(scan_rows(path, columns) for path in paths),
+        lambda columns, optional: itertools.chain.from_iterable(
+            scan_rows(path, columns, optional) for path in paths
+        ),
         lambda: column_names(paths[0]),
         lambda columns: separator(paths[0], columns),
     )
@@ -202,7 +205,7 @@ def _hub_part(data: str, part: str, dataset: Any) -> Part:
         part,
         origin,
         True,
-        lambda columns: _hub_rows(origin, dataset, columns),
+        lambda columns, _: _hub_rows(origin, dataset, columns),
         lambda: list(dataset.column_names),
     )
 

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -54,7 +54,9 @@ def table_suffix(path: Path) -> str | None:
     return next((suffix for suffix in FORMATS if name.endswith(suffix)), None)
 
 
-def scan_rows(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+def scan_rows(
+    path: str | Path, columns: Sequence[str] | None = None, optional: Collection[str] = ()
+) -> Iterator[Row]:
     """Stream a table's rows in constant memory.
 
     Args:
@@ -62,6 +64,7 @@ def scan_rows(path: str | Path, columns: Sequence[str] | None = None) -> Iterato
             TSV are UTF-8 with a header line and double quotes around cells where needed; a header
             that semicolons, tabs or commas divide instead is read so (see `separator`).
         columns: read only these, in this order; all columns by default.
+        optional: those of them that a JSON row may lack where others have it: None then.
 
     Yields:
         Rows. CSV and TSV values are strings; JSON and Parquet values have the type they are
@@ -72,7 +75,10 @@ def scan_rows(path: str | Path, columns: Sequence[str] | None = None) -> Iterato
             when the rows before it have been read.
     """
     path = Path(path)
-    return _guarded(path, _READERS[_checked_suffix(path)](path, columns))
+    suffix = _checked_suffix(path)
+    if suffix == ".jsonl":
+        return _guarded(path, _jsonl(path, columns, optional))
+    return _guarded(path, _READERS[suffix](path, columns))
 
 
 def column_names(path: str | Path) -> list[str]:
@@ -226,7 +232,7 @@ def _csv_header(path: Path, columns: Sequence[str] | None) -> CsvHeader:
         return csv_header(str(path), lines, columns, _DELIMITERS[table_suffix(path) or ""])
 
 
-def _jsonl(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+def _jsonl(path: Path, columns: Sequence[str] | None, optional: Collection[str]) -> Iterator[Row]:
     called = dict(zip(columns or (), columns or (), strict=True))  # what the file calls them
     with _opened_lines(path) as lines:
         for number, line, values in _objects(path, lines):
@@ -235,8 +241,9 @@ def _jsonl(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
             if columns is not None:
                 if number == 1 and not set(columns) <= values.keys():
                     called = require_columns(columns, _keys(path), str(path))
-                _require_keys(f"{path}: {where}", called.values(), values)
-                chosen = {asked: values[key] for asked, key in called.items()}
+                needed = [key for asked, key in called.items() if asked not in optional]
+                _require_keys(f"{path}: {where}", needed, values)
+                chosen = {asked: values.get(key) for asked, key in called.items()}
             for name, value in chosen.items():
                 check_cell(value, str(path), where, name)
             yield Row(str(path), number, line, chosen)
@@ -369,6 +376,5 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _READERS: dict[str, Callable[[Path, Sequence[str] | None], Iterator[Row]]] = {
     ".csv": _csv,
     ".tsv": _csv,
-    ".jsonl": _jsonl,
     ".parquet": _parquet,
 }

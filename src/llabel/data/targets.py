@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from llabel.data.cells import listed, shown
+from llabel.data.cells import did_you_mean, listed, shown
 from llabel.data.classes import MissingLabelError, normal_form, read_labels, written
 from llabel.data.columns import Columns, Table
 from llabel.data.cutting import cut_missing, draw, note_missed
@@ -154,16 +154,17 @@ def _labels_of_all(
     notes: Mapping[str, list[str]],
 ) -> dict[str, _Final]:
     """Rows that keep a label of every target, and these; what the map did to each target."""
-    maps = _maps(tables, label_map, normalise)
-    found: dict[str, _Final] = {}
-    for name, own in tables.items():
-        try:
-            found[name] = final_labels(own, name, normalise, maps[name], notes[name])
-        except MissingLabelError as error:
-            raise InputError(
-                f"{error} With --label {','.join(tables)} every row needs a label for each of "
-                "them; rows that have only one can be learned from with that --label alone."
-            ) from error
+    try:
+        maps = _maps(tables, label_map, normalise)
+        found = {
+            name: final_labels(own, name, normalise, maps[name], notes[name])
+            for name, own in tables.items()
+        }
+    except MissingLabelError as error:
+        raise InputError(
+            f"{_lacking(tables)} With --label {','.join(tables)} every row needs a label for each "
+            "of them; rows that have only one can be learned from with that --label alone."
+        ) from error
     for number, role in enumerate(next(iter(tables.values()))):
         ids = [set(kept[role].ids) for kept, _, _ in found.values()]
         common = set.intersection(*ids)
@@ -177,6 +178,17 @@ def _labels_of_all(
     return found
 
 
+def _lacking(tables: Mapping[str, dict[str, Table]]) -> str:
+    """What is missing of each target."""
+    told = []
+    for name, own in tables.items():
+        try:
+            read_labels(name, [table.label_cells for table in own.values()])
+        except MissingLabelError as error:
+            told.append(str(error))
+    return " ".join(told)
+
+
 def _maps(
     tables: Mapping[str, dict[str, Table]], label_map: LabelMap | None, normalise: bool
 ) -> dict[str, LabelMap | None]:
@@ -185,10 +197,12 @@ def _maps(
     if label_map is None:
         return maps
     left = dict(label_map.entries)
+    labels: dict[str, None] = {}
     for name, own in tables.items():
         cells = [table.label_cells for table in own.values()]
         found = read_labels(name, cells, normalise=normalise)
-        known = {written(label) for part in found for label in part}
+        known = {written(label): None for part in found for label in part}
+        labels |= known
         mine = {
             old: new
             for old, new in label_map.entries.items()
@@ -198,8 +212,9 @@ def _maps(
         maps[name] = LabelMap(label_map.file, mine) if mine else None
     if left:
         raise InputError(
-            f"{label_map.option}: no row has the label {listed(list(left), 5)}, neither in column "
-            f"{' nor in '.join(map(shown, tables))}."
+            f"{label_map.option}: no row has the label {listed(list(left), 5)}: columns "
+            f"{' and '.join(map(shown, tables))} hold {listed(sorted(labels))}."
+            + did_you_mean(next(iter(left)), labels)
         )
     return maps
 

@@ -76,6 +76,10 @@ def check_base(
         InputError: as `four_bit_of`.
     """
     four_bit = four_bit_of(settings, folder, device)
+    if four_bit is None:
+        idle = [f"--compute-dtype {settings.compute_dtype}"] * (settings.compute_dtype != "auto")
+        if idle := [*idle, *["--no-double-quant"] * (not settings.double_quant)]:
+            notify(Note(f"{' and '.join(idle)}: no effect without 4 bits (--base nf4)."))
     if four_bit is None or device.type != "cpu":
         return
     if four_bit.stored:

@@ -17,13 +17,12 @@ from llabel.engine.model import load_model, pick_device
 from llabel.engine.packed_reader import packed_reader
 from llabel.engine.plain import PlainReader
 from llabel.engine.prefix import Prefix, pays
-from llabel.engine.rope import parse_rope
 from llabel.events import Listener, Note, RowsDone, ignore
 from llabel.labels import LabelTrie
 from llabel.ladder.base_form import form_in_use, four_bit_of
 from llabel.ladder.prompting import Prompting
 from llabel.metrics import UNKNOWN
-from llabel.settings import LLMSettings
+from llabel.settings import LLMSettings, parse_rope
 from llabel.task import Probabilities, Text
 
 if TYPE_CHECKING:
@@ -110,7 +109,9 @@ class LabelModel:
 
         Returns:
             (n,) class indices, counted in the target's classes, -1 where the answer is no label
-            (`unknown`), and the answers.
+            (`unknown`), and the answers, which are over at the end token or with their line. One
+            that goes on for longer than any label ends in `…`, and is none, whatever it begins
+            with.
         """
         trie, answers = self.prompting.trie, [""] * len(texts)
         words: tuple[str, ...] = trie.words
@@ -127,13 +128,24 @@ class LabelModel:
         )
         for group in groups:
             for row, tokens in group.items():
-                answer = self.prompting.tokenizer.decode(
-                    tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-                )
-                answers[row] = str(answer).strip()
+                answers[row] = self._written(tokens)
             notify(RowsDone(len(group)))
         index = {word: number for number, word in enumerate(words)}
         return np.array([index.get(answer, UNKNOWN) for answer in answers], dtype=np.int64), answers
+
+    def _written(self, tokens: Sequence[int]) -> str:
+        """The answer among these tokens: up to the end token, or else the first line."""
+        trie = self.prompting.trie
+        ended = trie.end_token in tokens
+        stop = list(tokens).index(trie.end_token) if ended else len(tokens)
+        decoded = self.prompting.tokenizer.decode(
+            list(tokens[:stop]), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        text = str(decoded).strip()
+        if ended and text in trie.words:  # which may have several lines
+            return text
+        first, line_break, _ = str(decoded).lstrip().partition("\n")
+        return first.strip() if ended or line_break else f"{first}…"
 
     def _prompts(self, texts: Sequence[Text]) -> list[tuple[int, ...]]:
         prompts = self.prompting.encoder.encode(texts)

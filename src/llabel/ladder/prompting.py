@@ -1,6 +1,7 @@
 """What an LLM rung asks: tokenizer, template, label trie, and how long a prompt may be."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from llabel.labels import (
 )
 from llabel.ladder.sample_text import SAMPLE
 from llabel.prompt import PromptEncoder, answer_tail, special_tokens
-from llabel.settings import LLMSettings
+from llabel.settings import LLMSettings, parse_rope
 from llabel.target_template import load_targets_template
 from llabel.task import Label
 from llabel.template import CHAT, Template, load_template, refuse_system
@@ -75,7 +76,6 @@ def prepare_prompting(
         InputError: the model, template, label words or lengths do not fit together.
     """
     from llabel.engine.model import load_tokenizer
-    from llabel.engine.rope import parse_rope
 
     parse_rope(settings.rope_scaling)  # before the model is fetched
     folder = resolve_model(
@@ -138,7 +138,7 @@ def build_prompting(
         InputError: as `prepare_prompting`.
     """
     from llabel.engine.model import load_tokenizer
-    from llabel.engine.rope import parse_rope, scaled_config
+    from llabel.engine.rope import scaled_config
 
     rope = parse_rope(settings.rope_scaling)
     context = (
@@ -157,8 +157,10 @@ def build_prompting(
     asked = settings.max_seq_length
     if asked is not None and asked > context:
         raise InputError(
-            f"--max-seq-length {asked} is more than the context of {settings.model}: "
-            f"{context} tokens" + (" with --rope-scaling." if rope else ".")
+            f"--max-seq-length {asked} is more than the context of {settings.model}: {context} "
+            f"tokens{' with --rope-scaling' if rope else ''}. Give at most {context} (what is "
+            "given wins over a preset), or let the model read more than it was trained for: "
+            f"--rope-scaling yarn:{math.ceil(asked / _context(folder))}."
         )
     total = asked or (context // 2 if few_shot else context)
     encoder = PromptEncoder(

@@ -17,6 +17,7 @@ from llabel.settings.kinds import (
 )
 from llabel.settings.llm import LLMSettings
 from llabel.settings.many import CompareSettings, SweepSettings
+from llabel.settings.rope import RopeScaling, parse_rope
 from llabel.settings.run import RunSettings, SimplerSettings
 
 __all__ = [
@@ -29,9 +30,11 @@ __all__ = [
     "Long",
     "Names",
     "RopeKind",
+    "RopeScaling",
     "RunSettings",
     "RungName",
     "SimplerSettings",
     "SweepSettings",
     "TrackerName",
+    "parse_rope",
 ]
