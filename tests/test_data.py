@@ -150,6 +150,13 @@ def test_a_json_test_part_without_some_labels_is_not_withheld(tmp_path: Path) ->
         load(str(tmp_path))
 
 
+def test_a_file_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/caf\xe9.csv"
+    Path(write_csv(tmp_path / "t.csv", rows_of(20))).rename(os.fsdecode(path))
+    with pytest.raises(InputError, match=r"caf\\udce9.csv': the name of this file is not UTF-8"):
+        load(os.fsdecode(path))
+
+
 def test_semicolons_are_read_and_noted(tmp_path: Path) -> None:
     lines = [f'"text {i}, so";"{"ab"[i % 2]}"\n' for i in range(30)]
     (tmp_path / "t.csv").write_text('"text";"label"\n' + "".join(lines))

@@ -60,6 +60,26 @@ def test_saved_is_loaded(fitted: LLMClassifier, tmp_path: Path) -> None:
     assert loaded.get_params() == fitted.get_params()
 
 
+def test_a_run_of_fit_is_not_overwritten(fitted: LLMClassifier, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a run of llabel fit"):
+        fitted.save(tmp_path)
+
+
+def test_labels_and_seeds_are_taken_as_scikit_learn_takes_them(tiny_llama: Path) -> None:
+    made = LLMClassifier(str(tiny_llama), epochs=1, device="cpu", random_state=None)
+    labels = [f"{label}\0" for label in LABELS]  # NumPy's own texts would lose the NUL
+    made.fit(TEXTS, pd.DataFrame({"label": labels}))
+    assert made.classes_.tolist() == ["ice\0", "sun\0"]
+    assert set(made.predict(TEXTS)) <= set(labels)
+    assert made.random_state is None
+    state = np.random.RandomState(7)
+    seeds = [LLMClassifier(random_state=state)._settings().seed for _ in range(2)]
+    again = np.random.RandomState(7)
+    assert seeds == again.randint(2**31 - 1, size=2).tolist()
+    assert seeds[0] != seeds[1]
+
+
 @pytest.fixture(scope="module")
 def fitted_int8(tiny_llama: Path) -> LLMClassifier:
     made = LLMClassifier(str(tiny_llama), r=4, epochs=1, precision="int8", device="cpu")
@@ -235,8 +255,7 @@ TWO = ["a", "b"]
         (TWO, ["x", "x"], "one class only, 'x'"),
         (TWO, "xy", "y must be a sequence of labels, one a row, not str"),
         (TWO, [["x"], ["y"]], r"y\[0\] is \['x'\] \(list\)"),
-        (TWO, np.array([["x"], ["y"]]), r"not an array of shape \(2, 1\)"),
-        (TWO, pd.DataFrame({"y": ["x", "y"]}), r"not an array of shape \(2, 1\)"),
+        (TWO, np.array([[["x"]], [["y"]]]), r"not an array of shape \(2, 1, 1\)"),
         (TWO, ["x", None], r"y\[1\] is missing \(None\)"),
         (TWO, ["x", float("nan")], r"y\[1\] is missing \(nan\)"),
         (TWO, pd.Series(["x", pd.NA], dtype="string"), r"y\[1\] is missing"),

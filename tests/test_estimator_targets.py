@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import clone
+from sklearn.utils import get_tags
 
 from llabel import LLMClassifier
 from llabel.confidence import Confidence, write_confidence
@@ -53,6 +54,14 @@ def test_what_was_saved_says_the_same(fitted: LLMClassifier, tmp_path: Path) -> 
         assert np.array_equal(ours, theirs)
 
 
+def test_a_row_counts_where_every_target_is_right(fitted: LLMClassifier) -> None:
+    right = (fitted.predict(X) == Y.to_numpy()).all(axis=1)
+    assert fitted.score(X, Y) == pytest.approx(right.mean())
+    weights = np.arange(24)
+    assert fitted.score(X, Y, weights) == pytest.approx(np.average(right, weights=weights))
+    assert get_tags(fitted).target_tags.multi_output
+
+
 def test_an_array_has_numbered_targets(fitted: LLMClassifier) -> None:
     again = clone(fitted).fit(X, Y.to_numpy())
     assert again.rung_.template_.tails == (" Target 1:", " Target 2:")
@@ -64,7 +73,8 @@ def test_an_array_has_numbered_targets(fitted: LLMClassifier) -> None:
         (Y.assign(place="sea"), "y, column 'place', holds one class only, 'sea'"),
         (Y[:5], "X has 24 rows, y has 5"),
         (Y.assign(place=[None] * 24), r"y\[0\] is missing"),
-        (Y[["place"]], r"y must be a sequence of labels, one a row, not an array of shape"),
+        (Y.to_numpy()[None], r"y must be a sequence of labels, one a row, not an array of shape"),
+        (Y.rename(columns={"place": "id"}), "y has a column 'id'"),
     ],
 )
 def test_labels_that_cannot_be_are_refused(fitted: LLMClassifier, y: Any, message: str) -> None:

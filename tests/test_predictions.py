@@ -97,6 +97,7 @@ def test_rows_of_another_job_do_not_count(run: Path, tmp_path: Path) -> None:
     write_weather(data, 13, seed=4)
     assert predict(run, str(data), out) == 13
     assert len(_read(out)) == 13
+    assert len((tmp_path / "answers.jsonl.partial.old").read_text().splitlines()) == 1 + 12
 
 
 def test_labels_are_not_needed(run: Path, tmp_path: Path) -> None:

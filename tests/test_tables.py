@@ -76,6 +76,16 @@ def test_old_line_ends_byte_order_mark_blank_lines_and_nameless_columns(
     assert rows == [(1, {"a": "x", "b": "1"}), (2, {"a": "y", "b": "2"})]
 
 
+def test_a_blank_line_is_an_empty_cell_where_there_is_one_column(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text\na\n\n\nb\n\n")
+    assert [(row.number, row.line, row.values) for row in scan_rows(tmp_path / "t.csv")] == [
+        (1, 2, {"text": "a"}),
+        (2, 3, {"text": ""}),
+        (3, 4, {"text": ""}),
+        (4, 5, {"text": "b"}),
+    ]
+
+
 SEPARATED: dict[str, tuple[str, str, list[str], str | None]] = {
     "semicolons": ("t.csv", "text;label\nx, y;b\n", ["text", "label"], ";"),
     "quoted": ("t.csv", '"text";"label"\n"x; y";"b"\n', ["text", "label"], ";"),

@@ -100,6 +100,7 @@ def test_a_target_is_a_rung_of_its_own_and_texts_are_read_once(llm_settings):
         assert np.array_equal(target.predict_proba(TASK.test.texts), whole[:, SPANS[name]])
         assert target.validation_proba_.shape == (6, len(target.classes_))
         assert target.name == "llm-lora"
+        assert target.whole is rung
         assert target.engine_ == rung.engine_
     assert read == [5]
     assert targets["place"].predict_proba(()).shape == (0, 3)

@@ -20,6 +20,7 @@ from llabel.data.splitting import subsample
 from llabel.events import Listener, StageStarted
 from llabel.folder import write_json_lines
 from llabel.ladder.contract import FitRecord, Rung, Trial
+from llabel.ladder.targets import TargetRung
 from llabel.metrics import UNKNOWN, report, score, wilson_interval
 from llabel.predictions import prediction_lines, refuse_silent
 from llabel.record import (
@@ -68,7 +69,8 @@ def assess(
         sample = _train_sample(task, config.llm.seed)
         notify(StageStarted("scoring training rows", len(sample)))
         train_scores = score(sample.y, confidence.scaled(rung.predict_proba(sample.texts, notify)))
-    single = _milliseconds_alone(rung, task.validation.texts)
+    timed = rung.whole if isinstance(rung, TargetRung) else rung  # which keeps no answers
+    single = _milliseconds_alone(timed, task.validation.texts)
     validation = Judged(task.validation.y, rung.validation_proba_)
     proba = confidence.scaled(validation.proba)
     validation_scores = score(task.validation.y, proba)
@@ -82,7 +84,7 @@ def assess(
     if config.run.untested:
         notify(StageStarted("timing on validation rows", len(task.validation)))
         started = time.perf_counter()
-        rung.predict_proba(task.validation.texts, notify)
+        timed.predict_proba(task.validation.texts, notify)
         rows_per_second = len(task.validation) / (time.perf_counter() - started)
         tested = _Tested({}, [])
     else:

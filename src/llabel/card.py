@@ -1,5 +1,6 @@
 """The run folder's README.md: a model card made from run.json alone."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -29,13 +30,27 @@ def render_card(record: RunRecord | JointRecord) -> str:
         "```bash\nllabel predict THIS_FOLDER NEW.csv -o answers.csv\n```",
         *_files(record),
         "## Limits",
-        "It answers one of its labels to any text, also to texts that none of them fits. It was "
-        "tested on rows like those above and nothing else.",
+        _limits(record, targets),
     ]
     if record["model_note"]:
         sections.append(f"About the base model: {record['model_note']}")
     sections.append(f"Made by\n\n```bash\n{record['command']}\n```")
     return "\n\n".join(sections) + "\n"
+
+
+def _limits(record: RunRecord | JointRecord, targets: Mapping[str, RunRecord]) -> str:
+    """What it does with texts that no label fits, and what is known of it."""
+    one = next(iter(targets.values()), cast(RunRecord, record))
+    if record["config"]["decode"] == "free":
+        said = "It writes its answer freely, which may be no label (`unknown`)."
+    elif one.get("abstention"):
+        said = "It answers `abstain` where it is not sure, and else one of its labels"
+        said += ", also to texts that none of them fits."
+    else:
+        said = "It answers one of its labels to any text, also to texts that none of them fits."
+    if one["metrics"]["test"] is None:
+        return f"{said} It was not tested (--untested)."
+    return f"{said} It was tested on rows like those above and nothing else."
 
 
 def _answers(record: RunRecord | JointRecord, targets: Mapping[str, RunRecord]) -> str:
@@ -73,7 +88,7 @@ def _results(record: RunRecord | None, targets: Mapping[str, RunRecord]) -> Iter
 def _front_matter(record: RunRecord | JointRecord) -> str:
     lines = ["---"]
     if base := _base(record):
-        lines.append(f"base_model: {base}")
+        lines.append(f"base_model: {json.dumps(base)}")  # a path may hold what YAML obeys
     if record["rung"] in ADAPTED:
         lines += ["library_name: peft", "tags: [text-classification, lora, llabel]"]
     else:
@@ -227,7 +242,7 @@ def _classes(record: RunRecord) -> Iterator[str]:
 
 
 def _class_row(row: ReportRow) -> str:
-    name = row["name"].replace("|", "\\|").replace("\n", " ")
+    name = _cell(row["name"])
     cells = (
         name if row["kind"] == "class" else f"*{name}*",
         _measure(row["precision"], row.get("precision_ci95")),
@@ -253,4 +268,9 @@ def _row(name: str, scores: Scores) -> str:
 def _baseline(name: str, baseline: Baseline) -> str:
     low, high = baseline["accuracy_ci95"]
     accuracy = f"{baseline['accuracy']:.4f} ({low:.4f}–{high:.4f})"
-    return f"| {baseline_name(name, baseline)} | | {accuracy} | | | |"
+    return f"| {_cell(baseline_name(name, baseline))} | | {accuracy} | | | |"
+
+
+def _cell(name: str) -> str:
+    """A name from the data, in a table of Markdown."""
+    return name.replace("|", "\\|").replace("\n", " ")

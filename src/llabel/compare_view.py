@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llabel.comparison import ComparedRung, CompareRecord
+from llabel.data.cells import printable
 from llabel.numbers import duration, milliseconds, p_value
 
 
@@ -28,7 +29,7 @@ def render_comparison(record: CompareRecord, out: Path) -> RenderableType:
 def _table(record: CompareRecord) -> Table:
     data = record["data"]
     table = Table(
-        title=Text(_title(record)),
+        title=Text(printable(_title(record))),
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from llabel.confidence import Confidence, read_confidence, write_confidence
@@ -62,7 +63,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         compile: fuse those with torch.compile.
         gradient_checkpointing: compute layers again in the backward pass, for less memory.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        random_state: validation rows, row order, adapter initialisation, dropout.
+        random_state: validation rows, row order, adapter initialisation, dropout: a whole number,
+            or, as scikit-learn has it, None or a `RandomState`, which gives one at each `fit`.
 
     Attributes:
         classes_: (n_classes,) labels, sorted; the order of `predict_proba`'s columns. Of several
@@ -119,7 +121,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         compile: bool = False,
         gradient_checkpointing: bool = False,
         device: str = "auto",
-        random_state: int = 0,
+        random_state: int | np.random.RandomState | None = 0,
     ) -> None:
         self.model = model
         self.template = template
@@ -169,7 +171,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         """Fine-tune on texts X (n,) or (n, n_fields) and labels y (n,), or (n, n_targets).
 
         One model learns all targets. Their names, which the prompt asks for, are the columns of a
-        data frame, else target_1, target_2 ….
+        data frame, else target_1, target_2 …. A y (n, 1) is taken as (n,).
 
         Raises:
             InputError: settings, texts or labels cannot be used (it is a ValueError).
@@ -177,6 +179,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         """
         settings = self._settings()
         fields, texts = _texts(X)
+        if len(getattr(y, "shape", ())) == 2 and y.shape[1] == 1:
+            y = np.asarray(y, dtype=object)[:, 0]
         targets = _target_columns(y)
         columns = {name: _indices(column) for name, column in (targets or {"": y}).items()}
         rows = {len(indices) for _, indices in columns.values()}
@@ -190,7 +194,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
                 raise ValueError(
                     f"{where} holds one class only, {classes[0]!r}. At least two are needed."
                 )
-        tasks = self._tasks(fields, texts, columns)
+        tasks = self._tasks(fields, texts, columns, settings.seed)
         with quiet_libraries():
             rung = LLMRung(settings).fit(joint_task(tasks) if targets else tasks[""])
         confidences = dict.fromkeys(columns, Confidence())
@@ -201,6 +205,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         fields: tuple[str, ...],
         texts: tuple[Text, ...],
         columns: Mapping[str, tuple[tuple[Label, ...], ClassIndices]],
+        seed: int,
     ) -> dict[str, Task]:
         """A task for each column of labels, on the same rows."""
         parts = ("train", "validation")
@@ -210,7 +215,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
             stratum = strata(np.stack(each, axis=1), least=len(parts))
             classes = tuple(range(int(stratum.max()) + 1))
         kept, held = hold_out(
-            stratum, self.validation_size, classes=classes, seed=self.random_state, parts=parts
+            stratum, self.validation_size, classes=classes, seed=seed, parts=parts
         )
         ids = tuple(f"X:{row}" for row in range(1, len(texts) + 1))
         empty = Split((), (), np.empty(0, dtype=np.int64))
@@ -249,9 +254,25 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         ]
         return np.stack(each, axis=1)
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Share of rows whose label is right; of several targets, whose labels all are.
+
+        As `sklearn.multioutput.MultiOutputClassifier` counts them.
+        """
+        if len(getattr(y, "shape", ())) != 2:
+            return float(super().score(X, y, sample_weight))
+        right = (self.predict(X).reshape(len(y), -1) == np.asarray(y, dtype=object)).all(axis=1)
+        return float(np.average(right, weights=sample_weight))
+
     def save(self, folder: str | Path) -> None:
-        """Write `adapter/` (PEFT's format) and `rung.json`, which `llabel predict` reads too."""
+        """Write `adapter/` (PEFT's format) and `rung.json`, which `llabel predict` reads too.
+
+        Raises:
+            ValueError: `folder` holds a run of `llabel fit`, whose record tells of its own model.
+        """
         check_is_fitted(self, "rung_")
+        if any((Path(folder) / name).exists() for name in ("run.json", "started.json")):
+            raise ValueError(f"{folder} holds a run of llabel fit. Name another folder.")
         for name, confidence in self.confidences_.items():
             place = target_folder(Path(folder), name) if name else Path(folder)
             if not name or confidence != Confidence() or place.is_dir():
@@ -264,7 +285,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         """What `save`, or `llabel fit`, wrote to `folder`.
 
         Its parameters are what it was fitted with, but for `compile` and `validation_size`, whose
-        defaults stand again: nothing is trained here.
+        defaults stand again: nothing is trained here; `device` is the one given, and `precision`
+        may be another where that device has not the old one.
         """
         with quiet_libraries():
             rung = LLMRung.load(Path(folder), device=device)
@@ -279,9 +301,9 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
 
     def _fitted(self, rung: LLMRung, confidences: dict[str, Confidence], *, named: bool) -> Self:
         self.rung_, self.confidences_ = rung, confidences
-        self.classes_: Any = np.array(rung.classes_)
+        self.classes_: Any = _class_array(rung.classes_)
         if targets := each_target(rung):
-            self.classes_ = [np.array(target.classes_) for target in targets.values()]
+            self.classes_ = [_class_array(target.classes_) for target in targets.values()]
         if named:
             self.feature_names_in_ = np.array(rung.fields_, dtype=object)
         elif hasattr(self, "feature_names_in_"):  # of an earlier fit
@@ -291,6 +313,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
     def _settings(self) -> LLMSettings:
         given = self.get_params(deep=False)
         seed = given.pop("random_state")
+        if seed is None or isinstance(seed, np.random.RandomState):
+            seed = int(check_random_state(seed).randint(2**31 - 1))
         settings = checked({**given, "seed": seed})
         del settings["validation_size"]
         return LLMSettings(**settings)
@@ -299,6 +323,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
         tags.input_tags.two_d_array = False
+        tags.target_tags.multi_output = True
         return tags
 
 
@@ -348,7 +373,15 @@ def _target_columns(y: Any) -> dict[str, Any]:
     named = {str(column): y[column] for column in y.columns}
     if len(named) < y.shape[1]:
         raise ValueError(f"y has two columns of one name: {list(y.columns)}.")
+    if "id" in named:
+        raise ValueError("y has a column 'id', which is what predictions call the row. Rename it.")
     return named
+
+
+def _class_array(classes: Sequence[Label]) -> npt.NDArray[Any]:
+    """Labels as NumPy has them; as objects where its own texts would lose NULs at their end."""
+    cut = any(isinstance(label, str) and label.endswith("\0") for label in classes)
+    return np.array(classes, dtype=object if cut else None)
 
 
 def _indices(y: Any) -> tuple[tuple[Label, ...], ClassIndices]:

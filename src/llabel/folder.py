@@ -194,6 +194,22 @@ def refuse_own_file(folder: Path, path: Path, told: str) -> None:
         raise InputError(f"{told} would replace a file of the run {folder}. Name another file.")
 
 
+def refuse_data(path: Path, told: str, *sources: str | None) -> None:
+    """Keep results from replacing what they are about.
+
+    Args:
+        path: where something is to be written.
+        told: the option that says so, for the message.
+        sources: data as the user named it; None is passed over.
+
+    Raises:
+        InputError: `path` is one of these files, or lies in one of these folders.
+    """
+    for source in filter(None, sources):
+        if path.resolve().is_relative_to(Path(source).expanduser().resolve()):
+            raise InputError(f"{told} would overwrite the data {source}. Name another file.")
+
+
 def read_record(folder: Path) -> RunRecord:
     """The finished run at `folder`.
 

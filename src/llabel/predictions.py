@@ -17,7 +17,7 @@ from llabel.confidence import ABSTAIN, Confidence, read_confidence
 from llabel.data import read_texts
 from llabel.errors import InputError
 from llabel.events import Listener, Note, RowsDone, StageStarted, ignore
-from llabel.folder import alone_with, refuse_own_file
+from llabel.folder import alone_with, refuse_data, refuse_own_file
 from llabel.labels import by_target
 from llabel.ladder import registry
 from llabel.ladder.contract import Rung
@@ -234,9 +234,7 @@ def _check_out(out: Path, data: str) -> None:
         raise InputError(f"-o {out}: the folder {out.parent} does not exist.")
     if out.is_dir():
         raise InputError(f"-o {out} is a folder. Name a file.")
-    source, target = Path(data).resolve(), out.resolve()
-    if target == source or target.is_relative_to(source):
-        raise InputError(f"-o {out} would overwrite the data {data}. Name another file.")
+    refuse_data(out, f"-o {out}", data)
 
 
 def _by_label(classes: tuple[Label, ...], proba: Iterable[float]) -> dict[str, float]:
@@ -282,7 +280,7 @@ def _job(
     digest = hashlib.sha256((folder / "rung.json").read_bytes())
     for weights in sorted(folder.rglob("*.safetensors")):
         digest.update(weights.read_bytes())
-    path = Path(data)
+    path = Path(data).expanduser()
     files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.is_file() else []
     states = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
     digest.update(json.dumps([data, part, decode, states]).encode())
@@ -307,8 +305,12 @@ class _Partial:
         with self.path.open("rb") as file:
             header = file.readline()
             if header != self._header():
-                notify(Note(f"{self.path} was of other data or another model: starting anew."))
-                self.path.unlink()
+                kept = self.path.with_name(f"{self.path.name}.old")
+                self.path.replace(kept)
+                notify(Note(
+                    f"{self.path} was of other data, another model or other options (--split, "
+                    f"--decode, --abstain-below): starting anew. It is kept as {kept}."
+                ))  # fmt: skip
                 return 0
             good = len(header)
             for line in file:
@@ -337,14 +339,20 @@ class _Partial:
     def finish(self, classes: tuple[Label, ...], *, others: bool) -> None:
         """Turn the lines into the file that was asked for; `others`: not only classes in it."""
         temporary = self.out.with_name(f".{os.getpid()}.{self.out.name}")
+        try:
+            self._write(temporary, classes, others=others)
+            temporary.replace(self.out)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self.path.unlink()
+
+    def _write(self, path: Path, classes: tuple[Label, ...], *, others: bool) -> None:
         targets = by_target(classes)
         columns = {name: _probabilities(own, name) for name, own in targets.items()} or {
             "label": _probabilities(classes)
         }
         others = others or any(map(_is_huge, classes))
-        _WRITERS[self.out.suffix.lower()](temporary, self._rows(), columns, others)
-        temporary.replace(self.out)
-        self.path.unlink()
+        _WRITERS[self.out.suffix.lower()](path, self._rows(), columns, others)
 
     def _header(self) -> bytes:
         return json.dumps({"llabel predictions": self.job}).encode() + b"\n"

@@ -1,6 +1,5 @@
 """One row's prompt for people: as text, and token by token with what the loss reads where."""
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text as RichText
 
+from llabel.data.cells import printable
 from llabel.engine.batching import FULL_VOCABULARY
 from llabel.ladder.examples import example_of
 from llabel.ladder.llm import LLMRung
@@ -23,7 +23,6 @@ _FIELD_STYLES = ("cyan", "magenta", "yellow", "blue")
 _MOST_HEAD_TOKENS = 3  # that a tokenizer may put before any text
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 _MOST_BYTES = 4  # of a character in UTF-8, and so of its tokens
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,11 +233,6 @@ def _positions(read: Sequence[int]) -> str:
             runs.append([position])
     told = [f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
     return f"position{'s' if len(read) > 1 else ''} {', '.join(told)}"
-
-
-def printable(text: str) -> str:
-    """Text of strangers for a terminal: control characters are spelt out, never obeyed."""
-    return _CONTROLS.sub(lambda found: repr(found.group())[1:-1], text)
 
 
 def _decode(rung: LLMRung, ids: Sequence[int]) -> str:

@@ -13,6 +13,7 @@ from llabel.assets import AssetStatus
 from llabel.card import answered_told, baseline_name, knowledge, scored_parts, told
 from llabel.confidence import Answered
 from llabel.config import option
+from llabel.data.cells import printable
 from llabel.metrics import ReportRow, Scores
 from llabel.numbers import duration
 from llabel.record import (
@@ -103,7 +104,7 @@ def render_assets(found: Sequence[AssetStatus], cache: Path) -> RenderableType:
 def _scores_table(title: str) -> Table:
     """All numbers fit whole into 80 columns; long names of parts are folded instead."""
     table = Table(
-        title=Text(title),
+        title=Text(printable(title)),
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -121,7 +122,7 @@ def _add(table: Table, name: str, scores: Scores, style: str = "") -> None:
     low, high = scores["accuracy_ci95"]
     rest = (f"{scores[key]:.4f}" for key in ("macro_f1", "log_loss", "ece"))
     table.add_row(
-        Text(name),
+        Text(printable(name)),
         f"{scores['rows']:,}",
         f"{scores['accuracy']:.4f}",
         f"{low:.4f}–{high:.4f}",
@@ -133,7 +134,7 @@ def _add(table: Table, name: str, scores: Scores, style: str = "") -> None:
 def _add_baseline(table: Table, name: str, baseline: Baseline, rows: int) -> None:
     low, high = baseline["accuracy_ci95"]
     cells = (f"{rows:,}", f"{baseline['accuracy']:.4f}", f"{low:.4f}–{high:.4f}")
-    table.add_row(Text(name), *cells, style="dim")
+    table.add_row(Text(printable(name)), *cells, style="dim")
 
 
 def _cost(record: RunRecord | JointRecord) -> str:
@@ -201,7 +202,7 @@ def _report(report: Iterable[ReportRow]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in _with_gap(report, table):
         table.add_row(
-            Text(row["name"], style="" if row["kind"] == "class" else "italic"),
+            Text(printable(row["name"]), style="" if row["kind"] == "class" else "italic"),
             *_measure(row["precision"], row.get("precision_ci95")),
             *_measure(row["recall"], row.get("recall_ci95")),
             f"{row['f1']:.4f}",

@@ -10,6 +10,7 @@ from llabel.card import render_card
 from llabel.confidence import Judged, answered_rows, decide, refuse_label, write_confidence
 from llabel.config import RunConfig
 from llabel.data import LoadedTask, fingerprint, load_labelled, load_targets, load_task
+from llabel.data.cells import listed
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.errors import InputError
 from llabel.events import Listener, Note, StageStarted, ignore
@@ -19,9 +20,15 @@ from llabel.ladder.contract import Rung
 from llabel.metrics import report, score
 from llabel.names import label_columns
 from llabel.predictions import confidence_of, confidences_of, refuse_silent
-from llabel.record import JointRecord, RunRecord, target_records
+from llabel.record import Data, JointRecord, RunRecord, target_records
 from llabel.rung_settings import ADAPTED
-from llabel.target_runs import assess_each, decide_each, evaluate_each, refuse_targets
+from llabel.target_runs import (
+    assess_each,
+    decide_each,
+    evaluate_each,
+    labelled_parts,
+    refuse_targets,
+)
 from llabel.task import Split, Task
 from llabel.tracking import refuse_missing_tracker, tracked
 
@@ -198,6 +205,11 @@ def evaluate(
     config, known = record["config"], record["data"]
     decode = decode or str(config["decode"])
     drop_unlabelled |= config.get("drop_unlabelled", False)
+    if _is_trained_on(data, record):
+        notify(Note(
+            f"{data} holds the rows that {folder} was trained on: scores on them say nothing of "
+            "new texts. run.json has those of the test part."
+        ))  # fmt: skip
     if targets := target_records(record):
         return _evaluate_targets(
             folder, data, list(targets), label, part, decode, abstain_below, drop_unlabelled,
@@ -215,6 +227,7 @@ def evaluate(
         column,
         tuple(known["classes"]),
         part=part,
+        split_column=config.get("split_column"),
         normalise_labels=config["normalise_labels"],
         drop_unlabelled=drop_unlabelled,
         mapped=known.get("label_map", ()),
@@ -223,6 +236,7 @@ def evaluate(
     for text in notes:
         notify(Note(text))
     rung = registry.load(folder, device=device or "auto")
+    _refuse_replaced(folder, rung, known)
     notify(StageStarted("evaluating", len(split)))
     found = answers_of(rung, split, decode, notify, confidence)
     abstains = confidence.abstain_below is not None
@@ -231,6 +245,7 @@ def evaluate(
         "data": {
             "source": data,
             "fingerprint": fingerprint(rung.fields_, rung.classes_, {"evaluated": split}),
+            "notes": notes,
         },
         "rows": len(split),
         "metrics": score(split.y, found.proba, found.answers),
@@ -238,6 +253,23 @@ def evaluate(
         "free_answers": found.apart(split.y),
         "answered": answered_rows(confidence, Judged(split.y, found.raw)) if abstains else None,
     }
+
+
+def _is_trained_on(data: str, record: RunRecord) -> bool:
+    """Whether it is the single table that a run's parts were cut from."""
+    path, source = (Path(name).expanduser() for name in (data, record["data"]["source"]))
+    whole = path.is_file() and path.resolve() == source.resolve()
+    return whole and record["config"].get("split_column") is None
+
+
+def _refuse_replaced(folder: Path, rung: Rung, known: Data) -> None:
+    """Refuse to score a model that somebody put in the place of the run's own."""
+    if list(rung.classes_) != known["classes"] or list(rung.fields_) != known["fields"]:
+        raise InputError(
+            f"{folder} holds another model than run.json tells of: it answers "
+            f"{listed(map(str, rung.classes_))} from the columns {listed(rung.fields_)}. Train the "
+            "run again with --overwrite."
+        )
 
 
 def _evaluated_columns(label: str) -> tuple[str, ...]:
@@ -267,16 +299,14 @@ def _evaluate_targets(
             "a label column for each, in this order."
         )
     confidences = confidences_of(folder, decode, abstain_below, notify)
-    rung = registry.load(folder, device=device or "auto")
-    found = evaluate_each(
-        rung,
+    parts = labelled_parts(
         read_record(folder),
         data,
         dict(zip(targets, columns, strict=True)),
-        confidences,
         part=part,
-        decode=decode,
         drop_unlabelled=drop_unlabelled,
         notify=notify,
     )
+    rung = registry.load(folder, device=device or "auto")
+    found = evaluate_each(rung, parts, confidences, decode=decode, notify=notify)
     return {"run": folder.name, "data": {"source": data}, "targets": found}

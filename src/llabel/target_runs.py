@@ -24,6 +24,7 @@ from llabel.ladder.targets import each_target, target_folder
 from llabel.metrics import report, score
 from llabel.record import JointRecord, RunRecord, joint_record, target_records
 from llabel.rung_settings import ADAPTED
+from llabel.task import Split
 
 if TYPE_CHECKING:
     from llabel.ladder.llm import LLMRung
@@ -115,60 +116,78 @@ def target_lines(folder: Path, target: str) -> Iterator[dict[str, Any]]:
         yield shared | line["targets"][target] | told
 
 
-def evaluate_each(
-    rung: Rung,
-    record: RunRecord,
+def labelled_parts(
+    record: RunRecord | JointRecord,
     data: str,
     labels: Mapping[str, str],
-    confidences: Mapping[str, Confidence],
     *,
     part: str | None,
-    decode: str,
     drop_unlabelled: bool,
+    notify: Listener,
+) -> dict[str, Split]:
+    """The rows to score each target of a finished run on.
+
+    Args:
+        record: of the run.
+        data: file, folder, built-in name or Hub id.
+        labels: for each target its label column there.
+        part: which part of the data; test, else validation, else all rows.
+        drop_unlabelled: leave out, for each target, rows without a label.
+        notify: told what the user should know.
+
+    Raises:
+        InputError: as `load_labelled`.
+    """
+    config, found = record["config"], {}
+    for name, known in target_records(record).items():
+        notes: list[str] = []
+        found[name] = load_labelled(
+            data,
+            known["data"]["fields"],
+            labels[name],
+            known["data"]["classes"],
+            part=part,
+            split_column=config.get("split_column"),
+            normalise_labels=config["normalise_labels"],
+            drop_unlabelled=drop_unlabelled,
+            mapped=known["data"].get("label_map", ()),
+            notes=notes,
+        )
+        for text in notes:
+            notify(Note(f"{name}: {text}"))
+    return found
+
+
+def evaluate_each(
+    rung: Rung,
+    parts: Mapping[str, Split],
+    confidences: Mapping[str, Confidence],
+    *,
+    decode: str,
     notify: Listener,
 ) -> dict[str, Any]:
     """Score every target of a finished run on labelled rows.
 
     Args:
         rung: loaded.
-        record: of the run.
-        data: file, folder, built-in name or Hub id.
-        labels: for each target its label column there.
+        parts: for each target its rows.
         confidences: for each target.
-        part: which part of the data; test, else validation, else all rows.
         decode: `labels` or `free`.
-        drop_unlabelled: leave out, for each target, rows without a label.
         notify: told of progress.
 
     Returns:
         For each target, JSON-ready, what `llabel.run.evaluate` gives of one.
     """
     found: dict[str, Any] = {}
-    known = target_records(record)
     for name, target in each_target(cast("LLMRung", rung)).items():
-        notes: list[str] = []
-        split = load_labelled(
-            data,
-            target.fields_,
-            labels[name],
-            target.classes_,
-            part=part,
-            normalise_labels=record["config"]["normalise_labels"],
-            drop_unlabelled=drop_unlabelled,
-            mapped=known[name]["data"].get("label_map", ()),
-            notes=notes,
-        )
-        for text in notes:
-            notify(Note(f"{name}: {text}"))
+        split, confidence = parts[name], confidences[name]
         notify(StageStarted(f"{name}: evaluating", len(split)))
-        confidence = confidences[name]
         answered = answers_of(cast(Rung, target), split, decode, notify, confidence)
         judged = Judged(split.y, answered.raw)
         abstains = confidence.abstain_below is not None
-        parts = {"evaluated": split}
         found[name] = {
             "rows": len(split),
-            "fingerprint": fingerprint(target.fields_, target.classes_, parts),
+            "fingerprint": fingerprint(target.fields_, target.classes_, {"evaluated": split}),
             "metrics": score(split.y, answered.proba, answered.answers),
             "report": report(split.y, answered.answers, target.classes_),
             "free_answers": answered.apart(split.y),

@@ -37,7 +37,8 @@ def csv_rows(
             another of `SEPARATORS` (see `csv_header`).
 
     Yields:
-        Rows of strings. Blank lines are passed over; a table of no lines yields nothing.
+        Rows of strings. Blank lines are passed over, but in a table of one column, where they
+        are rows with an empty cell unless nothing follows; a table of no lines yields nothing.
 
     Raises:
         InputError: duplicated or missing column, ragged row, stray or unclosed quote, large cell.
@@ -48,10 +49,11 @@ def csv_rows(
     reader = csv.reader(_kept(pieces, record), delimiter=delimiter, strict=True)
     header: list[str] = []
     number = 0
+    blank: list[int] = []  # lines that may be rows of one empty cell
     while True:
         record.clear()
         line = reader.line_num + 1
-        where = row_name(number + 1, line) if header else f"line {line}, the header"
+        where = row_name(number + len(blank) + 1, line) if header else f"line {line}, the header"
         try:
             cells = _next_record(reader)
         except csv.Error as error:
@@ -59,12 +61,18 @@ def csv_rows(
         if cells is None:
             return
         if not cells:  # a blank line
+            if len(header) == 1:
+                blank.append(line)
             continue
         if not header:
             header, called = cells, _checked_header(file, cells, columns, delimiter)
             continue
         if len(cells) != len(header):
             raise _ragged(f"{file}: {where}", cells, header)
+        for empty in blank:
+            number += 1
+            yield Row(file, number, empty, dict.fromkeys(called, ""))
+        blank.clear()
         number += 1
         values = dict(zip(header, cells, strict=True))
         for name, cell in values.items():

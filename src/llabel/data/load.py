@@ -8,7 +8,6 @@ from llabel.data.cells import listed, matching, shown
 from llabel.data.classes import (
     class_indices,
     is_withheld,
-    match_known,
     read_labels,
     refuse_lookalikes,
     sorted_classes,
@@ -26,7 +25,6 @@ from llabel.data.cutting import cut_missing, draw, note_missed
 from llabel.data.label_map import (
     LabelMap,
     MappedLabel,
-    map_known,
     map_labels,
     read_label_map,
     told,
@@ -187,67 +185,6 @@ def read_texts(
     )
 
 
-def load_labelled(
-    data: str,
-    text: Sequence[str],
-    label: str,
-    classes: Sequence[Label],
-    *,
-    part: str | None = None,
-    normalise_labels: bool = False,
-    drop_unlabelled: bool = False,
-    mapped: Sequence[MappedLabel] = (),
-    notes: list[str] | None = None,
-) -> Split:
-    """Read rows to evaluate a trained model on.
-
-    Args:
-        data: as for `load_task`.
-        text: the text columns, in the order of the model's fields.
-        label: the label column. Labels are matched to `classes` by type and value, else by how
-            they are written (``"1"`` and 1, ``"True"`` and true).
-        classes: the model's classes.
-        part: which of the data's parts; by default test, else validation, else all rows.
-        normalise_labels, drop_unlabelled: as for `load_task`; give what the model was trained with.
-        mapped: what a map did to the labels that the model was trained with; done here, too.
-        notes: what the user should know is added there.
-
-    Raises:
-        InputError: as for `load_task`, and for labels that are not among `classes`.
-    """
-    fields = checked_columns(text, label)
-    source = open_source(data)
-    name = next(role for role in reversed(ROLES) if role in source.parts)
-    if part is not None:
-        name = require_part(source, part, "--split")
-    chosen = source.parts[name]
-    table = Table(name, chosen.typed)
-    if not _lacks_labels(chosen, label, source.parts):
-        table = read_part(chosen, name, Columns(fields, label))
-    if not table.ids or is_withheld(table.label_cells, classes):
-        others = listed(other for other in source.parts if other != name)
-        part_told = f", another part with --split ({others})" if others else ""
-        raise InputError(
-            f"{chosen.origin}: no row has a label in column {shown(label)} (missing, or empty "
-            "or -1 in every row), so there is nothing to hold the answers against. Name another "
-            f"column with --label{part_told}, or DATA with labels."
-        )
-    refuse_empty(table, fields)
-    if drop_unlabelled:
-        table = with_labels(table, label, [] if notes is None else notes, classes)
-    if mapped:
-        labels = map_known(label, mapped, classes, table.label_cells, normalise=normalise_labels)
-        kept = _without_dropped(replace(table, labels=labels), labels, label)
-        if notes is not None and len(kept.ids) < len(table.ids):
-            notes.append(
-                f"{len(table.ids) - len(kept.ids):,} of {len(table.ids):,} rows have a label that "
-                "the run's map drops: they are left out."
-            )
-        table = kept
-    known = match_known(label, classes, table.label_cells, normalise=normalise_labels)
-    return table.split(known)
-
-
 def checked_columns(text: Sequence[str], label: str) -> tuple[str, ...]:
     """The text columns, each named once, the label not among them.
 
@@ -290,7 +227,7 @@ def read_tables(
         roles = _assign_roles(source.parts, source.name, test_split, keep_validation, notes)
         parts = {role: source.parts[name] for role, name in roles.items()}
         for role, part in parts.items():
-            if role != "train" and _lacks_labels(part, columns.label, source.parts):
+            if role != "train" and lacks_labels(part, columns.label, source.parts):
                 raise _withheld(part.origin, role, columns.label, source.parts)
             note_separator(part, columns, notes)
         tables = {role: read_part(part, role, columns) for role, part in parts.items()}
@@ -323,13 +260,18 @@ def final_labels(
     if not normalise:
         refuse_lookalikes(tables["train"].places[0][0], column, kept)
     left = {
-        role: _without_dropped(table, labels, column)
+        role: without_dropped(table, labels, column)
         for (role, table), labels in zip(tables.items(), kept, strict=True)
     }
     return left, [[label for label in part if label is not None] for part in kept], mapped
 
 
-def _without_dropped(table: Table, labels: Sequence[Label | None], column: str) -> Table:
+def without_dropped(table: Table, labels: Sequence[Label | None], column: str) -> Table:
+    """The rows that a label map leaves a label (n,).
+
+    Raises:
+        InputError: there is none.
+    """
     rows = [row for row, label in enumerate(labels) if label is not None]
     if not rows:
         raise InputError(
@@ -382,7 +324,7 @@ def _assign_roles(
     return roles
 
 
-def _lacks_labels(part: Part, label: str | None, parts: Mapping[str, Part]) -> bool:
+def lacks_labels(part: Part, label: str | None, parts: Mapping[str, Part]) -> bool:
     """Whether its label column is withheld, not misspelt: train has it."""
     known = label is not None and matching(label, parts["train"].columns()) is not None
     return known and matching(str(label), part.columns()) is None

@@ -96,6 +96,7 @@ def file_part(path: str | Path, name: str) -> Part:
 def _shards_part(paths: list[Path], name: str) -> Part:
     for path in paths:
         scan_rows(path)  # a wrong name is told now, not when the rows are read
+        _refuse_unwritable_name(path)
     typed = table_suffix(paths[0]) not in (".csv", ".tsv")
     return Part(
         name,
@@ -107,6 +108,17 @@ def _shards_part(paths: list[Path], name: str) -> Part:
         lambda: column_names(paths[0]),
         lambda columns: separator(paths[0], columns),
     )
+
+
+def _refuse_unwritable_name(path: Path) -> None:
+    """Rows are called after their file, in files that are UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{str(path)!a}: the name of this file is not UTF-8, and rows are called after "
+            "their file. Rename it."
+        ) from error
 
 
 def _folder_source(name: str, folder: Path) -> Source:

@@ -26,7 +26,7 @@ def mean_log_loss(y: ClassIndices, proba: Probabilities) -> float:
 class TargetRung:
     """One target of a fitted rung that answers several, as a rung of its own.
 
-    It predicts as `contract.Rung` does; all else is the whole rung's.
+    It predicts as `contract.Rung` does; all else is that of the rung for all, `whole`.
 
     The texts are read for all targets at once: what was read lately is kept and given to the
     others.
@@ -38,7 +38,7 @@ class TargetRung:
     """
 
     def __init__(self, rung: "LLMRung", target: str, kept: dict[Text, Any]) -> None:
-        self._rung, self._kept = rung, kept
+        self.whole, self._kept = rung, kept
         classes = cast("tuple[TargetLabel, ...]", rung.classes_)
         self._columns = [n for n, label in enumerate(classes) if label.target == target]
         self._number = list(dict.fromkeys(label.target for label in classes)).index(target)
@@ -47,23 +47,23 @@ class TargetRung:
 
     def __getattr__(self, name: str) -> Any:
         """Model, device and the like: what all targets have in common."""
-        return getattr(self._rung, name)
+        return getattr(self.whole, name)
 
     @property
     def record_(self) -> FitRecord:
         """What fitting did, for all targets together."""
-        return self._rung.record_
+        return self.whole.record_
 
     @property
     def validation_proba_(self) -> Probabilities:
         """(n_validation, n_classes) of this target."""
-        return self._rung.validation_proba_[:, self._columns]
+        return self.whole.validation_proba_[:, self._columns]
 
     def predict_proba(self, texts: Sequence[Text], notify: Listener = ignore) -> Probabilities:
         """(n,) texts → (n, n_classes) probabilities of this target; rows sum to 1."""
         new = [text for text in dict.fromkeys(texts) if text not in self._kept]
         if new:
-            self._kept.update(zip(new, self._rung.predict_proba(new, notify), strict=True))
+            self._kept.update(zip(new, self.whole.predict_proba(new, notify), strict=True))
         notify(RowsDone(len(texts) - len(new)))
         if not texts:
             return np.empty((0, len(self.classes_)))
@@ -73,7 +73,7 @@ class TargetRung:
         self, texts: Sequence[Text], notify: Listener = ignore
     ) -> tuple[npt.NDArray[np.int64], list[str]]:
         """Let the model write its answer freely (see `LabelModel.generate`)."""
-        return self._rung.generate(texts, notify, target=self._number)
+        return self.whole.generate(texts, notify, target=self._number)
 
 
 def each_target(rung: "LLMRung") -> dict[str, TargetRung]:
