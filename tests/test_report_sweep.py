@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jinja2
@@ -311,26 +311,39 @@ def test_perplexity_on_trained_prompts_shows_no_damage() -> None:
     assert perplexity_doubt(SweepView(sweep({"r": [1, 2], "loss": ["answer", "all"]})))
 
 
+def test_a_setting_that_lost_a_seed_is_not_compared_and_the_page_says_so() -> None:
+    record = sweep({"r": [1, 16, 128], "seed": [0, 1]}, failed=[5], noise=0.0)
+    assert record["chosen"]
+    record["chosen"]["not_worse"] = []
+    record["chosen"]["cells"] = [c["name"] for c in record["cells"] if c["settings"]["r"] == 1]
+    record["chosen"]["cell"] = record["chosen"]["recommended"] = record["chosen"]["cells"][0]
+    view = SweepView(record)
+    assert reason(view).startswith("Best of 2 settings")
+    assert "Not compared, as not all of their seeds are done: r 128." in list(caveats(view))
+
+
 def _scaling(
     curves: tuple[float | None, float | None],
     factors: float,
     beyond: tuple[list[float], list[float]],
+    axes: Sequence[str] = ("r", "lora_alpha", "lr"),
 ) -> dict[str, Any]:
     return {
         "others": ["epochs"],
         "models": [
             {"predictors": ["epochs", STEP], "r2_cv": curves[0]},
             {"predictors": ["epochs", STEP_OF_ALL], "r2_cv": curves[1]},
-            {"predictors": ["epochs", "r", "lora_alpha"], "r2_cv": factors},
+            {"predictors": ["epochs", *axes], "r2_cv": factors},
         ],
         "beyond": [
-            {"curve": curve, "axis": axis, "ci95": interval}
+            {"curve": curve, "axis": axis, "df": 1, "ci95": interval}
             for curve, interval in zip((STEP, STEP_OF_ALL), beyond, strict=True)
-            for axis in ("r", "lora_alpha")
+            for axis in axes
         ],
     }
 
 
+ONE_RATE = ("r", "lora_alpha")
 NOTHING, SOME, MUCH = [0.0, 0.01], [0.0, 0.2], [0.1, 0.2]
 
 
@@ -340,7 +353,10 @@ NOTHING, SOME, MUCH = [0.0, 0.01], [0.0, 0.2], [0.1, 0.2]
         (_scaling((0.9, 0.5), 0.8, (NOTHING, MUCH)), "in disguise; a larger r divides it"),
         (_scaling((0.5, 0.9), 0.8, (MUCH, NOTHING)), "in disguise; r does next to nothing"),
         (_scaling((0.9, 0.88), 0.8, (NOTHING, NOTHING)), "in disguise; whether r divides it"),
-        (_scaling((0.9, 0.5), 0.95, (MUCH, NOTHING)), "r and alpha add more than 5 % of the"),
+        (_scaling((0.9, 0.5), 0.95, (MUCH, NOTHING)), "r, alpha and lr add more than 5 % of"),
+        (_scaling((0.9, 0.5), 0.8, (NOTHING, MUCH), ONE_RATE), ". Alpha / r decides. Whether"),
+        (_scaling((0.5, 0.9), 0.8, (MUCH, NOTHING), ONE_RATE), "Alpha decides, not alpha / r."),
+        (_scaling((0.9, 0.88), 0.8, (NOTHING, NOTHING), ONE_RATE), "one rate cannot show."),
         (_scaling((0.9, 0.8), 0.95, (SOME, NOTHING)), "beyond scaling × lr can't be told from"),
         (_scaling((0.9, 0.8), 0.97, (NOTHING, NOTHING)), "beyond scaling × lr can't be told from"),
         (_scaling((0.1, 0.0), -0.2, (SOME, SOME)), "None says much"),
@@ -351,15 +367,24 @@ NOTHING, SOME, MUCH = [0.0, 0.01], [0.0, 0.2], [0.1, 0.2]
 def test_the_disguise_is_told_by_its_rule(found: dict[str, Any], words: str) -> None:
     steps = steps_of(SweepView(sweep({"r": [1, 16], "lora_alpha": [1, 16]})))
     assert [step.name for step in steps] == ["scaling × lr", "alpha × lr"]
-    assert words in scaling_answer(found, steps)
+    told = scaling_answer(found, steps)
+    assert words in told
+    assert "disguise;" not in told or "lr" in found["models"][-1]["predictors"]
+
+
+def test_an_axis_that_the_curve_contains_leaves_nothing_open() -> None:
+    steps = steps_of(SweepView(sweep({"r": [1, 16], "lora_alpha": [1, 16]})))
+    found = _scaling((0.5, 0.9), 0.8, (MUCH, NOTHING), ONE_RATE)
+    found["beyond"][3] |= {"df": 0, "ci95": None}
+    assert "Alpha decides, not alpha / r." in scaling_answer(found, steps)
 
 
 def test_what_surely_adds_little_is_told_where_the_rest_is_not() -> None:
     steps = steps_of(SweepView(sweep({"r": [1, 16], "lora_alpha": [1, 16]})))
     found = _scaling((0.5, 0.9), 0.8, (MUCH, SOME))
-    found["beyond"][2]["ci95"] = NOTHING
+    found["beyond"][3]["ci95"] = NOTHING
     told = scaling_answer(found, steps)
-    assert "r adds less than 5 % of the variance to alpha × lr; whether alpha does, these" in told
+    assert "r adds less than 5 % of the variance to alpha × lr; whether alpha and lr do" in told
 
 
 def test_the_step_of_all_columns_is_that_of_the_scaling() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from llabel.errors import InputError
 from llabel.events import CellSays, Event, StepDone
-from llabel.sweep.on_ray import _share
+from llabel.sweep.on_ray import _share, refuse_unreachable
 from sweep_runs import GRID, Here, go, lasting, shared
 
 
@@ -86,6 +86,14 @@ def test_no_cluster_and_no_ray_are_told(
     with pytest.raises(InputError, match=r"pip install 'llabel\[ray\]'"):
         go(shared(weather, tiny_llama, r="2,4"), tmp_path / "out", ray="default")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
+def test_an_address_where_nobody_listens_is_told_at_once(address: str) -> None:
+    with pytest.raises(InputError, match=f"--ray {address}: nothing listens there"):
+        refuse_unreachable(address)
+    refuse_unreachable("default")
+    refuse_unreachable("auto")
 
 
 CORES, GPU, TWO_GPUS = {"CPU": 8.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 16.0, "GPU": 2.0}

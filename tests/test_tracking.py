@@ -127,6 +127,42 @@ def test_mlflow_gets_a_database_made_by_one_worker_and_no_telemetry(
     assert found.telemetry == "false"
 
 
+SERVICE = """
+from types import SimpleNamespace
+
+said = []
+config = SimpleNamespace(update=lambda values, **more: said.append(("config", values)))
+
+def init(**more):
+    said.append(("init", more))
+    return SimpleNamespace(
+        log=lambda values, step=None, **more: said.append(("log", values)),
+        finish=lambda: said.append(("finish", None)),
+    )
+"""
+
+
+@pytest.mark.parametrize("track", ["wandb", "trackio"])
+def test_services_are_told_through_accelerate_s_trackers(
+    weather: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, track: Any
+) -> None:
+    (tmp_path / f"{track}.py").write_text(SERVICE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    settings = config(weather, Path("none"), RunSettings(track=track, rung="majority"))
+    record = fit(settings, tmp_path / "out", command="")
+    module = sys.modules.pop(track)
+    names = [name for name, _ in module.said]
+    assert names[:2] == ["init", "config"]
+    assert names[-1] == "finish"
+    logged: dict[str, float] = {}
+    for name, values in module.said:
+        logged |= values if name == "log" else {}
+    test = record["metrics"]["test"]
+    assert test
+    assert logged["test/final_log_loss"] == test["log_loss"]
+
+
 def test_mlflow_has_the_losses_of_each_cell_of_two_workers(
     weather: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ _OURS = (
     *("README.md", "adapter", "checkpoints", "predictions.jsonl", "run.json", "rung.json"),
     *("train.log.jsonl", ".new-adapter", ".old-adapter"),
     *("arrays.safetensors", "words.json", "encoder", "confidence.json"),
-    *("tensorboard", "mlflow", "wandb", "targets"),
+    *("tensorboard", "mlflow", "wandb", "trackio", "targets"),
     _STARTED,  # at last: it says that the others are ours
 )
 
@@ -42,7 +42,6 @@ def claimed(
     `overwrite` throws away a finished run and one with other settings; an unfinished one with the
     same settings goes on in any case.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
     with alone_with(
         out, f"{out} is in use by another llabel process. Wait, or choose another --out."
     ):
@@ -51,20 +50,27 @@ def claimed(
 
 @contextmanager
 def alone_with(path: Path, otherwise: str) -> Iterator[None]:
-    """Keep other llabel processes away from `path`.
+    """Keep other llabel processes away from `path`; the folder that it lies in is made.
 
     Raises:
         InUseError: one is there already; the message is `otherwise`.
-        InputError: it is the root of all folders.
+        InputError: it is the root of all folders, or lies where none can be made.
     """
     path = path.resolve()  # "." has no name
     if not path.name:
         raise InputError(f"{path} cannot be written to. Name a folder below it.")
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise InUseError(otherwise) from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            f"{path} cannot be written to ({reason}: {path.parent}). Name a folder that you may "
+            "write to."
+        ) from error
     try:
         yield
     finally:

@@ -80,7 +80,6 @@ def merge(
     _refuse_others(folder)
     _refuse_taken(out)
     texts = _sample(_texts(folder, data), rows)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with alone_with(out, f"-o {out} is being written by another llabel process."):
         return _merge(folder, out.resolve(), dtype, texts, max_flips, device, notify)
 

@@ -29,11 +29,12 @@ def render_sweep(record: SweepRecord, out: Path) -> RenderableType:
 
 def _table(record: SweepRecord) -> Table:
     rows = record["data"]["rows"]
+    # Of a sweep over the rows, the record tells those of its first cells only.
+    learned = (
+        f"learned from {rows['train']:,} rows; " if "train_rows" not in _varied(record) else ""
+    )
     table = Table(
-        title=Text(
-            f"{record['title']}: learned from {rows['train']:,} rows; "
-            f"scores on {rows['validation']:,} validation rows"
-        ),
+        title=Text(f"{record['title']}: {learned}scores on {rows['validation']:,} validation rows"),
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,

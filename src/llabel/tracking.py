@@ -95,6 +95,9 @@ def refuse_missing_tracker(config: RunConfig) -> None:
 def _started(kind: str, folder: Path, name: str) -> Any:
     place = folder.resolve() / kind
     place.mkdir(parents=True, exist_ok=True)
+    from accelerate import PartialState
+
+    PartialState()  # accelerate's log, which its trackers write to, asks which process this is
     # A sweep's workers begin at the same moment, and only one of them may make what all share.
     with FileLock(place / ".start.lock"):
         tracker = _made(kind, place, name)

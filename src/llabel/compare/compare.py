@@ -85,7 +85,6 @@ def compare_each(
         done = compare(config, asked, out, command=command, overwrite=overwrite, notify=notify)
         return {"": (out, done)}
     joints = each_target(config, asked, out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     found = {}
     with alone_with(out, f"{out} is in use by another llabel process. Wait, or choose another."):
         for joint in joints:
@@ -104,7 +103,6 @@ def _compare(config: RunConfig, out: Path, job: "_Job") -> CompareRecord:
         )
     _refuse_foreign(out, asked)
     draws = list(planned_draws(config, asked, out)) if asked.draws > 1 else []
-    out.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{out} is in use by another llabel process. Wait, or choose another --out."
     with alone_with(out, busy):
         if not draws:

@@ -185,6 +185,15 @@ class SweepView:
         done = [(setting.loss, setting) for setting in self.settings if setting.loss is not None]
         return tuple(setting for _, setting in sorted(done, key=lambda pair: pair[0]))
 
+    @cached_property
+    def compared(self) -> tuple[Setting, ...]:
+        """Of these, what the choice was made among: settings of which no seed came to nothing.
+
+        Where all are like that, all of them.
+        """
+        whole = tuple(s for s in self.ranked if all(cell.loss is not None for cell in s.cells))
+        return whole or self.ranked
+
     def untouched(self, settings: Mapping[str, Any]) -> str:
         """A control in words; where there are several untouched models, which."""
         controls = [cell.row["settings"] for cell in self.cells if cell.row["control"]]

@@ -81,7 +81,7 @@ def scaling_answer(found: Mapping[str, Any], steps: Sequence[Step]) -> str:
         return f"{said}None says much: the settings differ too little, or in other ways."
     if adding := [shown(e["axis"]) for e in _of(found, best) if e["ci95"][0] > MATTERS]:
         return (
-            f"{said}So it is not the learning rate in disguise alone: {_listed(adding)} "
+            f"{said}So that is not all: {_listed(adding)} "
             f"{'adds' if len(adding) == 1 else 'add'} more than {_matters()} of the variance to "
             f"{best.name} (95 % intervals)."
         )
@@ -104,7 +104,9 @@ def _of(found: Mapping[str, Any], step: Step) -> list[Mapping[str, Any]]:
 def _is_all(found: Mapping[str, Any], step: Step, score: float, best: float) -> bool:
     """Whether a curve predicts as well as anything, and nothing adds to it."""
     entries = [e for e in found["beyond"] if e["curve"] == step.key]
-    return score >= best - MATTERS and len(_bounded(found, step)) == len(entries)
+    # An axis with no degree of freedom left is a part of the curve, and can add nothing.
+    free = [e for e in entries if e["df"] > 0]
+    return score >= best - MATTERS and len(_bounded(found, step)) == len(free)
 
 
 def _bounded(found: Mapping[str, Any], step: Step) -> list[Mapping[str, Any]]:
@@ -126,7 +128,9 @@ def _untold(names: Sequence[str], bounded: Sequence[str], step: Step) -> str:
 
 
 def _disguised(axes: Sequence[str], through: Sequence[str]) -> str:
-    """What that means for alpha and r."""
+    """What that means for alpha and r: of the learning rate nothing, where there is only one."""
+    if "lr" not in axes:
+        return _of_one_rate(axes, through)
     alpha = "Alpha is the learning rate in disguise" if "lora_alpha" in axes else ""
     if "r" not in axes:
         return f" {alpha}."
@@ -140,6 +144,17 @@ def _disguised(axes: Sequence[str], through: Sequence[str]) -> str:
             "smaller, and they add up"
         )
     return f" {alpha}; {r}." if alpha else f" {r[0].upper()}{r[1:]}."
+
+
+def _of_one_rate(axes: Sequence[str], through: Sequence[str]) -> str:
+    """The same of cells with one learning rate, which cannot tell alpha from it."""
+    if not {"r", "lora_alpha"} <= set(axes):
+        return ""
+    if len(through) > 1:
+        said = "Alpha decides; whether r divides it, these cells don't tell"
+    else:
+        said = "Alpha / r decides" if through[0] == STEP else "Alpha decides, not alpha / r"
+    return f" {said}. Whether that is a learning rate in disguise, one rate cannot show."
 
 
 def _matters() -> str:

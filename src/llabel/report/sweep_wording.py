@@ -50,14 +50,14 @@ def reason(view: SweepView) -> str:
     best, recommended = view.cell(chosen["cell"]), view.cell(chosen["recommended"])
     mean = f", mean of {seeds} seeds" if seeds > 1 and not best.row["control"] else ""
     told = (
-        f"Best of {len(view.ranked)} settings on the {numbers.count(scores['rows'])} validation "
+        f"Best of {len(view.compared)} settings on the {numbers.count(scores['rows'])} validation "
         f"rows: {setting(view, best)}, log loss {numbers.score(scores['log_loss'])} (95 % interval "
         f"{numbers.interval(scores['log_loss_ci95'])}), accuracy "
         f"{numbers.score(scores['accuracy'])}{mean}."
     )
     near = chosen["not_worse"]
     if not near:
-        return told if len(view.ranked) == 1 else f"{told} All others are measurably worse."
+        return told if len(view.compared) == 1 else f"{told} All others are measurably worse."
     others = f"{len(near)} other setting{'s are' if len(near) > 1 else ' is'} not measurably worse"
     own = _recommended(view)
     if own is None:
@@ -90,6 +90,9 @@ def caveats(view: SweepView) -> Iterator[str]:
         yield f"{_counted(lost)} of {len(view.cells)} cells: nothing is known of them."
     if chosen is None:
         return
+    left_out = [s.label for s in view.ranked if s not in view.compared]
+    if left_out:
+        yield (f"Not compared, as not all of their seeds are done: {'; '.join(left_out)}.")
     best = view.cell(chosen["cell"])
     own = _recommended(view)
     if own and own["ci95"][1] > 0:

@@ -20,11 +20,13 @@ from llabel.task import Probabilities, Split
 RULE = (
     "Chosen: the lowest log loss on the validation rows{seeds}. Not measurably worse: settings "
     "whose log loss does not differ from it at the 5 % level, by a paired bootstrap over {units}, "
-    "Holm-corrected for all of them. Recommended: of these and the chosen one the cheapest, by "
-    "the ladder's order of systems, then what training computed (tokens read × parameters of the "
-    "model; rows, where a system or an old record has no tokens), then trained parameters; of "
-    "equals the one with the lower loss. The same rows chose and compare, so the chosen one's lead "
-    "looks a little larger than it is; the test part was not looked at."
+    "Holm-corrected for all of them; intervals are each setting's own, not corrected. A setting of "
+    "which a seed came to nothing is not compared, unless all are like that. Recommended: of these "
+    "and the chosen one the cheapest, by the ladder's order of systems, then what training "
+    "computed (tokens read × parameters of the model; rows, where a system or an old record has no "
+    "tokens), then trained parameters; of equals the one with the lower loss. The same rows chose "
+    "and compare, so the chosen one's lead looks a little larger than it is; the test part was not "
+    "looked at."
 )
 
 

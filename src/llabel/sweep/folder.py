@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from llabel.config import defaults, option
 from llabel.errors import InputError
-from llabel.folder import write_json
+from llabel.folder import InUseError, alone_with, write_json
 from llabel.sweep.axes import Axes
 from llabel.sweep.cells import PlannedCell, apart
 from llabel.template import template_digest
@@ -44,7 +44,13 @@ class SweepFolder:
         """
         if self.out.exists() and not self.out.is_dir():
             raise InputError(f"--out {self.out} is a file. Name a folder.")
-        self.out.mkdir(parents=True, exist_ok=True)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"--out {self.out} cannot be made ({error.strerror}: {error.filename}). Name a "
+                "folder that you may write to."
+            ) from error
         with self.lock("started"):
             now, then = _described(axes, sampler, fingerprints), self._started()
             if then is None and any(not path.name.startswith(".") for path in self.out.iterdir()):
@@ -114,13 +120,17 @@ class SweepFolder:
         return (self.out / CELLS / name / RUNG / _LAST).is_file()
 
     def remove_rungs(self, kept: Collection[str]) -> None:
-        """Remove what cells learned, but for those that are named; each at once or not at all."""
-        for place in (self.out / CELLS).iterdir():
-            gone = place / f".old-{RUNG}"
-            shutil.rmtree(gone, ignore_errors=True)  # of a process that was killed meanwhile
-            if place.name not in kept and (place / RUNG).is_dir():
-                (place / RUNG).replace(gone)
-                shutil.rmtree(gone, ignore_errors=True)
+        """Remove what cells learned, but for those that are named; each at once or not at all.
+
+        Cells that another process is at are left to it.
+        """
+        for place in [path for path in (self.out / CELLS).iterdir() if path.is_dir()]:
+            with suppress(InUseError), alone_with(place, place.name):
+                gone = place / f".old-{RUNG}"
+                shutil.rmtree(gone, ignore_errors=True)  # of a process that was killed meanwhile
+                if place.name not in kept and (place / RUNG).is_dir():
+                    (place / RUNG).replace(gone)
+                    shutil.rmtree(gone, ignore_errors=True)
 
     def places(self) -> dict[str, Path]:
         """Folder by what its cell is."""

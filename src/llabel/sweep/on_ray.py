@@ -6,6 +6,7 @@ have to be where all nodes see them.
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from llabel.sweep.outcome import Order
 
 DEFAULT = "default"  # a cluster that Ray knows of, else one that is started here
 _TICK = 0.2  # seconds between looks at what an actor said
+_PATIENCE = 5  # seconds for a cluster to answer
 _PARTS = 10_000  # of a CPU or GPU: Ray counts no finer
 
 
@@ -60,6 +62,24 @@ def require_ray() -> None:
         ) from error
 
 
+def refuse_unreachable(address: str) -> None:
+    """Find out in seconds what Ray needs minutes for, before the sweep's folder is made.
+
+    Raises:
+        InputError: HOST:PORT is given, and nobody listens there.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"--ray {address}: nothing listens there ({error}). Start a cluster (ray start --head "
+            "says its address), or give --ray without an address."
+        ) from error
+
+
 @contextmanager
 def cluster(
     address: str, out: Path, loaded: Mapping[str, LoadedTask], jobs: int | None
@@ -86,7 +106,7 @@ def cluster(
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        except (ConnectionError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"--ray {address}: there is no Ray cluster ({str(error).splitlines()[0]}). Start "
                 "one (ray start --head), or give --ray without an address."

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llabel.events import CellDone, CellStarted, Listener
-from llabel.folder import write_json
+from llabel.folder import InUseError, alone_with, write_json
 from llabel.sweep.axes import Axes
 from llabel.sweep.cells import PlannedCell, searched
 from llabel.sweep.folder import CELL, CELLS, SweepFolder, is_finished, read_cell
@@ -75,8 +75,15 @@ class GridPlan:
             return
         place = self.folder.out / CELLS / order.name
         if died:
-            place.mkdir(exist_ok=True)
-            write_json(place / CELL, outcome(order, "failed", died, again=True))
+            try:
+                with alone_with(place, BUSY):
+                    if not is_finished(place):  # it may have died when all was done
+                        place.mkdir(exist_ok=True)
+                        write_json(place / CELL, outcome(order, "failed", died, again=True))
+            except InUseError:  # another process has taken it up
+                with self.lock:
+                    self.busy.append(order)
+                return
         self.close(order, read_cell(place) or outcome(order, "failed"))
 
     def close(self, order: Order, found: Mapping[str, Any]) -> None:

@@ -183,6 +183,7 @@ class Runner:
         scores = score(task.test.y, proba)
         assert scores
         metrics = TestMetrics(test=scores, test_unseen=score(task.test.y[unseen], proba[unseen]))
-        earlier = [*then["earlier"], then["cell"]] if then else []
+        before = [*then["earlier"], then["cell"]] if then else []
+        earlier = [name for name in before if name != order.name]
         found = {"cell": order.name, "metrics": metrics, "earlier": earlier}
         write_json(self.folder.out / TEST, found)

@@ -27,7 +27,7 @@ from llabel.sweep.folder import (
     read_cell,
     read_test,
 )
-from llabel.sweep.on_ray import cluster, require_ray
+from llabel.sweep.on_ray import cluster, refuse_unreachable, require_ray
 from llabel.sweep.outcome import Order
 from llabel.sweep.plans import GridPlan, SearchPlan
 from llabel.sweep.results import assemble, done_cells
@@ -70,6 +70,7 @@ def sweep(
         require_optuna()
     if asked.ray:
         require_ray()
+        refuse_unreachable(asked.ray)
     axes = read_axes(values, searching=asked.search is not None, seeds=asked.seeds)
     job = _prepared(axes, asked, SweepFolder(out), one_at_a_time(notify))
     with job.crew() as crew:
@@ -94,12 +95,17 @@ def _prepared(axes: Axes, asked: SweepSettings, folder: SweepFolder, notify: Lis
     first = loaded[rows_key(cells[0].config)]
     for text in first.notes:
         notify(Note(text))
-    for config in _kinds(cells):
+    kinds, missing = _kinds(cells), []
+    for config in kinds:
         task = loaded[rows_key(config)].task
         try:
             registry.make(config).prepare(task.fields, task.classes, notify)
         except FetchError as error:
-            notify(Note(f"{config.run.rung}: {error}"))
+            missing.append((config, error))
+    if len(missing) == len(kinds):  # no cell could run
+        raise missing[0][1]
+    for config, fault in missing:
+        notify(Note(f"{config.run.rung}: {fault}"))
     job = _Sweep(axes, asked, folder, [] if asked.search else cells, loaded, rows, notify)
     folder.open(axes, asked.search, job.fingerprints)
     return job
@@ -127,13 +133,25 @@ def _kinds(cells: list[PlannedCell]) -> list[RunConfig]:
     """One cell's settings of each kind: those that differ by numbers alone are prepared alike."""
     found: dict[str, RunConfig] = {}
     for cell in cells:
-        values = {
-            name: value
-            for name, value in cell.identity.items()
-            if not isinstance(value, int | float) or name == "max_seq_length"
-        }
-        found.setdefault(str(sorted(values.items(), key=str)), cell.config)
+        found.setdefault(_kind(cell), cell.config)
     return list(found.values())
+
+
+def _by_kind(cells: list[PlannedCell]) -> list[PlannedCell]:
+    """Cells of a kind one after the other: a worker keeps one base model, and the prompts of it."""
+    found: dict[str, list[PlannedCell]] = {}
+    for cell in cells:
+        found.setdefault(_kind(cell), []).append(cell)
+    return [cell for some in found.values() for cell in some]
+
+
+def _kind(cell: PlannedCell) -> str:
+    values = {
+        name: value
+        for name, value in cell.identity.items()
+        if not isinstance(value, int | float) or name == "max_seq_length"
+    }
+    return str(sorted(values.items(), key=str))
 
 
 @dataclass(slots=True)
@@ -191,7 +209,7 @@ class _Sweep:
                 for cell, place in zip(self.cells, places, strict=True)
                 if not is_finished(place)
             ]
-            plan = GridPlan(self.folder, left, self.order, self.rows, self.notify)
+            plan = GridPlan(self.folder, _by_kind(left), self.order, self.rows, self.notify)
             done = len(self.cells) - len(left)
             self.notify(SweepStarted(len(self.cells), done, sum(map(self.rows, left))))
         watched = WrittenSoFar(plan, lambda: self._write_so_far(plan, command), self.notify)
@@ -221,8 +239,7 @@ class _Sweep:
         record = assemble(self.axes, search, loaded, ended, self.folder, None, None, command)
         record["unfinished"] = left or len(cells) - len(ended)
         with self.folder.lock("record"):
-            known = self.folder.is_still(self.axes, self.asked.search, self.fingerprints)
-            if known and not self.folder.is_written_up():
+            if self._is_still() and not self.folder.is_written_up():
                 self._write(record)
 
     def _write(self, record: SweepRecord) -> None:
@@ -230,25 +247,44 @@ class _Sweep:
         write_text(self.folder.out / PAGE, render_sweep(record))
 
     def close(self, crew: Crew, command: str) -> SweepRecord:
-        """Choose, read the test part once, write it all up."""
+        """Choose, read the test part once, write it all up.
+
+        Another process may do so at the same time, have more cells, or end one that failed here:
+        from the look at what is done to the record no other chooses or tests.
+        """
         loaded = self.read(self.cells[0].config)
-        done = done_cells(self.folder, self.cells)
-        chosen = choose(done, self.cells, loaded.task.validation)
-        test: Test | None = None
-        if chosen:
-            best = next(one.cell for one in done if one.name == chosen["cell"])
-            test = self._tested(best, crew)
-            self._restored([one.cell for one in done if one.name == chosen["recommended"]], crew)
         search = self._search() if self.asked.search else None
-        record = assemble(self.axes, search, loaded, self.cells, self.folder, chosen, test, command)
-        with self.folder.lock("record"):
-            if not self.folder.is_still(self.axes, self.asked.search, self.fingerprints):
-                self.notify(Note("Another process extended this sweep and will write it up."))
-                return record
-            self._write(record)
-            if chosen and not self.asked.keep_adapters:
-                self.folder.remove_rungs({chosen["cell"], chosen["recommended"]})
-        return record
+        with self.folder.lock("choice"):
+            while True:
+                still = self._is_still()
+                done = done_cells(self.folder, self.cells)
+                chosen = choose(done, self.cells, loaded.task.validation) if still else None
+                test: Test | None = None
+                if chosen:
+                    best = next(one.cell for one in done if one.name == chosen["cell"])
+                    test = self._tested(best, crew)
+                    recommended = chosen["recommended"]
+                    self._restored([one.cell for one in done if one.name == recommended], crew)
+                record = assemble(
+                    self.axes, search, loaded, self.cells, self.folder, chosen, test, command
+                )
+                with self.folder.lock("record"):
+                    if not (still and self._is_still()):
+                        self.notify(
+                            Note("Another process extended this sweep and will write it up.")
+                        )
+                        return record
+                    now = done_cells(self.folder, self.cells)
+                    if [one.name for one in now] != [one.name for one in done]:
+                        continue  # a cell that had failed is done meanwhile
+                    self._write(record)
+                    if chosen and not self.asked.keep_adapters:
+                        self.folder.remove_rungs({chosen["cell"], chosen["recommended"]})
+                    return record
+
+    def _is_still(self) -> bool:
+        """Whether nobody extended the sweep meanwhile."""
+        return self.folder.is_still(self.axes, self.asked.search, self.fingerprints)
 
     def order(self, cell: PlannedCell, trial: int | None) -> Order:
         """What a worker is told of a cell."""
