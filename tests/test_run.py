@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from llabel.config import RunConfig
 from llabel.errors import InputError
 from llabel.events import Event, Note, StageStarted, StepDone
+from llabel.folder import finished_run
 from llabel.metrics import score
 from llabel.record import RunRecord
 from llabel.run import evaluate, fit
@@ -117,6 +119,22 @@ def test_a_template_file_that_changed_is_another_setting(setup: RunConfig, tmp_p
     template.write_text("{text} {note} Sky:")
     with pytest.raises(InputError, match=r"the file .*mine.txt of --template has changed.*--overw"):
         fit(own, out, command="")
+
+
+def test_weights_that_changed_are_another_model(
+    setup: RunConfig, tiny_llama: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny_llama, tmp_path / "model")
+    own = replace(setup, llm=replace(setup.llm, model=str(model), epochs=1))
+    out = tmp_path / "run"
+    fit(own, out, command="")
+    weights = load_file(model / "model.safetensors")
+    weights["model.norm.weight"] += 1
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"the weights in .*model \(--model\) have changed"):
+        fit(own, out, command="")
+    shutil.rmtree(model)  # whoever has the run may have it without the model
+    assert finished_run(out, own, json.loads((out / "started.json").read_text())["fingerprint"])
 
 
 def test_a_run_may_lie_where_one_stands(

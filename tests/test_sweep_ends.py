@@ -1,11 +1,13 @@
 """Cells that come to nothing, folders of others, rungs beside LoRA: all of it in this process."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from llabel.errors import InputError
 from llabel.events import CellDone, Event
@@ -162,6 +164,18 @@ def test_a_template_s_file_that_was_edited_is_refused(
     started.write_text(json.dumps(known))  # as an earlier llabel left it
     folder.open(axes, None, {"rows": "abc"})
     assert folder.is_still(axes, None, {"rows": "abc"})
+
+
+def test_a_model_whose_weights_changed_is_refused(
+    weather: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny_llama, tmp_path / "model")
+    values = shared(weather, model, rung="majority", train_rows="20,30")
+    go(values, tmp_path / "out")
+    weights = load_file(model / "model.safetensors")
+    save_file({name: 2 * some for name, some in weights.items()}, model / "model.safetensors")
+    with pytest.raises(InputError, match=r"another sweep: the weights in .*model have changed"):
+        go(values, tmp_path / "out")
 
 
 def test_rungs_that_were_half_written_or_removed_are_trained_again(

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
+from llabel.assets import own_weights_digest
 from llabel.config import RunConfig, defaults, option
 from llabel.errors import InputError
 from llabel.events import EpochDone, Event, Listener, Note, StepDone
@@ -18,6 +19,7 @@ from llabel.record import RunRecord
 from llabel.template import template_digest
 
 _STARTED = "started.json"
+_WEIGHTS = {"model", "encoder"}  # settings that may name a folder whose weights change
 SHARED_RUN = "shared.json"  # names the run for several targets whose answers are laid out here
 _NEEDED = ("config", "cost", "data", "rung", "training")  # keys of a whole record
 _OURS = (
@@ -106,6 +108,9 @@ def _identity(config: RunConfig, fingerprint: str) -> dict[str, Any]:
     now = {"fingerprint": fingerprint, "config": settings}
     if digest := template_digest(settings.get("template", "")):
         now["template"] = digest
+    for name in _WEIGHTS & settings.keys():
+        if digest := own_weights_digest(settings[name]):
+            now[name] = digest
     return cast(dict[str, Any], json.loads(json.dumps(now)))
 
 
@@ -168,9 +173,14 @@ def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
     if not changed and then["fingerprint"] != now["fingerprint"]:
         changed = ["the rows of the data have changed"]
-    digest = now.get("template")
-    if not changed and digest and then.get("template", digest) != digest:  # old runs have none
-        changed = [f"the file {now['config']['template']} of --template has changed"]
+    if not changed:
+        changed = [
+            f"the file {now['config'][name]} of {option(name)} has changed"
+            if name == "template"
+            else f"the weights in {now['config'][name]} ({option(name)}) have changed"
+            for name in sorted({"template", *_WEIGHTS} & now.keys())
+            if then.get(name, now[name]) != now[name]  # old runs have none
+        ]
     return changed
 
 

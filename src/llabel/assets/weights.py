@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from llabel.assets.catalogue import BUILT_IN
+
 _NUMBERS = 64  # at least so many of each tensor, or all; rows are read whole
 
 
@@ -37,3 +39,19 @@ def weights_digest(folder: Path) -> str:
         digest.update(f"{name} {part.get_dtype()} {shape}\n".encode())
         digest.update(start.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def own_weights_digest(name: str) -> str | None:
+    """`weights_digest` of a model that is named by its folder, whose files may change.
+
+    None for what has a fixed version (built in, or of the Hub), and where no weights can be read.
+    """
+    from safetensors import SafetensorError
+
+    folder = Path(name).expanduser()
+    if name in BUILT_IN or not folder.is_dir() or not any(folder.glob("*.safetensors")):
+        return None
+    try:
+        return weights_digest(folder)
+    except (OSError, SafetensorError):
+        return None

@@ -9,6 +9,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from llabel.assets import own_weights_digest
 from llabel.config import defaults, option
 from llabel.errors import InputError
 from llabel.folder import InUseError, alone_with, write_json
@@ -20,7 +21,7 @@ CELLS, UNTOUCHED, STUDY = "cells", "untouched", "study.log"
 RECORD, TEST = "sweep.json", "test.json"
 _LAST = "rung.json"  # of what a rung writes
 CELL, RUNG, VALIDATION, LOG = "cell.json", "rung", "validation.safetensors", "train.log.jsonl"
-_STARTED, _TEMPLATES = "started.json", "templates"
+_STARTED, _TEMPLATES, _WEIGHTS = "started.json", "templates", "weights"
 # Settings that may change between two calls: they decide no result.
 _FREE = ("checkpoint_minutes", "checkpoint_steps", "track", "no_texts")
 
@@ -73,7 +74,8 @@ class SweepFolder:
     def is_still(self, axes: Axes, sampler: str | None, fingerprints: Mapping[str, str]) -> bool:
         """Whether nobody extended the sweep meanwhile."""
         then, now = self._started(), _described(axes, sampler, fingerprints)
-        return then is not None and then | {_TEMPLATES: None} == now | {_TEMPLATES: None}
+        files: dict[str, Any] = {_TEMPLATES: None, _WEIGHTS: None}
+        return then is not None and then | files == now | files
 
     def is_written_up(self) -> bool:
         """Whether the record of a sweep that has ended is there, maybe of fewer values."""
@@ -189,6 +191,11 @@ def _described(axes: Axes, sampler: str | None, fingerprints: Mapping[str, str])
             for name in values.get("template", ())
             if (digest := template_digest(name)) is not None
         },
+        _WEIGHTS: {
+            name: digest
+            for name in (*values.get("model", ()), *values.get("encoder", ()))
+            if (digest := own_weights_digest(name)) is not None
+        },
     }
     found: dict[str, Any] = json.loads(json.dumps(described))
     return found
@@ -205,12 +212,16 @@ def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
             found.append(f"{option(name)} was {_shown(old)}, is {_shown(new)}")
     if then["ranges"] != now["ranges"] or then["sampler"] != now["sampler"]:
         found.append(f"--search was over {_search(then)}, is over {_search(now)}")
-    before = then.get(_TEMPLATES, {})  # sweeps of old do not know them
-    found += [
-        f"the file {name} of --template has changed"
-        for name, digest in now[_TEMPLATES].items()
-        if before.get(name, digest) != digest
-    ]
+    for files, what in (
+        (_TEMPLATES, "the file {} of --template has changed"),
+        (_WEIGHTS, "the weights in {} have changed"),
+    ):
+        before = then.get(files, {})  # sweeps of old do not know them
+        found += [
+            what.format(name)
+            for name, digest in now[files].items()
+            if before.get(name, digest) != digest
+        ]
     old, new = then["fingerprints"], now["fingerprints"]
     if not found and any(old[rows] != new[rows] for rows in old.keys() & new.keys()):
         found.append("the rows of the data have changed")
