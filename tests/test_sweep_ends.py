@@ -290,6 +290,19 @@ def test_cells_of_an_older_llabel_are_read(weather: Path, tiny_llama: Path, tmp_
     assert not any("tokens" in cell["cost"] for cell in again["cells"])
 
 
+def test_a_default_that_is_another_now_is_another_sweep(weather: Path, tmp_path: Path) -> None:
+    values, out = shared(weather, tmp_path, rung="majority", train_rows="20,30"), tmp_path / "o"
+    go(values, out)
+    started = json.loads((out / "started.json").read_text())
+    started["defaults"]["r"] = 8  # as an older llabel had it
+    (out / "started.json").write_text(json.dumps(started))
+    with pytest.raises(InputError, match="--r is not given, and its default was 8, is 16"):
+        go(values, out)
+    del started["defaults"]
+    (out / "started.json").write_text(json.dumps(started))
+    go(values, out)
+
+
 def test_a_damaged_cell_is_told(weather: Path, tiny_llama: Path, tmp_path: Path) -> None:
     values, out = shared(weather, tiny_llama, rung="majority", train_rows="20,40"), tmp_path / "out"
     record = go(values, out)

@@ -168,7 +168,12 @@ def _cut(name: str, value: Any) -> Iterator[Any]:
 def _range(name: str, text: str) -> Range:
     """`LOW..HIGH`, with `:log` or `:linear` behind it."""
     limits, _, scale = text.partition(":")
-    low, high = (checked({name: part.strip()})[name] for part in limits.split(_DOTS, 1))
+    try:
+        low, high = (checked({name: part.strip()})[name] for part in limits.split(_DOTS, 1))
+    except InputError as error:
+        raise InputError(
+            f"{option(name)} {text}: a range is written as LOW..HIGH, such as 1e-5..1e-2. {error}"
+        ) from error
     log = (scale or ("log" if name in _LOG else "linear")) == "log"
     if scale not in {"", "log", "linear"}:
         raise InputError(f"{option(name)} {text}: after the colon, write log or linear.")

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ CELLS, UNTOUCHED, STUDY = "cells", "untouched", "study.log"
 RECORD, TEST = "sweep.json", "test.json"
 _LAST = "rung.json"  # of what a rung writes
 CELL, RUNG, VALIDATION, LOG = "cell.json", "rung", "validation.safetensors", "train.log.jsonl"
-_STARTED, _TEMPLATES, _WEIGHTS = "started.json", "templates", "weights"
+_STARTED = "started.json"
+_DEFAULTS, _TEMPLATES, _WEIGHTS = "defaults", "templates", "weights"  # keys in it
 # Settings that may change between two calls: they decide no result.
 _FREE = ("checkpoint_minutes", "checkpoint_steps", "track", "no_texts")
 
@@ -74,8 +76,8 @@ class SweepFolder:
     def is_still(self, axes: Axes, sampler: str | None, fingerprints: Mapping[str, str]) -> bool:
         """Whether nobody extended the sweep meanwhile."""
         then, now = self._started(), _described(axes, sampler, fingerprints)
-        files: dict[str, Any] = {_TEMPLATES: None, _WEIGHTS: None}
-        return then is not None and then | files == now | files
+        aside = dict.fromkeys((_DEFAULTS, _TEMPLATES, _WEIGHTS))
+        return then is not None and then | aside == now | aside
 
     def is_written_up(self) -> bool:
         """Whether the record of a sweep that has ended is there, maybe of fewer values."""
@@ -186,6 +188,8 @@ def _described(axes: Axes, sampler: str | None, fingerprints: Mapping[str, str])
         "values": values,
         "ranges": {name: dict(values) for name, values in axes.ranges.items()},
         "sampler": sampler,
+        # Cells are told by what differs from these.
+        _DEFAULTS: {name: value for name, value in defaults().items() if value is not MISSING},
         _TEMPLATES: {
             name: digest
             for name in values.get("template", ())
@@ -210,6 +214,12 @@ def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
         old, new = (each["values"].get(name, [_json(usual.get(name))]) for each in (then, now))
         if any(value not in new for value in old) or (now["sampler"] and old != new):
             found.append(f"{option(name)} was {_shown(old)}, is {_shown(new)}")
+    found += [
+        f"{option(name)} is not given, and its default was {_shown([value])}, is "
+        f"{_shown([now[_DEFAULTS][name]])}"
+        for name, value in then.get(_DEFAULTS, {}).items()
+        if name not in now["values"] and now[_DEFAULTS].get(name, value) != value
+    ]
     if then["ranges"] != now["ranges"] or then["sampler"] != now["sampler"]:
         found.append(f"--search was over {_search(then)}, is over {_search(now)}")
     for files, what in (
