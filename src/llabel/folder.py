@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING
 from pathlib import Path
@@ -19,7 +19,12 @@ from llabel.record import RunRecord
 from llabel.template import template_digest
 
 _STARTED = "started.json"
-_WEIGHTS = {"model", "encoder"}  # settings that may name a folder whose weights change
+# Settings that may name files which change, how these are told apart, and what to say of it.
+_FILES: dict[str, tuple[Callable[[str], str | None], str]] = {
+    "encoder": (own_weights_digest, "the weights in {} (--encoder) have changed"),
+    "model": (own_weights_digest, "the weights in {} (--model) have changed"),
+    "template": (template_digest, "the file {} of --template has changed"),
+}
 SHARED_RUN = "shared.json"  # names the run for several targets whose answers are laid out here
 _NEEDED = ("config", "cost", "data", "rung", "training")  # keys of a whole record
 _OURS = (
@@ -106,10 +111,8 @@ def _identity(config: RunConfig, fingerprint: str) -> dict[str, Any]:
     """What must not change within a folder, as JSON gives it back."""
     settings = config.flat()
     now = {"fingerprint": fingerprint, "config": settings}
-    if digest := template_digest(settings.get("template", "")):
-        now["template"] = digest
-    for name in _WEIGHTS & settings.keys():
-        if digest := own_weights_digest(settings[name]):
+    for name, (digest_of, _) in _FILES.items():
+        if name in settings and (digest := digest_of(settings[name])):
             now[name] = digest
     return cast(dict[str, Any], json.loads(json.dumps(now)))
 
@@ -164,8 +167,7 @@ def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
     A setting that there was not yet when the run began had what is the default now.
     """
-    usual = json.loads(json.dumps({n: v for n, v in defaults().items() if v is not MISSING}))
-    before = usual | then["config"]
+    before = usual_settings() | then["config"]
     changed = [
         f"{option(name)} was {before.get(name)!r}, is {value!r}"
         for name, value in now["config"].items()
@@ -175,13 +177,17 @@ def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
         changed = ["the rows of the data have changed"]
     if not changed:
         changed = [
-            f"the file {now['config'][name]} of {option(name)} has changed"
-            if name == "template"
-            else f"the weights in {now['config'][name]} ({option(name)}) have changed"
-            for name in sorted({"template", *_WEIGHTS} & now.keys())
-            if then.get(name, now[name]) != now[name]  # old runs have none
+            told.format(now["config"][name])
+            for name, (_, told) in _FILES.items()
+            if name in now and then.get(name, now[name]) != now[name]  # old runs have none
         ]
     return changed
+
+
+def usual_settings() -> dict[str, Any]:
+    """The default of every setting that has one, as JSON gives it back."""
+    usual = {name: value for name, value in defaults().items() if value is not MISSING}
+    return cast(dict[str, Any], json.loads(json.dumps(usual)))
 
 
 def _remove_run(out: Path) -> None:

@@ -50,14 +50,11 @@ def check(
     from llabel.check import check as look_over
     from llabel.check.view import render
     from llabel.console import fetching, messages, notes, output
-    from llabel.folder import refuse_data, write_json
+    from llabel.folder import write_json
     from llabel.quiet import quiet_libraries
 
-    refuse_unwritable(json_file)
     settings = run_config(ctx, data, config)
-    if json_file:
-        files = (settings.source, settings.data.validation, settings.data.test)
-        refuse_data(json_file, f"--json {json_file}", *files)
+    refuse_unwritable(json_file, settings.source, settings.data.validation, settings.data.test)
     fetch_data(settings.source)
     loaded = run.load(settings)
     notes(messages(), loaded.notes)

@@ -100,14 +100,13 @@ def evaluate(
     """
     from llabel import run
     from llabel.console import listen, messages, output
-    from llabel.folder import refuse_data, refuse_own_file, write_json
+    from llabel.folder import refuse_own_file, write_json
     from llabel.quiet import quiet_libraries
     from llabel.result_view import render_evaluation
 
-    refuse_unwritable(json_file)
+    refuse_unwritable(json_file, data)
     if json_file:
         refuse_own_file(run_folder, json_file, f"--json {json_file}")
-        refuse_data(json_file, f"--json {json_file}", data)
     fetch_data(data)
     with quiet_libraries(), listen(messages()) as notify:
         found = run.evaluate(

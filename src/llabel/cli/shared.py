@@ -141,7 +141,11 @@ def fetch_data(data: str) -> None:
             fetch(asset, progress)
 
 
-def refuse_unwritable(path: Path | None) -> None:
-    """Before the work that would be lost."""
+def refuse_unwritable(path: Path | None, *sources: str | None) -> None:
+    """Before the work that would be lost, or the data of `sources` that would be replaced."""
+    from llabel.folder import refuse_data
+
     if path and not path.parent.is_dir():
         raise InputError(f"--json {path}: the folder {path.parent} does not exist.")
+    if path:
+        refuse_data(path, f"--json {path}", *sources)

@@ -31,7 +31,7 @@ class Columns:
     @property
     def optional(self) -> tuple[str, ...]:
         """What a row may be without: a missing label is told with what to do about it."""
-        return (self.label,) if self.label is not None and self.label not in self.fields else ()
+        return () if self.label is None else (self.label,)
 
 
 @dataclass(frozen=True, slots=True)

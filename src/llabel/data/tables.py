@@ -75,10 +75,7 @@ def scan_rows(
             when the rows before it have been read.
     """
     path = Path(path)
-    suffix = _checked_suffix(path)
-    if suffix == ".jsonl":
-        return _guarded(path, _jsonl(path, columns, optional))
-    return _guarded(path, _READERS[suffix](path, columns))
+    return _guarded(path, _READERS[_checked_suffix(path)](path, columns, optional))
 
 
 def column_names(path: str | Path) -> list[str]:
@@ -222,7 +219,7 @@ def _iconv(path: Path, encoding: str) -> str:
     return f"Convert it: iconv -f {encoding} -t utf-8 {path.name} > new{path.suffix}"
 
 
-def _csv(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+def _csv(path: Path, columns: Sequence[str] | None, _: Collection[str]) -> Iterator[Row]:
     with _opened_lines(path) as lines:
         yield from csv_rows(str(path), lines, columns, _DELIMITERS[table_suffix(path) or ""])
 
@@ -302,7 +299,7 @@ def _require_keys(where: str, columns: Iterable[str], values: dict[str, Any]) ->
             )
 
 
-def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+def _parquet(path: Path, columns: Sequence[str] | None, _: Collection[str]) -> Iterator[Row]:
     with _parquet_file(path) as table:
         names = table.schema_arrow.names
         refuse_double_columns(str(path), names)
@@ -373,8 +370,9 @@ def _batch_rows(
 
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_READERS: dict[str, Callable[[Path, Sequence[str] | None], Iterator[Row]]] = {
+_READERS: dict[str, Callable[[Path, Sequence[str] | None, Collection[str]], Iterator[Row]]] = {
     ".csv": _csv,
     ".tsv": _csv,
+    ".jsonl": _jsonl,
     ".parquet": _parquet,
 }

@@ -77,8 +77,12 @@ def check_base(
     """
     four_bit = four_bit_of(settings, folder, device)
     if four_bit is None:
-        idle = [f"--compute-dtype {settings.compute_dtype}"] * (settings.compute_dtype != "auto")
-        if idle := [*idle, *["--no-double-quant"] * (not settings.double_quant)]:
+        idle = []
+        if settings.compute_dtype != "auto":
+            idle.append(f"--compute-dtype {settings.compute_dtype}")
+        if not settings.double_quant:
+            idle.append("--no-double-quant")
+        if idle:
             notify(Note(f"{' and '.join(idle)}: no effect without 4 bits (--base nf4)."))
     if four_bit is None or device.type != "cpu":
         return

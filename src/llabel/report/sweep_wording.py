@@ -92,7 +92,7 @@ def caveats(view: SweepView) -> Iterator[str]:
         return
     left_out = [s.label for s in view.ranked if s not in view.compared]
     if left_out:
-        yield (f"Not compared, as not all of their seeds are done: {'; '.join(left_out)}.")
+        yield f"Not compared, as not all of their seeds are done: {'; '.join(left_out)}."
     best = view.cell(chosen["cell"])
     own = _recommended(view)
     if own and own["ci95"][1] > 0:

@@ -2,9 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from filelock import FileLock
 from llabel.assets import own_weights_digest
 from llabel.config import defaults, option
 from llabel.errors import InputError
-from llabel.folder import InUseError, alone_with, write_json
+from llabel.folder import InUseError, alone_with, usual_settings, write_json
 from llabel.sweep.axes import Axes
 from llabel.sweep.cells import PlannedCell, apart
 from llabel.template import template_digest
@@ -55,7 +54,8 @@ class SweepFolder:
                 "folder that you may write to."
             ) from error
         with self.lock("started"):
-            now, then = _described(axes, sampler, fingerprints), self._started()
+            described, then = _described(axes, sampler, fingerprints), self._started()
+            now = described | _beside(described["values"])
             if then is None and any(not path.name.startswith(".") for path in self.out.iterdir()):
                 raise InputError(
                     f"--out {self.out} holds files that are no sweep of llabel's. Name a new or "
@@ -76,8 +76,7 @@ class SweepFolder:
     def is_still(self, axes: Axes, sampler: str | None, fingerprints: Mapping[str, str]) -> bool:
         """Whether nobody extended the sweep meanwhile."""
         then, now = self._started(), _described(axes, sampler, fingerprints)
-        aside = dict.fromkeys((_DEFAULTS, _TEMPLATES, _WEIGHTS))
-        return then is not None and then | aside == now | aside
+        return then is not None and all(then.get(name) == value for name, value in now.items())
 
     def is_written_up(self) -> bool:
         """Whether the record of a sweep that has ended is there, maybe of fewer values."""
@@ -188,21 +187,24 @@ def _described(axes: Axes, sampler: str | None, fingerprints: Mapping[str, str])
         "values": values,
         "ranges": {name: dict(values) for name, values in axes.ranges.items()},
         "sampler": sampler,
-        # Cells are told by what differs from these.
-        _DEFAULTS: {name: value for name, value in defaults().items() if value is not MISSING},
-        _TEMPLATES: {
-            name: digest
-            for name in values.get("template", ())
-            if (digest := template_digest(name)) is not None
-        },
-        _WEIGHTS: {
-            name: digest
-            for name in (*values.get("model", ()), *values.get("encoder", ()))
-            if (digest := own_weights_digest(name)) is not None
-        },
     }
     found: dict[str, Any] = json.loads(json.dumps(described))
     return found
+
+
+def _beside(values: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """What must not change meanwhile: the defaults, which cells are told apart from, and files."""
+    models = [*values.get("model", ()), *values.get("encoder", ())]
+    return {
+        _DEFAULTS: usual_settings(),
+        _TEMPLATES: _digests(template_digest, values.get("template", ())),
+        _WEIGHTS: _digests(own_weights_digest, models),
+    }
+
+
+def _digests(digest_of: Callable[[str], str | None], names: Iterable[str]) -> dict[str, str]:
+    """By name, of those that are files."""
+    return {name: digest for name in names if (digest := digest_of(name)) is not None}
 
 
 def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:

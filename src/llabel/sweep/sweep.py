@@ -252,35 +252,35 @@ class _Sweep:
         Another process may do so at the same time, have more cells, or end one that failed here:
         from the look at what is done to the record no other chooses or tests.
         """
-        loaded = self.read(self.cells[0].config)
-        search = self._search() if self.asked.search else None
         with self.folder.lock("choice"):
-            while True:
-                still = self._is_still()
-                done = done_cells(self.folder, self.cells)
-                chosen = choose(done, self.cells, loaded.task.validation) if still else None
-                test: Test | None = None
-                if chosen:
-                    best = next(one.cell for one in done if one.name == chosen["cell"])
-                    test = self._tested(best, crew)
-                    recommended = chosen["recommended"]
-                    self._restored([one.cell for one in done if one.name == recommended], crew)
-                record = assemble(
-                    self.axes, search, loaded, self.cells, self.folder, chosen, test, command
-                )
-                with self.folder.lock("record"):
-                    if not (still and self._is_still()):
-                        self.notify(
-                            Note("Another process extended this sweep and will write it up.")
-                        )
-                        return record
-                    now = done_cells(self.folder, self.cells)
-                    if [one.name for one in now] != [one.name for one in done]:
-                        continue  # a cell that had failed is done meanwhile
-                    self._write(record)
-                    if chosen and not self.asked.keep_adapters:
-                        self.folder.remove_rungs({chosen["cell"], chosen["recommended"]})
-                    return record
+            record = None
+            while record is None:
+                record = self._written_up(crew, command)
+        return record
+
+    def _written_up(self, crew: Crew, command: str) -> SweepRecord | None:
+        """The record, written unless the sweep was extended; None where more cells are done now."""
+        loaded, still = self.read(self.cells[0].config), self._is_still()
+        done = done_cells(self.folder, self.cells)
+        chosen = choose(done, self.cells, loaded.task.validation) if still else None
+        test: Test | None = None
+        if chosen:
+            best = next(one.cell for one in done if one.name == chosen["cell"])
+            test = self._tested(best, crew)
+            self._restored([one.cell for one in done if one.name == chosen["recommended"]], crew)
+        search = self._search() if self.asked.search else None
+        record = assemble(self.axes, search, loaded, self.cells, self.folder, chosen, test, command)
+        with self.folder.lock("record"):
+            if not (still and self._is_still()):
+                self.notify(Note("Another process extended this sweep and will write it up."))
+                return record
+            now = done_cells(self.folder, self.cells)
+            if [one.name for one in now] != [one.name for one in done]:
+                return None
+            self._write(record)
+            if chosen and not self.asked.keep_adapters:
+                self.folder.remove_rungs({chosen["cell"], chosen["recommended"]})
+        return record
 
     def _is_still(self) -> bool:
         """Whether nobody extended the sweep meanwhile."""
