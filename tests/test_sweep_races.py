@@ -9,9 +9,12 @@ import pytest
 from llabel.errors import FetchError
 from llabel.events import CellAgain, CellDone, CellStarted, Event, Listener, Note
 from llabel.ladder.llm import LLMRung
+from llabel.sweep.axes import read_axes
+from llabel.sweep.cells import grid
 from llabel.sweep.crew import WorkerDiedError
 from llabel.sweep.folder import read_test
 from llabel.sweep.outcome import Order
+from llabel.sweep.sweep import _by_kind
 from sweep_runs import Here, go, read, shared
 
 pytestmark = pytest.mark.usefixtures("cells_here")
@@ -101,6 +104,11 @@ def test_cells_that_share_a_model_are_done_together(weather: Path, tmp_path: Pat
     record = go(values, tmp_path / "out", listen)
     assert begun == sorted(begun, reverse=begun[0] == "majority")
     assert len(record["cells"]) == 4
+    values = shared(weather, tmp_path, r="2,4") | {"model": "a,b"}
+    cells = grid(read_axes(values, searching=False, seeds=1))
+    assert [cell.config.llm.model for cell in cells] == ["a", "b", "a", "b"]
+    models = [(cell.config.llm.model, cell.config.llm.r) for cell in _by_kind(cells)]
+    assert models == [("a", 2), ("a", 4), ("b", 2), ("b", 4)]
 
 
 def test_a_model_that_nobody_has_is_told_before_anything_runs(
