@@ -87,7 +87,11 @@ def bootstrap_scores(
     - accuracy: Wilson's interval; with groups or seeds, Wilson's interval at the effective number
       of rows p(1 - p) / variance (as in Korn and Graubard 1998, Survey Methodology 24, p. 193),
       with Student's t for z. Unlike percentiles it has a width at 0 and 1.
-    - macro-F1 and log loss: percentiles.
+    - log loss: percentiles.
+    - macro-F1: percentiles, shifted up. A class that a resample lacks counts as 0 there, as one
+      that the rows lack does in the score itself; so with many or rare classes both are too low.
+      The lower limit is raised by the bias seen in resampling, which is that of the resamples
+      alone, the upper limit by twice that, for the score's own.
     - ECE: the basic bootstrap interval (Davison and Hinkley 1997, section 5.2), made wider. The
       binned ECE of few rows is too high, even for a calibrated system (Kumar et al. 2019,
       NeurIPS, section 4), and resampling shows only part of that bias: two thirds in simulations
@@ -136,7 +140,7 @@ def bootstrap_scores(
         accuracy_ci = effective_wilson(float(once.accuracy.mean()), accuracy, units.count)
     return ScoreIntervals(
         accuracy_ci95=list(accuracy_ci),
-        macro_f1_ci95=_percentile(once.macro_f1, macro_f1, fallback=accuracy_ci),
+        macro_f1_ci95=_raised(once.macro_f1, macro_f1, fallback=accuracy_ci),
         log_loss_ci95=_percentile(once.log_loss, loss),
         ece_ci95=_bias_aware(once.ece, ece),
     )
@@ -215,13 +219,21 @@ def _join(pieces: Iterator[_Draws]) -> _Draws:
     )
 
 
-def _percentile(points: Floats, error: Spread, fallback: Interval | None = None) -> list[float]:
-    """Percentile interval; `fallback` where every resample says the same (all right, all wrong)."""
-    if fallback is not None and np.ptp(error.deviations) == 0:
-        return list(fallback)
-    top = 1.0 if fallback is not None else np.inf  # a share is at most 1, a loss is not
+def _percentile(points: Floats, error: Spread) -> list[float]:
     limits = points.mean() + np.quantile(error.deviations, [0.025, 0.975])
-    return np.clip(limits, 0, top).tolist()
+    return np.clip(limits, 0, np.inf).tolist()
+
+
+def _raised(points: Floats, error: Spread, fallback: Interval) -> list[float]:
+    """Percentiles less the bias, wide enough for no more of it and for as much in the score.
+
+    `fallback` where every resample says the same (all right, all wrong).
+    """
+    if np.ptp(error.deviations) == 0:
+        return list(fallback)
+    estimate, bias = float(points.mean()), min(error.bias, 0.0)
+    low, high = np.quantile(error.deviations, [0.025, 0.975])
+    return np.clip([estimate + low - bias, estimate + high - 2 * bias], 0, 1).tolist()
 
 
 def _bias_aware(points: Floats, error: Spread) -> list[float]:
