@@ -1,7 +1,7 @@
 """Two systems on the same rows: their difference in accuracy, its interval and its p value."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from statistics import NormalDist
 from typing import Literal, TypeAlias
@@ -48,6 +48,13 @@ class Pair:
     seeds: tuple[int, int]
     row_variance: float
     seed_variance: float
+
+    def turned(self) -> "Pair":
+        """The same comparison as b against a."""
+        lower, upper = self.interval
+        return replace(
+            self, difference=-self.difference, interval=(-upper, -lower), seeds=self.seeds[::-1]
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,13 @@ class TestRows:
         return not self.keep.all()
 
     def pair(self, a: Candidate, b: Candidate, confidence: float = 0.95) -> Pair:
-        """Compare a with b on the rows kept."""
+        """Compare a with b on the rows kept.
+
+        The bootstrap's draws depend on the order: as in the table of pairs, the cheaper one is
+        first, so that both have the same interval of the same pair.
+        """
+        if a.cost_rank > b.cost_rank:
+            return self.pair(b, a, confidence).turned()
         return compare_pair(
             self.y[self.keep],
             np.atleast_2d(a.answers)[:, self.keep],
