@@ -43,6 +43,52 @@ def locked(data: Path, tmp_path: Path) -> tuple[Path, Path, Path]:
     )
 
 
+@pytest.fixture
+def uneven(tmp_path: Path) -> Path:
+    """Most training rows are sun; of training and validation rows together, most are ice."""
+    (tmp_path / "uneven").mkdir()
+    for part, labels in (
+        ("train", ["sun"] * 6 + ["ice"] * 5),
+        ("validation", ["ice"] * 4),
+        ("test", ["sun"] * 3 + ["ice"] * 2),
+    ):
+        rows = [
+            {
+                "text": f"{part} {n}",
+                "note": f"new {n}" if part == "test" and n in (2, 3) else f"known {label}",
+                "label": label,
+            }
+            for n, label in enumerate(labels)
+        ]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "uneven" / f"{part}.jsonl").write_text(lines)
+    return tmp_path / "uneven"
+
+
+@pytest.mark.parametrize(("refit", "accuracy"), [(False, 0.6), (True, 0.4)])
+def test_the_majority_class_is_that_of_the_rows_that_rungs_learn_from(
+    uneven: Path, tmp_path: Path, refit: bool, accuracy: float
+) -> None:
+    told = cheap(uneven, RunSettings(rung="majority"), refit=refit)
+    record = run.fit(told, tmp_path / "run", command="")
+    assert record["metrics"]["test"]["accuracy"] == accuracy
+    assert record["baselines"]["majority"]["accuracy"] == accuracy
+    assert (
+        record["baselines"]["lookup"]["accuracy"] == 0.8
+    )  # of two new rows the one of the majority
+
+
+def test_the_rung_majority_gains_nothing_over_the_majority_class(
+    uneven: Path, tmp_path: Path
+) -> None:
+    record = climb(cheap(uneven), tmp_path / "out", rungs=("majority",))
+    scores, reference = named(record, "majority")["metrics"], record["baselines"]["majority"]
+    assert scores
+    assert scores["test_unseen"]
+    assert reference["accuracy"] == scores["test"]["accuracy"] == 0.6
+    assert reference["accuracy_unseen"] == scores["test_unseen"]["accuracy"]
+
+
 @pytest.mark.parametrize("rung", [*CHEAP, *LLMS])
 def test_test_rows_decide_nothing_about_a_rung(
     rung: str, locked: tuple[Path, ...], tiny_llama: Path, tmp_path: Path

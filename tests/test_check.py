@@ -120,6 +120,7 @@ def test_look_up_answers_from_training_and_validation():
     task = qa_task(validation=[("v", "passage c", 1), ("w", "passage new", 1)], test=QA_TEST)
     # Known now: yes 5, no 4. A yes, B ties: majority yes, new yes, C ties: majority yes.
     assert look_up(task, "passage").tolist() == [1, 1, 1, 1, 1]
+    assert look_up(task, "passage", validation=False).tolist() == [1, 1, 0, 0, 0]
     without = qa_task(test=QA_TEST)
     assert look_up(without, "passage").tolist() == [1, 1, 0, 0, 0]
     assert look_up(without, "question").tolist() == [0] * 5

@@ -20,6 +20,7 @@ from llabel.events import Event, Note, RungStarted
 from llabel.metrics import NOT_ASKED, wilson_interval
 from llabel.statistics.intervals import bootstrap_scores
 from llabel.statistics.paired import compare_pair
+from llabel.verdict.candidates import Candidate, TestRows
 from runs import write_weather
 
 Finished = tuple[Path, CompareRecord]
@@ -209,6 +210,24 @@ def test_rows_that_were_not_asked_change_nothing() -> None:
     )
     for name, interval in few.items():
         np.testing.assert_allclose(all_[name], interval, atol=1e-12)  # type: ignore[literal-required]
+
+
+def test_draws_with_unequal_test_parts_count_alike() -> None:
+    """Pair and verdict have the mean over draws, as the table; a draw without rows has no say."""
+    y, sizes = np.ones(300, int), (60, 240)
+    a, b = (np.full((3, 300), NOT_ASKED) for _ in range(2))
+    for draw, own in enumerate((slice(0, 60), slice(60, 300))):
+        a[draw, own] = np.arange(sizes[draw]) < (54, 120)[draw]
+        b[draw, own] = np.arange(sizes[draw]) < (24, 120)[draw]
+    groups = np.arange(300)
+    pair = compare_pair(y, a, b, groups=groups, resamples=500)
+    assert pair.difference == pytest.approx((0.9 - 0.4) / 2)
+    assert pair.interval[0] < pair.difference < pair.interval[1]
+    assert pair == compare_pair(y, a[:2], b[:2], groups=groups, resamples=500)
+    rows = TestRows(y, np.ones(300, bool), groups, 500, 0)
+    assert rows.accuracy(Candidate("encoder", 0, a)) == pytest.approx((0.9 + 0.5) / 2)
+    with pytest.raises(ValueError, match="a was asked none of the 300 rows"):
+        compare_pair(y, np.full(300, NOT_ASKED), b)
 
 
 @pytest.mark.filterwarnings("error")

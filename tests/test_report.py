@@ -255,13 +255,30 @@ def test_a_long_label_of_a_plot_is_wrapped_and_not_cut() -> None:
 def test_what_is_look_up_is_told() -> None:
     clean = render_comparison(comparison(leak=False, systems=SYSTEMS[:1]))
     assert "no test row shares a long text" in clean
-    assert "No exact copy of a test text was found" in clean
+    assert "No copy of a long test text was found" in clean
     leaking = comparison(systems=SYSTEMS[:3], curve=False)
     html = render_comparison(leaking)
     shared = leaking["data"]["rows"]["test"] - leaking["data"]["unseen_test_rows"]
     assert f"{shared} of 445 test rows share a text" in html
     part = leaking["rungs"][2]["lookup_part"]
     assert numbers.signed(part) in html[html.index('id="leakage"') :]
+
+
+@pytest.mark.parametrize("draws", [False, True])
+def test_what_is_of_the_first_seed_is_told(draws: bool) -> None:
+    record = comparison(systems=SYSTEMS[2:4], curve=False, seeds=3)
+    if draws:
+        record["draws"] = [{"split_seed": 0, "seed": 0, "fingerprint": "", "folder": ""}] * 3
+    of_one = record["rungs"][0]["metrics"]["test"]["ece"]  # type: ignore[index]
+    record["rungs"][0]["metrics"]["test"]["ece"] = 0.1234  # type: ignore[index]
+    html = render_comparison(record)
+    assert ("Of each rung’s first seed alone are costs, training, calibration" in html) != draws
+    assert ("Of the first draw alone are costs, training, temperatures" in html) == draws
+    panels = html.partition('id="calibration"')[2].partition("</section>")[0]
+    assert f"ECE {numbers.score(of_one)}<" in panels, "of the rows that are drawn, not the mean"
+    assert "0.1234" not in panels
+    assert "0.1234" in html
+    assert "first seed alone" not in render_comparison(comparison(systems=SYSTEMS[2:4]))
 
 
 def test_confusion_counts_stand_in_the_cells(record: CompareRecord, html: str) -> None:

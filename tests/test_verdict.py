@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from llabel.errors import InputError
+from llabel.statistics.paired import compare_pair
 from llabel.verdict import Candidate, decide
 from llabel.verdict.candidates import TestRows
 from llabel.verdict.choice import examine
@@ -70,7 +71,11 @@ def test_an_llm_behind_on_validation_and_on_test_is_not_used():
     verdict = ask(2000, rungs)
     assert (verdict.kind, verdict.choose) == ("no_llm", "encoder")
     assert verdict.reason.startswith("Don't use the LLM: encoder (80.0 %) is the best on validati")
-    assert "llm-lora (79.0 %) was behind on validation and is not shown to beat" in verdict.reason
+    assert verdict.reason.endswith(
+        " llm-lora (79.0 %) was behind encoder on validation and is not better than encoder by "
+        "more than the margin of 1 point on the test rows (difference −1.0 points, 95 % interval "
+        "−1.5 to −0.6)."
+    )
 
 
 def test_validation_and_test_may_disagree_about_the_llm():
@@ -78,6 +83,124 @@ def test_validation_and_test_may_disagree_about_the_llm():
     verdict = ask(2000, rungs)
     assert (verdict.kind, verdict.choose) == ("use", "encoder")
     assert "But llm-lora (85.0 %) beats encoder on the test rows" in verdict.reason
+    assert "though it was behind encoder on validation: a larger" in verdict.reason
+
+
+def apart(n, right, only_other, ahead):
+    """(n_right) rows, and as many others besides as make a system with them better by `ahead`."""
+    return range(right), range(only_other, right + only_other + ahead)
+
+
+@pytest.mark.parametrize(("tie", "behind"), [(False, "behind"), (True, "not ahead of")])
+def test_a_gain_of_the_llm_that_is_not_ruled_out_is_no_finding_against_it(tie, behind):
+    n = 300
+    encoder, llm = apart(n, 240, 18, 12)
+    validation = {"encoder": 0.9, "llm-lora": 0.9 if tie else 0.8999}
+    rungs = ladder(n, validation, majority=120, encoder=encoder, llm_lora=llm)
+    verdict = ask(n, rungs)
+    assert (verdict.kind, verdict.choose, verdict.best) == ("use", "encoder", "encoder")
+    assert verdict.reason.startswith("Use encoder (80.0 %): it is the best on validation")
+    assert (
+        " These rows do not rule out that llm-lora (84.0 %) is up to 8.7 points better than "
+        "encoder (difference +4.0 points, 95 % interval −0.5 to +8.7); about "
+    ) in verdict.reason
+    assert verdict.reason.endswith(
+        " test rows would show whether it is better by more than the margin of 1 point."
+    )
+    assert verdict.rows_needed > n
+    far = ladder(n, validation, majority=120, encoder=range(200), llm_lora=range(290))
+    assert f"though it was {behind} encoder on validation" in ask(n, far).reason
+
+
+def test_no_llm_may_be_better_where_none_is_to_be_used():
+    """The one best on validation is no better; one that was behind may be."""
+    n = 4000
+    cheap = ladder(n, majority=2000, bag_of_words=3200, llm_lora=3210)
+    assert ask(n, cheap).kind == "no_llm"
+    other = Candidate(
+        "llm-few-shot", 8, answering(range(100, 3350), n), validation_accuracy=0.7, is_llm=True
+    )
+    verdict = ask(n, [*cheap, other])
+    assert (verdict.kind, verdict.choose, verdict.best) == ("use", "bag-of-words", "llm-lora")
+    assert "But llm-few-shot (81.2 %) beats bag-of-words on the test rows" in verdict.reason
+    assert "though it was behind llm-lora on validation" in verdict.reason
+
+
+def test_the_rung_that_the_llm_was_behind_is_named():
+    """Ahead of the cheap rung that is used, behind the dearer one that it is as good as."""
+    n = 2000
+    validation = {"encoder": 0.95, "llm-lora": 0.9, "bag-of-words": 0.8}
+    rungs = ladder(
+        n, validation, majority=800, bag_of_words=1500, encoder=1505, llm_lora=range(1600)
+    )
+    verdict = ask(n, rungs)
+    assert verdict.choose == "bag-of-words"
+    assert "beats bag-of-words on the test rows" in verdict.reason
+    assert "though it was behind encoder on validation" in verdict.reason
+
+
+def test_the_best_of_several_llms_is_not_ahead_by_chance():
+    """One LLM's interval leaves out 0; widened for three of them it does not."""
+    n = 1000
+    encoder, llm = apart(n, 800, 30, 18)
+    validation = {"encoder": 0.9, "llm-lora": 0.8}
+    rungs = ladder(n, validation, majority=400, encoder=encoder, llm_lora=llm)
+    assert "But llm-lora (81.8 %) beats encoder" in ask(n, rungs).reason
+    more = [
+        Candidate(f"llm-{k}", 10 + k, answering(range(700), n), 0.7, is_llm=True) for k in (1, 2)
+    ]
+    verdict = ask(n, [*rungs, *more])
+    assert verdict.kind == "use"
+    assert "do not rule out that llm-lora (81.8 %) is up to 3." in verdict.reason
+    assert " beats " not in verdict.reason
+
+
+def test_what_settles_the_larger_question_is_what_is_needed():
+    n = 3000
+    bag, llm = range(120, 2480), range(90, 2490)
+    validation = {"encoder": 0.95, "rnn": 0.9, "llm-lora": 0.9}
+    rungs = ladder(
+        n, validation, majority=1000, bag_of_words=bag, rnn=2395, encoder=2400, llm_lora=llm
+    )
+    both = ask(n, rungs)
+    of_bag, of_llm = ask(n, rungs[:-1]), ask(n, [rungs[0], *rungs[2:]])
+    assert both.choose == of_bag.choose == of_llm.choose == "rnn"
+    assert "bag-of-words may do as well" in both.reason
+    assert "do not rule out that llm-lora" in both.reason
+    assert both.rows_needed == max(of_bag.rows_needed, of_llm.rows_needed)
+
+
+def test_the_doubt_is_about_a_rung_without_an_llm():
+    """A cheap LLM passes; of the cheaper rungs in doubt, the nearest is an LLM as well."""
+    n = 3000
+    zero_shot = Candidate(
+        "llm-zero-shot", 5, answering(range(90, 2485), n), validation_accuracy=0.6, is_llm=True
+    )
+    few_shot = Candidate("llm-few-shot", 6, answering(range(2395), n), 0.85, is_llm=True)
+    rungs = ladder(n, majority=1000, bag_of_words=range(120, 2490), llm_lora=2400)
+    verdict = ask(n, [*rungs, zero_shot, few_shot])
+    assert (verdict.kind, verdict.choose) == ("cannot_tell", "llm-few-shot")
+    assert "would show whether bag-of-words (79.0 %) is as good as llm-lora" in verdict.reason
+
+
+def test_a_rung_below_the_majority_class_is_not_recommended():
+    n = 2000
+    rungs = ladder(
+        n,
+        {"bag-of-words": 0.9, "encoder": 0.8},
+        majority=1000,
+        bag_of_words=900,
+        encoder=1300,
+    )
+    verdict = ask(n, rungs)
+    assert (verdict.kind, verdict.choose) == ("cannot_tell", "majority")
+    assert (verdict.best, verdict.rows_needed) == ("bag-of-words", None)
+    assert verdict.reason.startswith(
+        "Can't tell yet which rung to use: bag-of-words (45.0 %), which validation and the margin "
+        "would choose, is worse than majority (50.0 %) on the test rows (difference −5.0 points, "
+    )
+    assert "encoder (65.0 %) beats it there" in verdict.reason
+    assert verdict.reason.endswith("Until then: majority.")
 
 
 def test_too_few_rows_cannot_tell():
@@ -221,6 +344,15 @@ def test_without_unseen_rows_the_look_up_speaks(unseen_rows):
     assert (verdict.kind, verdict.choose, verdict.basis) == ("leakage", "llm-lora", "all")
     assert verdict.reason.startswith("Most of this score may be leakage: llm-lora (50.3 %)")
     assert "is not shown to beat looking training texts up, lookup (50.0 %)" in verdict.reason
+    assert "too few test rows are known to have a text that is not in training." in verdict.reason
+
+
+def test_short_texts_are_looked_up_where_no_long_one_is_known():
+    _, rungs = leaky(3000, 2950, gain_seen=500, gain_unseen=10)
+    verdict = ask(3000, rungs, unseen=np.ones(3000, bool))
+    assert (verdict.kind, verdict.basis) == ("leakage", "all")
+    assert "too few" not in verdict.reason
+    assert "no test row shares a long text with training, but short ones are" in verdict.reason
 
 
 def test_lookup_and_majority_are_never_best():
@@ -271,7 +403,7 @@ def test_few_rungs():
     n = 1000
     alone = ask(n, ladder(n, llm_lora=800))
     assert (alone.kind, alone.choose) == ("use", "llm-lora")
-    assert "no cheaper rung ran" in alone.reason
+    assert "nothing cheaper ran, controls aside" in alone.reason
     controls = ask(n, ladder(n, majority=500, lookup=600), failed={"rnn": False})
     assert (controls.kind, controls.choose) == ("nothing_to_choose", "majority")
     assert controls.reason == (
@@ -282,6 +414,19 @@ def test_few_rungs():
 def test_record_is_json():
     verdict = ask(1000, ladder(1000, majority=500, lookup=500, rnn=700, llm_lora=800))
     assert json.loads(json.dumps(asdict(verdict))) == asdict(verdict)
+
+
+def test_a_pair_has_one_interval_whichever_is_first():
+    """That of the table of pairs, whose first is the cheaper."""
+    n = 300
+    y, groups = np.ones(n, int), np.arange(n) // 2
+    a, b = ladder(n, encoder=range(240), llm_lora=range(20, 272))
+    rows = TestRows(y, np.ones(n, bool), groups, 500, 0)
+    there, back = rows.pair(a, b), rows.pair(b, a)
+    assert there == compare_pair(y, a.answers, b.answers, groups=groups, resamples=500)
+    assert back.interval == (-there.interval[1], -there.interval[0])
+    assert back.difference == -there.difference
+    assert back.p_value == there.p_value
 
 
 def test_seeds_and_groups_are_carried_into_the_choice():

@@ -96,7 +96,7 @@ def assess(
         lines += prediction_lines(
             task, "test", found.proba, found.answers, found.written, withheld=found.withheld
         )
-        tested = score_test(task, metrics, found.proba, found.answers)
+        tested = score_test(task, metrics, found.proba, found.answers, refit=config.llm.refit)
         free = found.apart(task.test.y)
     write_predictions(out, lines, with_texts=not config.run.no_texts)
     return RunRecord(
@@ -128,14 +128,14 @@ class _Tested:
 
 
 def score_test(
-    task: Task, metrics: Metrics, proba: Probabilities, answers: ClassIndices
+    task: Task, metrics: Metrics, proba: Probabilities, answers: ClassIndices, *, refit: bool
 ) -> _Tested:
-    """Fill the test scores into `metrics`."""
+    """Fill the test scores into `metrics`; `refit`: the rung learned from validation rows, too."""
     unseen = unseen_rows([task.train, task.validation], task.test, task.fields)
     metrics["test"] = score(task.test.y, proba, answers)
     metrics["test_unseen"] = score(task.test.y[unseen], proba[unseen], answers[unseen])
     found = report(task.test.y, answers, task.classes)
-    return _Tested(baselines(task, unseen), list(found))
+    return _Tested(baselines(task, unseen, refit=refit), list(found))
 
 
 def write_predictions(out: Path, lines: Iterable[dict[str, Any]], *, with_texts: bool) -> None:
@@ -202,14 +202,17 @@ def answers_of(
     return Found(raw, proba, answers, np.zeros(len(split), dtype=np.bool_), written)
 
 
-def baselines(task: Task, unseen: npt.NDArray[np.bool_]) -> dict[str, Baseline]:
-    """Majority class, and the look-up of texts that also stand in train or validation."""
-    known = np.concatenate([task.train.y, task.validation.y])
+def baselines(task: Task, unseen: npt.NDArray[np.bool_], *, refit: bool) -> dict[str, Baseline]:
+    """Majority class, and look-up where test shares texts with train or validation.
+
+    Both know the rows that a rung learns from: train, and with `refit` validation.
+    """
+    known = np.concatenate([task.train.y, task.validation.y]) if refit else task.train.y
     majority = np.full(len(task.test), np.bincount(known).argmax())
     found = {"majority": _baseline(task, majority, unseen, column=None)}
     column = best_lookup_column(task)
     if column is not None:
-        found["lookup"] = _baseline(task, look_up(task, column), unseen, column)
+        found["lookup"] = _baseline(task, look_up(task, column, validation=refit), unseen, column)
     return found
 
 

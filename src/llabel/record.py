@@ -70,7 +70,10 @@ class Metrics(TypedDict):
 
 
 class Baseline(TypedDict):
-    """A reference without a model, on the test rows."""
+    """A reference without a model, on the test rows.
+
+    It knows the training rows; with `--refit`, as the rungs do, the validation rows, too.
+    """
 
     accuracy: float
     accuracy_ci95: list[float]

@@ -25,12 +25,13 @@ def overlaps(task: Task) -> tuple[FieldOverlap, ...]:
     return overlaps_of(task, keys)
 
 
-def look_up(task: Task, field: str) -> ClassIndices:
+def look_up(task: Task, field: str, *, validation: bool = True) -> ClassIndices:
     """Answer the test rows from the training and validation rows with the same value of a field.
 
     Args:
-        task: the split data; training and validation have a row.
+        task: the split data; training has a row.
         field: one of its fields.
+        validation: False leaves the validation rows out.
 
     Returns:
         (n_test,) class indices: the majority label of the rows that share the value, `folded`;
@@ -39,8 +40,9 @@ def look_up(task: Task, field: str) -> ClassIndices:
     Raises:
         ValueError: there is no such field.
     """
-    known_y = np.concatenate([task.train.y, task.validation.y])
-    known = [*_values(task, task.train, field), *_values(task, task.validation, field)]
+    parts = [task.train, task.validation] if validation else [task.train]
+    known_y = np.concatenate([part.y for part in parts])
+    known = [value for part in parts for value in _values(task, part, field)]
     return _look_up(known, known_y, _values(task, task.test, field))[0]
 
 

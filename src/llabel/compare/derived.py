@@ -81,7 +81,8 @@ def derive_calibrated(
         if not planned.config.run.untested:
             test = prior_corrected(stored["test"].proba[0], prior)
             lines += prediction_lines(task, "test", test, test.argmax(axis=1))
-            tested = score_test(task, metrics, test, test.argmax(axis=1))
+            refit = planned.config.llm.refit
+            tested = score_test(task, metrics, test, test.argmax(axis=1), refit=refit)
             derived |= {"baselines": tested.baselines, "report": tested.report}
         rewrite_rung(raw.folder, out, rung=planned.rung)  # the same, told to correct its answers
         write_predictions(out, lines, with_texts=not planned.config.run.no_texts)

@@ -130,7 +130,10 @@ def all_answers(drawn: Sequence[DrawnRuns]) -> dict[str, FinishedRung]:
 
 def mean_baselines(drawn: Sequence[DrawnRuns]) -> dict[str, Baseline]:
     """Majority class and look-up of each draw, their means; a look-up only where all have one."""
-    each = [baselines(one.loaded.task, _unseen(one.loaded.task)) for one in drawn]
+    each = [
+        baselines(one.loaded.task, _unseen(one.loaded.task), refit=one.config.llm.refit)
+        for one in drawn
+    ]
     names = [name for name in each[0] if all(name in found for found in each)]
     rows = len({row for one in drawn for row in one.loaded.task.test.ids})  # drawn again: one row
     return {name: _mean([found[name] for found in each], rows) for name in names}

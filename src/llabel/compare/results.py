@@ -65,7 +65,8 @@ def assemble(
     unseen = unseen_rows([task.train, task.validation], task.test, task.fields)
     by_rung = [list(runs) for _, runs in groupby(outcomes, key=lambda run: run.planned.rung)]
     done = {rung.name: rung for runs in by_rung if (rung := _read(runs, task))}
-    table = _Table(task, loaded, unseen, by_rung, done, baselines(task, unseen))
+    reference = baselines(task, unseen, refit=config.llm.refit)
+    table = _Table(task, loaded, unseen, by_rung, done, reference)
     return _record(table, config, asked, out, command) | {"curve": _curve(points, outcomes)}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llabel.compare.answers import FinishedRung, Outcome, PartAnswers
+from llabel.compare.answers import FinishedRung, Outcome
 from llabel.compare.diagnosis import confusion, loss_curve, reliability
 from llabel.compare.scores import compared_metrics
 from llabel.comparison import (
@@ -21,7 +21,8 @@ from llabel.confidence import coverage_curve
 from llabel.ladder.trials import REFIT, stage
 from llabel.metrics import report
 from llabel.record import RunRecord
-from llabel.task import ClassIndices, Task
+from llabel.statistics.paired import accuracies
+from llabel.task import Task
 
 CONTROLS = ("majority", "lookup")
 
@@ -65,7 +66,7 @@ def rung_row(
         settings=record["training"].get("settings", record["config"]),
         metrics=metrics,
         cost=_cost(record),
-        seed_accuracies=_accuracies(test, task.test.y),
+        seed_accuracies=accuracies(task.test.y, test.answers).tolist(),
         p_value_vs_best=p_values.get(rung.name),
         difference_vs_best=pair and pair["difference"],
         difference_vs_best_ci95=pair and pair["ci95"],
@@ -84,12 +85,6 @@ def rung_row(
         note=_note(record, runs),
         command=record["command"],
     )
-
-
-def _accuracies(test: PartAnswers, y: ClassIndices) -> list[float]:
-    """Of each training on the rows that it was asked."""
-    shares: list[float] = ((test.answers == y).sum(axis=1) / test.asked.sum(axis=1)).tolist()
-    return shares
 
 
 def _note(record: RunRecord, runs: Sequence[Outcome]) -> str:

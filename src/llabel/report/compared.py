@@ -292,7 +292,8 @@ def _loss_limits(rungs: Sequence[ComparedRung]) -> tuple[float, float]:
     return 0.0, 1.06 * max([top, *validation, 0.1])
 
 
-def _reliability(done: Sequence[RungView]) -> list[tuple[RungView, Figure]]:
+def _reliability(done: Sequence[RungView]) -> list[tuple[RungView, Figure, float]]:
+    """Each rung's panel and the ECE of the rows in it, which are the first seed's of several."""
     figures = []
     for rung in done:
         bins = [
@@ -300,13 +301,13 @@ def _reliability(done: Sequence[RungView]) -> list[tuple[RungView, Figure]]:
             for found in rung.row["reliability"]
             if found["confidence"] is not None and found["accuracy"] is not None
         ]
-        metrics = rung.row["metrics"]
-        if not bins or metrics is None:
+        if not bins:
             continue
+        off = sum(rows * abs(accuracy - confidence) for confidence, accuracy, rows in bins)
+        ece = off / sum(rows for *_, rows in bins)
         edges = [found["low"] for found in rung.row["reliability"]]
         label = (
-            f"Reliability of {rung.row['name']}: expected calibration error "
-            f"{numbers.score(metrics['test']['ece'])}."
+            f"Reliability of {rung.row['name']}: expected calibration error {numbers.score(ece)}."
         )
         svg = plots.reliability(
             bins,
@@ -314,7 +315,7 @@ def _reliability(done: Sequence[RungView]) -> list[tuple[RungView, Figure]]:
             key=f"reliability-{rung.id}",
             label=label,
         )
-        figures.append((rung, Figure(rung.row["name"], svg)))
+        figures.append((rung, Figure(rung.row["name"], svg), ece))
     return figures
 
 

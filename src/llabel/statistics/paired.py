@@ -1,7 +1,7 @@
 """Two systems on the same rows: their difference in accuracy, its interval and its p value."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from statistics import NormalDist
 from typing import Literal, TypeAlias
@@ -49,6 +49,13 @@ class Pair:
     row_variance: float
     seed_variance: float
 
+    def turned(self) -> "Pair":
+        """The same comparison as b against a."""
+        lower, upper = self.interval
+        return replace(
+            self, difference=-self.difference, interval=(-upper, -lower), seeds=self.seeds[::-1]
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class RowsNeeded:
@@ -83,7 +90,8 @@ def compare_pair(
     unknown and not in the interval.
 
     Trainings need not have answered the same rows: those on draws of their own are seeds, too, and
-    rows that one was not asked are no part of its score. `groups` then tells which rows are the
+    rows that one was not asked are no part of its score. Each training counts alike, however many
+    rows it was asked; one that was asked none is left out. `groups` then tells which rows are the
     same one, drawn several times.
 
     Args:
@@ -99,10 +107,10 @@ def compare_pair(
         ValueError: shapes disagree.
         InputError: fewer than two groups (or, with several seeds, rows).
     """
-    right_a, right_b = _right("a", y, a), _right("b", y, b)
-    n, seeds = len(y), (len(right_a), len(right_b))
-    asked_a, asked_b = _asked(a), _asked(b)
-    difference = float(right_a.sum() / asked_a.sum() - right_b.sum() / asked_b.sum())
+    a, b = _trainings("a", y, a), _trainings("b", y, b)
+    right_a, right_b = a == y, b == y
+    n, seeds = len(y), (len(a), len(b))
+    difference = float(accuracies(y, a).mean() - accuracies(y, b).mean())
     if groups is None and seeds == (1, 1):
         only_a = int((right_a & ~right_b).sum())
         only_b = int((right_b & ~right_a).sum())
@@ -120,7 +128,7 @@ def compare_pair(
         )
 
     units = units_of(n, groups)
-    asked = np.concatenate([asked_a, asked_b])
+    asked = np.concatenate([a, b]) != NOT_ASKED
     error = _paired_spread(right_a, right_b, asked, units, resamples, np.random.default_rng(seed))
     draws = difference + error.deviations
     tail = (1 - confidence) / 2
@@ -138,6 +146,18 @@ def compare_pair(
         row_variance=error.row_variance,
         seed_variance=error.seed_variance,
     )
+
+
+def accuracies(y: ClassIndices, answers: npt.NDArray[np.int64]) -> Floats:
+    """(n_trainings,) accuracy of each training that was asked something, on what it was asked.
+
+    Args:
+        y: (n,) true class indices.
+        answers: (n_seeds, n) answered class indices, -1 for unknown (wrong), -2 for not asked.
+    """
+    asked = (answers != NOT_ASKED).sum(axis=1)
+    shares: Floats = (answers == y).sum(axis=1)[asked > 0] / asked[asked > 0]
+    return shares
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
@@ -258,17 +278,17 @@ def _rows_for(gap: float, pair: Pair, power: float) -> float:
     return pair.row_variance * pair.rows / left_for_rows if left_for_rows > 0 else float("inf")
 
 
-def _right(name: str, y: ClassIndices, answers: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+def _trainings(name: str, y: ClassIndices, answers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """(n_trainings, n) the answers of those that were asked something."""
     answers = np.atleast_2d(answers)
     if answers.ndim != 2 or answers.shape[1:] != np.shape(y) or not answers.size:
         raise ValueError(
             f"{name} must have shape (n_seeds, n) with n = {len(y)} rows, got {answers.shape}"
         )
-    return answers == np.asarray(y)
-
-
-def _asked(answers: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    return np.atleast_2d(answers) != NOT_ASKED
+    asked = answers[(answers != NOT_ASKED).any(axis=1)]
+    if not len(asked):
+        raise ValueError(f"{name} was asked none of the {len(y)} rows")
+    return asked
 
 
 def _discordance_variance(only_a: int, only_b: int, n: int) -> float:

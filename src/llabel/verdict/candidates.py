@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from llabel.metrics import NOT_ASKED
-from llabel.statistics.paired import Pair, compare_pair
+from llabel.statistics.paired import Pair, accuracies, compare_pair
 from llabel.task import ClassIndices
 from llabel.verdict.text import Basis, Named
 
@@ -69,7 +68,13 @@ class TestRows:
         return not self.keep.all()
 
     def pair(self, a: Candidate, b: Candidate, confidence: float = 0.95) -> Pair:
-        """Compare a with b on the rows kept."""
+        """Compare a with b on the rows kept.
+
+        The bootstrap's draws depend on the order: as in the table of pairs, the cheaper one is
+        first, so that both have the same interval of the same pair.
+        """
+        if a.cost_rank > b.cost_rank:
+            return self.pair(b, a, confidence).turned()
         return compare_pair(
             self.y[self.keep],
             np.atleast_2d(a.answers)[:, self.keep],
@@ -81,10 +86,9 @@ class TestRows:
         )
 
     def accuracy(self, rung: Candidate) -> float:
-        """Mean accuracy over seeds on the rows kept, 0..1."""
+        """Mean over trainings of their accuracy on the rows kept, 0..1."""
         answers = np.atleast_2d(rung.answers)[:, self.keep]
-        right = answers == self.y[self.keep]
-        return float(right.sum() / (answers != NOT_ASKED).sum())
+        return float(accuracies(self.y[self.keep], answers).mean())
 
     def named(self, rung: Candidate) -> Named:
         """Name a rung with its accuracy on the rows kept."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, TypeAlias
 
 from llabel.statistics.paired import Pair, RowsNeeded, rows_needed
@@ -37,6 +38,16 @@ class Choice:
     kind: ChoiceKind
     rung: Candidate
     reason: str
+    needed: RowsNeeded | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """What is said of the LLM: the kind, the reason's first words, what is added, what is open."""
+
+    kind: ChoiceKind
+    words: str
+    note: str = ""
     needed: RowsNeeded | None = None
 
 
@@ -91,23 +102,21 @@ def choose(
     unclear = [
         e for e in examined if e.standing == "unclear" and e.rung.cost_rank < chosen.cost_rank
     ]
-    open_ = max(unclear, key=lambda e: e.pair.difference, default=None)
+    without_llm = [e for e in unclear if chosen.is_llm and not e.rung.is_llm]
+    in_doubt = without_llm if passing and without_llm else unclear
+    open_ = max(in_doubt, key=lambda e: e.pair.difference, default=None)
     needed = rows_needed(open_.pair, margin) if open_ else None
     on = rows.basis(margin)
 
-    if open_ and needed:
-        whether_llm = chosen.is_llm and any(not e.rung.is_llm for e in unclear)
-        if passing is None or whether_llm:
-            told = text.cannot_tell(
-                rows.named(open_.rung), rows.named(best), open_.pair, needed, on
-            )
-            told += text.provisional(chosen.name)
-            return Choice("cannot_tell", chosen, told, needed)
+    if open_ and needed and (passing is None or without_llm):
+        told = text.cannot_tell(rows.named(open_.rung), rows.named(best), open_.pair, needed, on)
+        told += text.provisional(chosen.name)
+        return Choice("cannot_tell", chosen, told, needed)
 
     also = text.may_do(open_.rung.name, needed, on) if open_ and needed else ""
-    kind, claim, note = _about_llm(rows, best, chosen, rungs, examined, failed)
+    claim = _about_llm(rows, best, chosen, rungs, examined, failed, margin)
     named = rows.named(chosen)
-    subject = f"{named}: it" if kind == "use" else named
+    subject = f"{named}: it" if claim.kind == "use" else named
     if passing:
         told = text.no_worse(subject, rows.named(best), passing.pair, on)
     else:
@@ -118,7 +127,9 @@ def choose(
             nearest.pair if nearest else None,
             on,
         )
-    return Choice(kind, chosen, claim + told + note + also, needed)
+    return Choice(
+        claim.kind, chosen, claim.words + told + claim.note + also, _more(needed, claim.needed)
+    )
 
 
 def _about_llm(
@@ -128,33 +139,74 @@ def _about_llm(
     rungs: Sequence[Candidate],
     examined: Sequence[Examined],
     failed: Mapping[str, bool],
-) -> tuple[ChoiceKind, str, str]:
-    """Return the kind, what is claimed of the LLM, and what must be added."""
-    use = "Use "
-    llm_failed = any(failed.values())
+    margin: float,
+) -> _Claim:
+    """What may be said of the LLM (step 6 of `llabel.verdict.decide`)."""
+    use = _Claim("use", "Use ")
     if chosen.is_llm:
         beaten = chosen is best and any(not e.rung.is_llm for e in examined)
         # A cheaper rung that failed might have done as well.
         if beaten and all(failed.values()):
-            return "use_llm", "The LLM is worth it: ", ""
-        return "use", use, ""
-    if best.is_llm:
-        return ("use", use, "") if llm_failed else ("no_llm", "Don't use the LLM: ", "")
+            return _Claim("use_llm", "The LLM is worth it: ")
+        return use
 
     llms = [c for c in rungs if c.is_llm]
-    if not llms:
-        return "use", use, ""
     pairs = {c.name: rows.pair(c, chosen) for c in llms}
-    strongest = max(llms, key=lambda c: pairs[c.name].interval[0])
-    if pairs[strongest.name].interval[0] > 0:
-        pair = pairs[strongest.name]
-        return (
-            "use",
-            use,
-            text.llm_ahead_on_test(rows.named(strongest), rows.named(chosen), pair),
-        )
-    if llm_failed:
-        return "use", use, ""
+    possible = [c for c in llms if pairs[c.name].interval[1] > margin]
+    if possible:
+        return _open_llm(rows, best, chosen, possible, margin, of=len(llms))
+    if not llms or any(failed.values()):
+        return use
     first = min(llms, key=by_validation)
-    note = text.llm_no_better(rows.named(first), rows.named(chosen), pairs[first.name])
-    return "no_llm", "Don't use the LLM: ", note
+    note = ""
+    if first is not best:  # else the reason itself tells how they compare
+        note = text.llm_no_better(
+            rows.named(first),
+            rows.named(chosen),
+            pairs[first.name],
+            _on_validation(first, best),
+            rows.basis(margin),
+        )
+    return _Claim("no_llm", "Don't use the LLM: ", note)
+
+
+def _open_llm(
+    rows: TestRows,
+    best: Candidate,
+    chosen: Candidate,
+    possible: Sequence[Candidate],
+    margin: float,
+    *,
+    of: int,
+) -> _Claim:
+    """Recommend `chosen` no further than the rows do: one of `of` LLMs may be better, or is."""
+    shared = {c.name: rows.pair(c, chosen, confidence=1 - ALPHA / of) for c in possible}
+    ahead = max(possible, key=lambda c: shared[c.name].interval[0])
+    if shared[ahead.name].interval[0] > 0:
+        behind = _on_validation(ahead, best)
+        note = text.llm_ahead_on_test(
+            rows.named(ahead), rows.named(chosen), shared[ahead.name], behind
+        )
+        return _Claim("use", "Use ", note)
+    pairs = {c.name: rows.pair(c, chosen) for c in possible}
+    likeliest = max(possible, key=lambda c: pairs[c.name].interval[1])
+    pair = pairs[likeliest.name]
+    needed = rows_needed(pair.turned(), margin)
+    note = text.llm_not_ruled_out(
+        rows.named(likeliest), rows.named(chosen), pair, needed, rows.basis(margin)
+    )
+    return _Claim("use", "Use ", note, needed)
+
+
+def _on_validation(rung: Candidate, best: Candidate) -> str:
+    """How a rung stood there to the best, which may have won by log loss or cost alone."""
+    accuracies = rung.validation_accuracy, best.validation_accuracy
+    behind = None not in accuracies and accuracies[0] != accuracies[1]
+    return f"{'behind' if behind else 'not ahead of'} {best.name} on validation"
+
+
+def _more(a: RowsNeeded | None, b: RowsNeeded | None) -> RowsNeeded | None:
+    """What settles both."""
+    if a is None or b is None:
+        return a or b
+    return max(a, b, key=lambda needed: inf if needed.rows is None else needed.rows)

@@ -80,7 +80,8 @@ def decide(
        not ahead of it or has the upper end of its 95 % interval at or below a gain worth having:
        3 points, or the margin if that is more. (To rule out a gain of one point takes some 16,000
        rows where two systems disagree on a fifth of them, of three points some 1,700.) Else the
-       rows can't tell, and `majority` is provisional.
+       rows can't tell, and `majority` is provisional. It is so, too, where a rung beats it but
+       that of step 4 is shown to be worse than it (upper end of its 95 % interval below 0).
     4. Choice. The cheapest rung shown no worse than the best by more than the margin. Rungs
        cheaper than the best are tested in the order of their validation accuracy, each by its
        95 % interval, until one is not shown no worse (fixed-sequence test: Maurer, Hothorn and
@@ -92,7 +93,14 @@ def decide(
        it hard for good ones to pass.
     5. Doubt. "Can't tell" if nothing cheaper passes, or only LLM rungs do, while a cheaper rung
        (in the second case one without an LLM) is shown neither no worse nor worse.
-    6. Leakage. Only if `lookup` beats `majority` on all rows (p at most 0.05) and the best gains
+    6. LLM. "The LLM is worth it" if it is the best and is shown better than every cheaper rung by
+       more than the margin. "Don't use the LLM" if another rung is chosen and every LLM that ran
+       is shown not to be better than it by more than the margin (upper end of the 95 % interval
+       at or below it; all must be, so their number asks for no correction). Neither where a rung
+       failed that might say otherwise. Else the choice is recommended without a word against the
+       LLM: an LLM that beats it on the test rows (interval widened for the number of LLMs) is
+       named, or else how much better one may be.
+    7. Leakage. Only if `lookup` beats `majority` on all rows (p at most 0.05) and the best gains
        on `majority` there. With enough unseen rows: if the best's gain on them is shown (upper
        end of its 95 % interval) to be under half of its gain on all rows, or if it is under half
        and no rung beats `majority` on them. With too few unseen rows: if the best is not shown to
@@ -142,11 +150,22 @@ def decide(
     majority, lookup = controls.get(MAJORITY), controls.get(LOOKUP)
     if majority:
         pairs = {c.name: rows.pair(c, majority) for c in rungs}
-        signal = _signal(pairs)
-        if not signal:
+        ahead = _shown_ahead(rungs, pairs)
+        if not ahead:
             verdict = _no_signal(verdict, rows, rungs, majority, pairs)
+        elif pairs[choice.rung.name].interval[1] < 0:
+            verdict = _worse_than_majority(verdict, rows, choice.rung, majority, pairs, ahead)
         if lookup:
-            claim = _leakage(every, rows, best, majority, lookup, margin=margin, signal=signal)
+            claim = _leakage(
+                every,
+                rows,
+                best,
+                majority,
+                lookup,
+                margin=margin,
+                signal=bool(ahead),
+                all_unseen=unseen is not None and bool(np.all(unseen)),
+            )
             if claim:
                 verdict = replace(verdict, kind="leakage", reason=claim + verdict.reason)
     return replace(verdict, reason=verdict.reason + text.not_compared(list(failed)))
@@ -196,12 +215,15 @@ def _only_controls(
     )
 
 
-def _signal(pairs: Mapping[str, Pair]) -> bool:
-    """Whether some rung is shown to beat the majority class."""
-    adjusted = holm([pair.p_value for pair in pairs.values()])
-    return any(
-        p <= ALPHA and pair.difference > 0 for p, pair in zip(adjusted, pairs.values(), strict=True)
-    )
+def _shown_ahead(rungs: Sequence[Candidate], pairs: Mapping[str, Pair]) -> list[Candidate]:
+    """The rungs that are shown to beat the majority class, the furthest ahead first."""
+    adjusted = holm([pairs[c.name].p_value for c in rungs])
+    shown = [
+        c
+        for c, p in zip(rungs, adjusted, strict=True)
+        if p <= ALPHA and pairs[c.name].difference > 0
+    ]
+    return sorted(shown, key=lambda c: -pairs[c.name].difference)
 
 
 def _no_signal(
@@ -244,6 +266,31 @@ def _no_signal(
     )
 
 
+def _worse_than_majority(
+    verdict: Verdict,
+    rows: TestRows,
+    chosen: Candidate,
+    majority: Candidate,
+    pairs: Mapping[str, Pair],
+    ahead: Sequence[Candidate],
+) -> Verdict:
+    """Recommend no rung that reading no text beats, nor one that the test rows would choose."""
+    reason = text.worse_than_majority(
+        rows.named(chosen),
+        rows.named(majority),
+        pairs[chosen.name],
+        rows.named(ahead[0]),
+        rows.basis(verdict.margin),
+    )
+    return replace(
+        verdict,
+        kind="cannot_tell",
+        choose=majority.name,
+        reason=reason + text.provisional(majority.name),
+        rows_needed=None,
+    )
+
+
 def _leakage(
     every: TestRows,
     rows: TestRows,
@@ -253,8 +300,9 @@ def _leakage(
     *,
     margin: float,
     signal: bool,
+    all_unseen: bool,
 ) -> str:
-    """Return the claim of leakage, or "" where it is not shown: step 6 of the rule."""
+    """Return the claim of leakage, or "" where it is not shown: step 7 of the rule."""
     looked_up, gain = every.pair(lookup, majority), every.pair(best, majority)
     if looked_up.p_value > ALPHA or looked_up.difference <= 0 or gain.difference <= 0:
         return ""
@@ -267,4 +315,6 @@ def _leakage(
     pair = every.pair(best, lookup)
     if pair.interval[0] > margin:
         return ""
-    return text.leakage_lookup(every.named(best), every.named(lookup), pair, every.basis(margin))
+    return text.leakage_lookup(
+        every.named(best), every.named(lookup), pair, every.basis(margin), short=all_unseen
+    )

@@ -68,26 +68,35 @@ def no_worse(chosen: Named | str, best: Named, pair: Pair, on: Basis) -> str:
 def best_is_needed(best: Named | str, nearest: Named | None, pair: Pair | None, on: Basis) -> str:
     """Say that the best is better than all that is cheaper, if anything is."""
     if nearest is None or pair is None:
-        return f"{best} is the best on validation, and no cheaper rung ran ({on})."
+        return f"{best} is the best on validation, and nothing cheaper ran, controls aside ({on})."
     return (
         f"{best} beats every cheaper rung that ran by more than {on.margin_text}; the nearest is "
         f"{nearest} ({figures(pair)}; {on})."
     )
 
 
-def llm_no_better(llm: Named, chosen: Named, pair: Pair) -> str:
-    """Say that the LLM, behind on validation, isn't ahead on test either."""
+def llm_no_better(llm: Named, chosen: Named, pair: Pair, behind: str, on: Basis) -> str:
+    """Say that the LLM, `behind` on validation, isn't ahead by the margin on test either."""
     return (
-        f" {llm} was behind on validation and is not shown to beat {chosen.name} on the test rows "
-        f"({figures(pair)})."
+        f" {llm} was {behind} and is not better than {chosen.name} by more than {on.margin_text} "
+        f"on the test rows ({figures(pair)})."
     )
 
 
-def llm_ahead_on_test(llm: Named, chosen: Named, pair: Pair) -> str:
+def llm_ahead_on_test(llm: Named, chosen: Named, pair: Pair, behind: str) -> str:
     """Say that validation and test disagree about the LLM."""
     return (
-        f" But {llm} beats {chosen.name} on the test rows ({figures(pair)}) though it was behind "
-        "on validation: a larger validation part would tell."
+        f" But {llm} beats {chosen.name} on the test rows ({figures(pair)}) though it was "
+        f"{behind}: a larger validation part would tell."
+    )
+
+
+def llm_not_ruled_out(llm: Named, chosen: Named, pair: Pair, needed: RowsNeeded, on: Basis) -> str:
+    """Say that the LLM may be better, by how much, and what would tell."""
+    whether = f"whether it is better by more than {on.margin_text}"
+    return (
+        f" These rows do not rule out that {llm} is up to {100 * pair.interval[1]:.1f} points "
+        f"better than {chosen.name} ({figures(pair)}); {_would_show(needed, on, whether)}."
     )
 
 
@@ -132,6 +141,16 @@ def cannot_tell_majority(
     )
 
 
+def worse_than_majority(chosen: Named, majority: Named, pair: Pair, ahead: Named, on: Basis) -> str:
+    """Say that what the rule chose is shown to be worse than the majority class."""
+    return (
+        f"Can't tell yet which rung to use: {chosen}, which validation and the margin would "
+        f"choose, is worse than {majority} on the test rows ({figures(pair)}; {on}). {ahead} beats "
+        "it there, but to choose by the test rows would flatter what is chosen: a larger "
+        "validation part would tell."
+    )
+
+
 def only_controls(names: Sequence[str]) -> str:
     """Say that there is nothing to choose from."""
     return f"Nothing to choose from: only {' and '.join(names)} ran."
@@ -151,12 +170,19 @@ def leakage_unseen(
     )
 
 
-def leakage_lookup(best: Named, lookup: Named, pair: Pair, on: Basis) -> str:
-    """Say that looking up may do as well, and that no rows are left to tell more."""
+def leakage_lookup(best: Named, lookup: Named, pair: Pair, on: Basis, *, short: bool) -> str:
+    """Say that looking up may do as well, and why no rows tell more.
+
+    `short`: no row has a long text of training, so it is short ones that are looked up.
+    """
+    why = (
+        "no test row shares a long text with training, but short ones are looked up as well"
+        if short
+        else "too few test rows are known to have a text that is not in training"
+    )
     return (
         f"Most of this score may be leakage: {best} is not shown to beat looking training texts "
-        f"up, {lookup}, by more than {on.margin_text} ({figures(pair)}; {on}), and too few "
-        "test rows have a text that is not in training. "
+        f"up, {lookup}, by more than {on.margin_text} ({figures(pair)}; {on}), and {why}. "
     )
 
 
@@ -165,14 +191,14 @@ def not_compared(failed: Sequence[str]) -> str:
     return f" Failed, so nothing is said of: {', '.join(failed)}." if failed else ""
 
 
-def _would_show(needed: RowsNeeded, on: Basis) -> str:
+def _would_show(needed: RowsNeeded, on: Basis, what: str = "it") -> str:
     if needed.rows is not None:
-        return f"{_about(needed.rows, on)} would show it"
+        return f"{_about(needed.rows, on)} would show {what}"
     if needed.reason == "seeds":
-        return "more seeds, not rows, would show it, as the trainings differ too much"
+        return f"more seeds, not rows, would show {what}, as the trainings differ too much"
     if needed.reason == "too few rows":
-        return "too few test rows to say how many would show it"
-    return "no practical number of rows would show it, as the gap to be seen is so small"
+        return f"too few test rows to say how many would show {what}"
+    return f"no practical number of rows would show {what}, as the gap to be seen is so small"
 
 
 def _about(rows: int, on: Basis) -> str:
