@@ -262,6 +262,26 @@ def test_shared_groups_and_empty_texts_are_noted(tmp_path: Path) -> None:
     assert any(note.startswith("column 'text' is empty in some rows: 1 ") for note in notes)
 
 
+def test_rows_that_an_open_quote_may_have_joined_are_noted(tmp_path: Path) -> None:
+    rows = "".join(f"text {i}\t{'ab'[i % 2]}\n" for i in range(20))
+    joined = '"Wow\ta\nbad\tb\nok "\ta\n'
+    (tmp_path / "t.tsv").write_text("text\tlabel\n" + joined + rows)
+    (note,) = (note for note in load(str(tmp_path / "t.tsv")).notes if "quote" in note)
+    assert note == (
+        f"{tmp_path / 't.tsv'}: lines 2 to 4 are one row: a quoted cell reaches over them, though "
+        'each could be a row of its own. If they are, a quote is not closed: double it ("") or '
+        "remove it."
+    )
+    notes: list[str] = []
+    load_labelled(str(tmp_path / "t.tsv"), ["text"], "label", ("a", "b"), notes=notes)
+    assert note in notes
+    (tmp_path / "t.tsv").write_text("text\tlabel\n" + joined * 5)
+    notes.clear()
+    assert len(list(read_texts(str(tmp_path / "t.tsv"), ["text"], notes=notes))) == 5
+    (note,) = notes
+    assert "lines 2 to 4, 5 to 7, 8 to 10, … (5 such rows in all) are one row each: " in note
+
+
 # Texts, options and names
 
 

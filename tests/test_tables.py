@@ -166,6 +166,25 @@ def test_json_and_parquet_values_keep_their_types(tmp_path: Path) -> None:
         assert type(values["yes"]) is bool
 
 
+JOINED: dict[str, tuple[str, str, list[int | None]]] = {
+    "tabs": ("t.tsv", 'id\ttext\n1\t"Wow\n2\tbad\n3\tok\n4\t"\n5\tfine\n', [5, None]),
+    "tabs, two lines": ("t.tsv", 'id\ttext\n1\t"Wow\n2\tbad"\n', [3]),
+    "commas": ("t.csv", 'text,y\n"Wow,a\nbad,b\nok ",a\nfine,b\n', [4, None]),
+    "commas, two lines": ("t.csv", 'text,y\n"Hello,\nbye",a\n', [None]),
+    "a line that is no row": ("t.csv", 'text,y\n"Wow,a\nbad\n\nok ",a\n', [None]),
+    "more cells on a line": ("t.tsv", 'id\ttext\n1\t"a\tb\n2\tc"\n', [None]),
+    "one column": ("t.tsv", 'text\n"a\nb\nc"\n', [None]),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "ends"), JOINED.values(), ids=JOINED)
+def test_rows_that_an_open_quote_may_have_joined_are_marked(
+    tmp_path: Path, name: str, content: str, ends: list[int | None]
+) -> None:
+    (tmp_path / name).write_text(content)
+    assert [row.joined_to for row in scan_rows(tmp_path / name)] == ends
+
+
 def test_rows_before_a_fault_are_streamed(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,b\n1,2\n3,4\n5\n")
     rows = scan_rows(tmp_path / "t.csv")

@@ -18,12 +18,21 @@ _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One data row and where it stands."""
+    """One data row and where it stands.
+
+    Attributes:
+        file: where it is from.
+        number: counted from 1.
+        line: of the file, its first; None where a format has no lines.
+        values: by the column's name.
+        joined_to: its last line, where each of them could be a row of its own (`may_be_rows`).
+    """
 
     file: str
     number: int
-    line: int | None  # of the file; None where a format has no lines
+    line: int | None
     values: dict[str, Any]
+    joined_to: int | None = None
 
     @property
     def where(self) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from llabel.data.cells import Row, cell_text, listed, shown
 from llabel.data.classes import LabelCells, Place, label_values
+from llabel.data.open_quotes import noting_joined
 from llabel.data.sources import Part, part_name
 from llabel.errors import InputError
 from llabel.task import ClassIndices, Label, Split, Text
@@ -85,14 +86,15 @@ class Table:
         return Split(tuple(self.ids), tuple(self.texts), y, groups)
 
 
-def read_part(part: Part, role: str, columns: Columns) -> Table:
-    """Read all rows of a part.
+def read_part(part: Part, role: str, columns: Columns, notes: list[str]) -> Table:
+    """Read all rows of a part; what is suspicious of them is added to `notes`.
 
     Raises:
         InputError: a text that is a list or the like, a row without group, an unknown part name.
     """
     table = Table(role, part.typed)
-    for number, row in enumerate(part.rows(columns.wanted, columns.optional), start=1):
+    rows = noting_joined(part.rows(columns.wanted, columns.optional), notes)
+    for number, row in enumerate(rows, start=1):
         table.ids.append(f"{part.name}:{number}")
         table.texts.append(row_texts(row, columns.fields))
         table.places.append((row.file, row.number, row.line))

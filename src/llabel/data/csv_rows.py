@@ -17,6 +17,7 @@ from llabel.data.cells import (
     row_name,
     shown,
 )
+from llabel.data.open_quotes import may_be_rows
 from llabel.errors import InputError
 
 SEPARATORS = (",", ";", "\t")
@@ -77,7 +78,11 @@ def csv_rows(
         values = dict(zip(header, cells, strict=True))
         for name, cell in values.items():
             check_cell(cell, file, where, name)
-        yield Row(file, number, line, {asked: values[name] for asked, name in called.items()})
+        last = None
+        if len(record) > 1 and may_be_rows(record, delimiter, len(header)):
+            last = line + len(record) - 1
+        chosen = {asked: values[name] for asked, name in called.items()}
+        yield Row(file, number, line, chosen, joined_to=last)
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ def _chosen(
     if split_column and len(source.parts) == 1:
         (only,) = source.parts.values()
         if matching(split_column, only.columns()):
-            whole = read_part(only, only.name, replace(columns, split=split_column))
+            whole = read_part(only, only.name, replace(columns, split=split_column), notes)
             return _by_column(only.origin, whole, split_column, part, notes)
     name = next(role for role in reversed(ROLES) if role in source.parts)
     if part is not None:
@@ -94,7 +94,7 @@ def _chosen(
     others = [other for other in source.parts if other != name]
     table = Table(chosen.name, chosen.typed)
     if not lacks_labels(chosen, columns.label, source.parts):
-        table = read_part(chosen, chosen.name, columns)
+        table = read_part(chosen, chosen.name, columns, notes)
     if others:
         notes.append(f"Scored is the {name} part, {len(table.ids):,} rows.")
     return table, chosen.origin, others

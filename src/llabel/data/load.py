@@ -35,6 +35,7 @@ from llabel.data.notes import (
     note_separator,
     note_shared_groups,
 )
+from llabel.data.open_quotes import noting_joined
 from llabel.data.rows import fingerprint
 from llabel.data.sources import Part, Source, file_part, open_source, part_name, require_part
 from llabel.data.splitting import Sampling, check_size
@@ -163,7 +164,11 @@ def load_task(
 
 
 def read_texts(
-    data: str, fields: Sequence[str], *, part: str | None = None
+    data: str,
+    fields: Sequence[str],
+    *,
+    part: str | None = None,
+    notes: list[str] | None = None,
 ) -> Iterator[tuple[str, Text]]:
     """Stream ids and texts for prediction, in constant memory; labels are not looked at.
 
@@ -171,6 +176,7 @@ def read_texts(
         data: as for `load_task`.
         fields: the text columns.
         part: read this part only; all parts one after the other by default.
+        notes: what the user should know is added there, when the rows of a part are at their end.
 
     Raises:
         InputError: as for `load_task`.
@@ -178,10 +184,13 @@ def read_texts(
     source = open_source(data)
     names = list(source.parts) if part is None else [require_part(source, part, "--split")]
     columns = Columns(tuple(fields))
+    said = [] if notes is None else notes
     return (
         (f"{chosen.name}:{number}", row_texts(row, columns.fields))
         for chosen in map(source.parts.__getitem__, names)
-        for number, row in enumerate(chosen.rows(columns.wanted, columns.optional), start=1)
+        for number, row in enumerate(
+            noting_joined(chosen.rows(columns.wanted, columns.optional), said), start=1
+        )
     )
 
 
@@ -230,7 +239,7 @@ def read_tables(
             if role != "train" and lacks_labels(part, columns.label, source.parts):
                 raise _withheld(part.origin, role, columns.label, source.parts)
             note_separator(part, columns, notes)
-        tables = {role: read_part(part, role, columns) for role, part in parts.items()}
+        tables = {role: read_part(part, role, columns, notes) for role, part in parts.items()}
     else:
         tables = _read_by_column(source, columns, test_split, notes)
     for role, table in tables.items():
@@ -349,7 +358,7 @@ def _read_by_column(
             f"--split-column {columns.split}: {source.name} has parts already "
             f"({listed(source.parts)}). Leave the option out, or name one table."
         )
-    whole = read_part(source.parts["train"], "train", columns)
+    whole = read_part(source.parts["train"], "train", columns, notes)
     note_separator(source.parts["train"], columns, notes)
     names = [role for role in ROLES if role in whole.roles]
     if "train" not in names:
