@@ -89,6 +89,19 @@ def test_groups_stand_on_one_side_of_both_cuts(tmp_path: Path) -> None:
     assert sum(map(len, splits(task))) == 180
 
 
+@pytest.mark.parametrize("spellings", [("a", "a "), ("a", "A"), ("\xe9", "e\u0301"), (1, 1.0)])
+def test_spellings_of_a_group_are_one(tmp_path: Path, spellings: tuple[Any, Any]) -> None:
+    def group(row: int) -> Any:
+        spelling = spellings[row % 2]
+        return spelling + row // 2 if isinstance(spelling, int | float) else f"{row // 2}{spelling}"
+
+    rows = [{"text": f"t{i}", "label": "ab"[i // 2 % 2], "g": group(i)} for i in range(120)]
+    task = load(write_jsonl(tmp_path / "t.jsonl", rows), group="g").task
+    sides = [{(int(row.split(":")[1]) - 1) // 2 for row in part.ids} for part in splits(task)]
+    assert sum(map(len, sides)) == 60
+    assert sum(len(set(part.groups or ())) for part in splits(task)) == 60
+
+
 def test_given_parts_stay_as_they_are(tmp_path: Path) -> None:
     for part, start, n in (("train", 0, 20), ("dev", 100, 6), ("test", 200, 8)):
         write_csv(tmp_path / "d" / f"{part}.csv", rows_of(n, start=start))

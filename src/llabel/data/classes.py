@@ -20,6 +20,7 @@ _BOOLEANS = ({"true", "false"}, {"True", "False"}, {"TRUE", "FALSE"})
 _INTEGER = re.compile(r"(?!-0)-?(?:0|[1-9]\d{0,17})(?:\.0+)?", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 _DIGITS = re.compile(r"[-+]?\d+", re.ASCII)
+_NUMBER = re.compile(r"(?P<sign>[-+]?)0*(?P<whole>\d+)(?:\.(?P<fraction>\d*))?", re.ASCII)
 # What pandas reads as missing in a CSV file, and so what programs write for it.
 _NOTHING = frozenset(
     (
@@ -57,6 +58,19 @@ def normal_form(text: str) -> str:
     ``"sci fi"``. ``--normalise-labels`` replaces string labels by it.
     """
     return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+
+
+def lookalike_form(text: str) -> str:
+    """The `normal_form`, and of a number (without exponent) its shortest one: ``01``, ``1.0`` and
+    ``+1`` → ``1``, ``-0`` → ``0``.
+    """
+    form = normal_form(text)
+    number = _NUMBER.fullmatch(form)
+    if number is None:
+        return form
+    fraction = (number["fraction"] or "").rstrip("0")
+    value = number["whole"] + (f".{fraction}" if fraction else "")
+    return f"-{value}" if number["sign"] == "-" and value != "0" else value
 
 
 def read_labels(

@@ -103,7 +103,8 @@ def load_task(
             noted) unless all are; numbers become texts.
         label: the label column: texts, true and false, or whole numbers. In CSV and TSV, ``NA``,
             ``NaN``, ``null`` and the like are missing labels.
-        group: column whose values never stand on both sides of a cut.
+        group: column whose values never stand on both sides of a cut. Those that differ only by
+            case, white space, Unicode form or how a number is written (1, 1.0) are one group.
         split_column: column that says train, validation (or valid, val, dev) or test.
         validation: a table file for the validation part, instead of `data`'s own.
         test: a table file for the test part, instead of `data`'s own.

@@ -235,8 +235,6 @@ class _Parts:
     ) -> "_Parts":
         """See `cut_missing`."""
         missing = [role for role in CUT_PARTS if role not in self.splits]
-        if not missing:
-            return self
         names, splits = self._together(least=1 + len(missing))
         done = self._like(cut_missing(splits, sizes, names, seed, notes, group=group))
         for target, (classes, own) in done.targets.items():
