@@ -146,6 +146,27 @@ def test_a_known_class_may_be_called_none(tmp_path: Path) -> None:
         load_labelled(data, ["text"], "label", ("mild", "severe"))
 
 
+def test_a_known_class_may_be_called_none_in_its_normal_form(tmp_path: Path) -> None:
+    known: tuple[Any, ...] = (["text"], "label", ("mild", "none"))
+    data = write_csv(tmp_path / "e.csv", [("a", "None"), ("b", "Mild"), ("c", "NA")])
+    notes: list[str] = []
+    found = load_labelled(data, *known, normalise_labels=True, drop_unlabelled=True, notes=notes)
+    assert found.y.tolist() == [1, 0]
+    assert notes[0].startswith("1 of 3 rows")
+    alone = write_csv(tmp_path / "alone.csv", [("a", "None")])
+    assert load_labelled(alone, *known, normalise_labels=True).y.tolist() == [1]
+
+
+@pytest.mark.parametrize("options", [{}, {"drop_unlabelled": True}, {"normalise_labels": True}])
+def test_a_class_called_none_in_json_is_one_in_csv(tmp_path: Path, options: dict[str, Any]) -> None:
+    rows = [{"text": t, "label": y} for t, y in rows_of(30, ["None", "Mild"])]
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    write_csv(tmp_path / "test.csv", rows_of(6, ["None", "Mild"], start=50))
+    assert load(str(tmp_path), **options).task.test.y.tolist().count(1) == 3
+    write_csv(tmp_path / "test.csv", [("a", "None")])
+    assert len(load(str(tmp_path), **options).task.test) == 1
+
+
 def test_whole_numbers_with_a_point_are_known_again(tmp_path: Path) -> None:
     data = write_csv(tmp_path / "e.csv", [("a", "1.0"), ("b", "0.0"), ("c", "1")])
     assert load_labelled(data, ["text"], "label", (0, 1)).y.tolist() == [1, 0, 1]

@@ -81,7 +81,8 @@ def read_labels(
     In CSV and TSV, a column that holds nothing but ``true`` and ``false`` (or True/False, or
     TRUE/FALSE) is boolean, and one of whole numbers as they are usually written (``7``, ``-1``, or
     ``7.0``, but not ``007``) is of integers. Whole floats of other formats (1.0) become integers.
-    ``NA``, ``NaN``, ``null`` and the like are missing labels there, not classes.
+    ``NA``, ``NaN``, ``null`` and the like are missing labels there, not classes, unless another
+    part, in a format with types, has that text as a label.
 
     Args:
         column: its name, for messages.
@@ -94,7 +95,8 @@ def read_labels(
     Raises:
         InputError: missing labels, numbers with a fraction, lists and the like, or mixed types.
     """
-    values = [label_values(column, part, normalise=normalise) for part in parts]
+    known = frozenset(word for part in parts if part.typed for word in label_words(part))
+    values = [label_values(column, part, known, normalise=normalise) for part in parts]
     refuse_missing(column, parts, values)
     untyped = [index for index, part in enumerate(parts) if not part.typed]
     if untyped:
@@ -106,12 +108,21 @@ def read_labels(
     return values
 
 
-def is_withheld(cells: LabelCells, known: Iterable[Any]) -> bool:
-    """Whether a part has no labels: all are missing, or all are -1 where `known` has no -1."""
-    names = {str(value) for value in known}
+def label_words(cells: LabelCells) -> set[str]:
+    """How the labels of a part are written, without what stands for a missing one."""
+    return {str(cell) for cell in cells.values if not _is_missing(cell, cells.typed)}
+
+
+def is_withheld(cells: LabelCells, known: Iterable[Any], *, normalise: bool = False) -> bool:
+    """Whether a part has no labels: all are missing, or all are -1 where `known` has no -1.
+
+    With `normalise`, `known` may be in `normal_form`.
+    """
+    names = frozenset(map(str, known))
+    words = _words(names, normalise)
     found = {
-        None if _is_missing(value, cells.typed) and value not in names else str(value)
-        for value in cells.values
+        None if _is_missing(cell, cells.typed, words, normalise) else str(cell)
+        for cell in cells.values
     }
     return found <= {None} or (found <= {None, "-1", "-1.0"} and not names & {"-1", "-1.0"})
 
@@ -219,13 +230,14 @@ def label_values(
         column: its name, for messages.
         part: the cells.
         known: words that are labels, though they look like a missing value.
-        normalise: replace strings by their `normal_form`.
+        normalise: replace strings by their `normal_form`, by which `known` is looked up, too.
 
     Raises:
         InputError: a cell that cannot be a label.
     """
+    words = _words(known, normalise)
     values = [
-        None if _is_missing(cell, part.typed) and cell not in known else _plain(column, cell, *at)
+        None if _is_missing(cell, part.typed, words, normalise) else _plain(column, cell, *at)
         for cell, at in zip(part.values, part.places, strict=True)
     ]
     if not normalise:
@@ -233,9 +245,17 @@ def label_values(
     return [normal_form(value) if isinstance(value, str) else value for value in values]
 
 
-def _is_missing(cell: Any, typed: bool) -> bool:
+def _words(known: frozenset[str], normalise: bool) -> frozenset[str]:
+    return frozenset(map(normal_form, known)) if normalise else known
+
+
+def _is_missing(
+    cell: Any, typed: bool, known: frozenset[str] = frozenset(), normalise: bool = False
+) -> bool:
     if isinstance(cell, str):
-        return not cell.strip() or (not typed and cell.strip() in _NOTHING)
+        if typed or cell.strip() not in _NOTHING:
+            return not cell.strip()
+        return (normal_form(cell) if normalise else cell) not in known
     return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 

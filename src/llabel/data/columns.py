@@ -1,6 +1,6 @@
 """One part of the data, read into columns; every text, group and part name is checked."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,7 +107,14 @@ def read_part(part: Part, role: str, columns: Columns, notes: list[str]) -> Tabl
     return table
 
 
-def with_labels(table: Table, column: str, notes: list[str], known: Sequence[Label] = ()) -> Table:
+def with_labels(
+    table: Table,
+    column: str,
+    notes: list[str],
+    known: Iterable[Label],
+    *,
+    normalise: bool,
+) -> Table:
     """The rows that have a label; where none has, all of them, to be refused.
 
     Args:
@@ -115,8 +122,10 @@ def with_labels(table: Table, column: str, notes: list[str], known: Sequence[Lab
         column: the label column's name.
         notes: how many are left out is added there.
         known: classes, which may look like a missing value.
+        normalise: whether labels are compared in their normal form.
     """
-    labels = label_values(column, table.label_cells, frozenset(map(str, known)))
+    words = frozenset(map(str, known))
+    labels = label_values(column, table.label_cells, words, normalise=normalise)
     rows = [row for row, label in enumerate(labels) if label is not None]
     if len(rows) in {0, len(labels)}:
         return table

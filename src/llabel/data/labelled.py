@@ -48,7 +48,8 @@ def load_labelled(
     source = open_source(data)
     table, origin, others = _chosen(source, columns, part, split_column, notes)
     known = (*classes, *(entry["label"] for entry in mapped))
-    if not table.ids or is_withheld(table.label_cells, known):
+    withheld = is_withheld(table.label_cells, known, normalise=normalise_labels)
+    if not table.ids or withheld:
         told = f", another part with --split ({listed(others)})" if others else ""
         raise InputError(
             f"{origin}: no row has a label in column {shown(label)} (missing, or empty "
@@ -57,7 +58,7 @@ def load_labelled(
         )
     refuse_empty(table, columns.fields)
     if drop_unlabelled:
-        table = with_labels(table, label, notes, known)
+        table = with_labels(table, label, notes, known, normalise=normalise_labels)
     if mapped:
         labels = map_known(label, mapped, classes, table.label_cells, normalise=normalise_labels)
         kept = without_dropped(replace(table, labels=labels), labels, label)

@@ -8,6 +8,7 @@ from llabel.data.cells import listed, matching, shown
 from llabel.data.classes import (
     class_indices,
     is_withheld,
+    label_words,
     read_labels,
     refuse_lookalikes,
     sorted_classes,
@@ -139,6 +140,7 @@ def load_task(
     tables = read_tables(
         source, columns, test_split, notes,
         keep_validation=validation is not None, drop_unlabelled=drop_unlabelled,
+        normalise=normalise_labels,
     )  # fmt: skip
     tables, labels, mapped = final_labels(tables, label, normalise_labels, label_map, notes)
     classes, splits = labelled(tables, label, labels)
@@ -231,6 +233,7 @@ def read_tables(
     *,
     keep_validation: bool,
     drop_unlabelled: bool,
+    normalise: bool,
 ) -> dict[str, Table]:
     """The parts that are given, by role and in the order of `ROLES`."""
     if columns.split is None:
@@ -243,12 +246,14 @@ def read_tables(
         tables = {role: read_part(part, role, columns, notes) for role, part in parts.items()}
     else:
         tables = _read_by_column(source, columns, test_split, notes)
+    learned = label_words(tables["train"].label_cells)
+    typed = {word for one in tables.values() if one.typed for word in label_words(one.label_cells)}
     for role, table in tables.items():
-        if role != "train" and is_withheld(table.label_cells, tables["train"].labels):
+        if role != "train" and is_withheld(table.label_cells, learned, normalise=normalise):
             raise _withheld(table.places[0][0], role, columns.label, source.parts)
         refuse_empty(table, columns.fields)
         if drop_unlabelled and columns.label is not None:
-            tables[role] = with_labels(table, columns.label, notes)
+            tables[role] = with_labels(table, columns.label, notes, typed, normalise=normalise)
     return {role: tables[role] for role in ROLES if role in tables}
 
 

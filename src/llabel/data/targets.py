@@ -92,6 +92,7 @@ def load_targets(
         tables[name] = read_tables(
             source, columns, test_split, said,
             keep_validation=validation is not None, drop_unlabelled=drop_unlabelled,
+            normalise=normalise_labels,
         )  # fmt: skip
         notes += [note for note in said if note not in notes]
     own_notes: dict[str, list[str]] = {name: [] for name in labels}
