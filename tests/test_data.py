@@ -269,10 +269,33 @@ def test_shared_groups_and_empty_texts_are_noted(tmp_path: Path) -> None:
     write_csv(tmp_path / "train.csv", [*rows, ("", "a", "g20")], "text,label,g")
     write_csv(tmp_path / "test.csv", [rows[0], ("x", "b", "new")], "text,label,g")
     notes = load(str(tmp_path), group="g").notes
-    assert (
-        "1 of 2 test rows share their 'g' with a train row; the parts are used as given." in notes
-    )
     assert any(note.startswith("column 'text' is empty in some rows: 1 ") for note in notes)
+    told = "{0} rows share their 'g' with a {1} row; parts that are given stay as they are."
+    shared = [note for note in notes if "share" in note]
+    assert shared in (
+        [told.format("1 of 2 test", "train")],
+        [told.format("1 of 2 test", "validation")],
+    )
+    new = [("v", "a", "new"), ("w", "b", "other")]
+    write_csv(tmp_path / "validation.csv", new, "text,label,g")
+    loaded = load(str(tmp_path), group="g")
+    assert [note for note in loaded.notes if "share" in note] == [
+        told.format("1 of 2 test", "train"),
+        told.format("1 of 2 test", "validation"),
+    ]
+
+
+def test_groups_that_a_draw_leaves_out_are_not_shared(tmp_path: Path) -> None:
+    rows = [(f"t{i}", "ab"[i % 2], f"g{i}") for i in range(60)]
+    for part in ("train", "validation"):
+        write_csv(tmp_path / f"{part}.csv", rows, "text,label,g")
+    options = {"validation": str(tmp_path / "validation.csv"), "group": "g"}
+    loaded = load(str(tmp_path / "train.csv"), **options, train_rows=10)
+    test = len(loaded.task.test)
+    assert [note.split(" rows share ")[0] for note in loaded.notes if "share" in note] == [
+        "10 of 60 validation",
+        f"{test} of {test} test",
+    ]
 
 
 def test_rows_that_an_open_quote_may_have_joined_are_noted(tmp_path: Path) -> None:
@@ -429,7 +452,9 @@ def test_boolq_by_passage() -> None:
     assert (len(task.train), len(task.test)) == (1000, 3270)
     assert len(task.validation) == 942
     assert not set(task.train.groups or ()) & set(task.validation.groups or ())
-    assert "952 of 3,270 test rows share their 'passage'" in " ".join(loaded.notes)
+    (told, *_) = (note for note in loaded.notes if "share their 'passage' with a train" in note)
+    known = set(task.train.groups or ())
+    assert told.startswith(f"{sum(one in known for one in task.test.groups or ()):,} of 3,270 test")
     train = load_labelled(str(SHARED / "data/boolq"), fields, "answer", task.classes, part="train")
     assert int(unseen_rows([train], task.test, fields).sum()) == 2318
 

@@ -144,7 +144,6 @@ def load_task(
     )  # fmt: skip
     tables, labels, mapped = final_labels(tables, label, normalise_labels, label_map, notes)
     classes, splits = labelled(tables, label, labels)
-    note_shared_groups(splits, group, notes)
     cut = tuple(role for role in CUT_PARTS if role not in splits)
     sizes = {"test": test_size, "validation": validation_size}
     splits = cut_missing(splits, sizes, classes, seed, notes, group=group)
@@ -152,6 +151,7 @@ def load_task(
     whole = splits["train"]
     splits = draw(splits, drawn, sampling, classes, seed, notes)
     note_missed(whole, splits["train"], classes, notes)
+    note_shared_groups(splits, group, notes)
     note_lacking_classes(splits, classes, cut, notes)
     note_empty_texts(splits, columns.fields, notes)
     task = Task(

@@ -100,11 +100,11 @@ def load_targets(
     parts = _Parts({
         name: labelled(kept, name, values) for name, (kept, values, _) in found.items()
     })  # fmt: skip
-    note_shared_groups(parts.splits, group, notes)
     cut = tuple(role for role in CUT_PARTS if role not in parts.splits)
     sizes = {"test": test_size, "validation": validation_size}
     parts = parts.cut(sizes, seed, notes, group=group)
     parts = parts.drawn({"train": train_rows, "test": test_rows}, sampling, seed, notes)
+    note_shared_groups(parts.splits, group, notes)
     tasks = {}
     for name, (classes, splits) in parts.targets.items():
         said = own_notes[name]
