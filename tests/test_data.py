@@ -385,6 +385,23 @@ def test_data_that_is_not_there(tmp_path: Path) -> None:
         load(str(tmp_path / "two"))
 
 
+def test_a_file_that_plays_two_parts_is_refused(tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "train.csv", rows_of(30))
+    other = write_csv(tmp_path / "validation.csv", rows_of(10, start=50))
+    (tmp_path / "link.csv").symlink_to(data)
+    again = str(tmp_path / "link.csv")
+    for source in (data, str(tmp_path)):
+        with pytest.raises(InputError, match=r"--test .*link.csv: .* the train part.*--test-size"):
+            load(source, test=again)
+        with pytest.raises(InputError, match=r"--validation .* is the train part.*validation-size"):
+            load(source, validation=data)
+        with pytest.raises(InputError, match=r"is the (test|validation) part, too"):
+            load(source, test=other, validation=other)
+    with pytest.raises(InputError, match=r"--test .* is the validation part, too"):
+        load(str(tmp_path), test=other)
+    assert len(load(data, validation=other).task.validation) == 10
+
+
 # Evaluation rows
 
 

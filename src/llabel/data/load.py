@@ -1,7 +1,7 @@
 """Read → check → split → fingerprint: from what the user names to a locked `Task`."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from llabel.data.cells import listed, matching, shown
@@ -38,7 +38,14 @@ from llabel.data.notes import (
 )
 from llabel.data.open_quotes import noting_joined
 from llabel.data.rows import fingerprint
-from llabel.data.sources import Part, Source, file_part, open_source, part_name, require_part
+from llabel.data.sources import (
+    Part,
+    Source,
+    open_source,
+    part_name,
+    require_part,
+    with_files,
+)
 from llabel.data.splitting import Sampling, check_size
 from llabel.errors import InputError
 from llabel.task import Label, Split, Task, Text
@@ -213,16 +220,6 @@ def checked_columns(text: Sequence[str], label: str) -> tuple[str, ...]:
             "question. Remove it from --text."
         )
     return tuple(text)
-
-
-def with_files(source: Source, validation: str | None, test: str | None) -> Source:
-    """The data with files of their own for some parts."""
-    files = {"validation": validation, "test": test}
-    given = {role: file_part(path, role) for role, path in files.items() if path is not None}
-    if not given:
-        return source
-    train = {"train": replace(source.parts["train"], name="train")}
-    return Source(source.name, {**source.parts, **train, **given})
 
 
 def read_tables(

@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ PART_NAMES = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_PARTS = ("train", "validation", "test")
 _SHARD = re.compile(r"(?P<part>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
 
 
@@ -32,6 +33,7 @@ class Part:
             the rows.
         columns: names of the columns there are; no row is parsed for them where a header tells.
         separator: columns → what separates the cells where the file's name says otherwise.
+        files: that it is read from; none of the Hub.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Part:
     rows: Callable[[Sequence[str] | None, Collection[str]], Iterator[Row]] = field(repr=False)
     columns: Callable[[], list[str]] = field(repr=False)
     separator: Callable[[Sequence[str]], str | None] = field(repr=False, default=lambda _: None)
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,43 @@ def file_part(path: str | Path, name: str) -> Part:
     return _shards_part([Path(path).expanduser()], name)
 
 
+def with_files(source: Source, validation: str | None, test: str | None) -> Source:
+    """The data with files of their own for some parts.
+
+    Raises:
+        InputError: such a file cannot be read, or is another part's, too.
+    """
+    files = {"validation": validation, "test": test}
+    given = {role: file_part(path, role) for role, path in files.items() if path is not None}
+    if not given:
+        return source
+    train = {"train": replace(source.parts["train"], name="train")}
+    parts = {**source.parts, **train, **given}
+    for role in given:
+        _refuse_same_file(role, str(files[role]), parts)
+    return Source(source.name, parts)
+
+
+def _refuse_same_file(role: str, file: str, parts: Mapping[str, Part]) -> None:
+    own = {path.resolve() for path in parts[role].files}
+    same = next(
+        (
+            name
+            for name in _PARTS
+            if name != role
+            and name in parts
+            and own & {path.resolve() for path in parts[name].files}
+        ),
+        None,
+    )
+    if same is not None:
+        raise InputError(
+            f"--{role} {file}: this file is the {same} part, too, and what is measured on rows "
+            f"that were learned from or chosen on says nothing of new ones. Name another file, or "
+            f"leave --{role} out: a part of the training rows is held out then (--{role}-size)."
+        )
+
+
 def _shards_part(paths: list[Path], name: str) -> Part:
     for path in paths:
         scan_rows(path)  # a wrong name is told now, not when the rows are read
@@ -107,6 +147,7 @@ def _shards_part(paths: list[Path], name: str) -> Part:
         ),
         lambda: column_names(paths[0]),
         lambda columns: separator(paths[0], columns),
+        tuple(paths),
     )
 
 
@@ -175,8 +216,7 @@ def _complete(part: str, shards: list[tuple[Path, int]]) -> list[Path]:
 
 
 def _rank(part: str) -> tuple[int]:
-    known = ("train", "validation", "test")
-    return (known.index(part) if part in known else len(known),)
+    return (_PARTS.index(part) if part in _PARTS else len(_PARTS),)
 
 
 def _hub_source(data: str) -> Source:

@@ -19,11 +19,10 @@ from llabel.data.load import (
     final_labels,
     labelled,
     read_tables,
-    with_files,
 )
 from llabel.data.notes import note_empty_texts, note_lacking_classes, note_shared_groups
 from llabel.data.rows import fingerprint
-from llabel.data.sources import Source, open_source
+from llabel.data.sources import Source, open_source, with_files
 from llabel.data.splitting import Sampling, check_size
 from llabel.errors import InputError
 from llabel.task import ClassIndices, Label, Split, TargetLabel, Task
