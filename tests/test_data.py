@@ -163,6 +163,18 @@ def test_a_json_test_part_without_some_labels_is_not_withheld(tmp_path: Path) ->
         load(str(tmp_path))
 
 
+def test_a_json_label_may_come_late(tmp_path: Path) -> None:
+    late: list[dict[str, Any]] = [{"text": f"t{i}"} for i in range(1_000)]
+    late += [{"text": t, "label": y} for t, y in rows_of(30)]
+    write_jsonl(tmp_path / "train.jsonl", late)
+    write_jsonl(tmp_path / "test.jsonl", late)
+    loaded = load(str(tmp_path), drop_unlabelled=True)
+    assert len(loaded.task.test) == 30
+    assert any(note.startswith("1,000 of 1,030 rows of the test part") for note in loaded.notes)
+    with pytest.raises(InputError, match=r"no column 'lable'. Its columns are 'text'"):
+        load(str(tmp_path), label="lable")
+
+
 def test_a_file_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     path = os.fsencode(tmp_path) + b"/caf\xe9.csv"
     Path(write_csv(tmp_path / "t.csv", rows_of(20))).rename(os.fsdecode(path))

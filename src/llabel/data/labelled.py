@@ -85,7 +85,7 @@ def _chosen(
     """
     if split_column and len(source.parts) == 1:
         (only,) = source.parts.values()
-        if matching(split_column, only.columns()):
+        if matching(split_column, only.columns(())):
             whole = read_part(only, only.name, replace(columns, split=split_column), notes)
             return _by_column(only.origin, whole, split_column, part, notes)
     name = next(role for role in reversed(ROLES) if role in source.parts)

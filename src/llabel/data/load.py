@@ -338,8 +338,10 @@ def _assign_roles(
 
 def lacks_labels(part: Part, label: str | None, parts: Mapping[str, Part]) -> bool:
     """Whether its label column is withheld, not misspelt: train has it."""
-    known = label is not None and matching(label, parts["train"].columns()) is not None
-    return known and matching(str(label), part.columns()) is None
+    if label is None:
+        return False
+    known = matching(label, parts["train"].columns([label])) is not None
+    return known and matching(label, part.columns([label])) is None
 
 
 def _withheld(origin: str, role: str, label: str | None, parts: Collection[str]) -> InputError:

@@ -31,7 +31,8 @@ class Part:
         typed: whether values have types (JSON, Parquet, Hub) or all are strings (CSV, TSV).
         rows: columns (None: all), and which of them a JSON row may lack → a fresh iterator over
             the rows.
-        columns: names of the columns there are; no row is parsed for them where a header tells.
+        columns: columns that are sought → names of those there are; no row is parsed for them
+            where a header tells (see `column_names`).
         separator: columns → what separates the cells where the file's name says otherwise.
         files: that it is read from; none of the Hub.
     """
@@ -40,7 +41,7 @@ class Part:
     origin: str
     typed: bool
     rows: Callable[[Sequence[str] | None, Collection[str]], Iterator[Row]] = field(repr=False)
-    columns: Callable[[], list[str]] = field(repr=False)
+    columns: Callable[[Sequence[str]], list[str]] = field(repr=False)
     separator: Callable[[Sequence[str]], str | None] = field(repr=False, default=lambda _: None)
     files: tuple[Path, ...] = ()
 
@@ -145,7 +146,7 @@ def _shards_part(paths: list[Path], name: str) -> Part:
         lambda columns, optional: itertools.chain.from_iterable(
             scan_rows(path, columns, optional) for path in paths
         ),
-        lambda: column_names(paths[0]),
+        lambda sought: column_names(paths[0], sought),
         lambda columns: separator(paths[0], columns),
         tuple(paths),
     )
@@ -258,7 +259,7 @@ def _hub_part(data: str, part: str, dataset: Any) -> Part:
         origin,
         True,
         lambda columns, _: _hub_rows(origin, dataset, columns),
-        lambda: list(dataset.column_names),
+        lambda _: list(dataset.column_names),
     )
 
 

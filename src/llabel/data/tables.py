@@ -21,6 +21,7 @@ from llabel.data.cells import (
     check_cell,
     did_you_mean,
     listed,
+    matching,
     refuse_double_columns,
     require_columns,
     row_name,
@@ -78,8 +79,12 @@ def scan_rows(
     return _guarded(path, _READERS[_checked_suffix(path)](path, columns, optional))
 
 
-def column_names(path: str | Path) -> list[str]:
+def column_names(path: str | Path, sought: Sequence[str] = ()) -> list[str]:
     """A table's columns; no row is read, but of JSON Lines the first 1,000 for their keys.
+
+    Args:
+        path: as for `scan_rows`.
+        sought: columns that are looked for further down, too, where these rows lack them.
 
     Raises:
         InputError: as `scan_rows`.
@@ -88,7 +93,7 @@ def column_names(path: str | Path) -> list[str]:
     suffix = _checked_suffix(path)
     with _faults_told(path):
         if suffix == ".jsonl":
-            return _keys(path)
+            return _keys(path, sought)
         if suffix == ".parquet":
             return _parquet_names(path)
         return _csv_header(path, None).names
@@ -237,7 +242,8 @@ def _jsonl(path: Path, columns: Sequence[str] | None, optional: Collection[str])
             chosen = values
             if columns is not None:
                 if number == 1 and not set(columns) <= values.keys():
-                    called = require_columns(columns, _keys(path), str(path))
+                    sought = [name for name in columns if name in optional]
+                    called = require_columns(columns, _keys(path, sought), str(path))
                 needed = [key for asked, key in called.items() if asked not in optional]
                 _require_keys(f"{path}: {where}", needed, values)
                 chosen = {asked: values.get(key) for asked, key in called.items()}
@@ -252,11 +258,22 @@ def _objects(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, int, dict[
         yield number, line, _json_object(f"{path}: {row_name(number, line)}", text)
 
 
-def _keys(path: Path) -> list[str]:
-    """All keys of the first rows: a key that one row lacks is a column for all that."""
+def _keys(path: Path, sought: Iterable[str]) -> list[str]:
+    """All keys of the first rows: a key that one row lacks is a column for all that.
+
+    Rows may be without the `sought` ones for long: they are looked for to the end.
+    """
     with _opened_lines(path) as lines:
-        rows = islice(_objects(path, lines), JSON_HEAD)
-        return list(dict.fromkeys(key for _, _, values in rows for key in values))
+        rows = _objects(path, lines)
+        head = islice(rows, JSON_HEAD)
+        found = dict.fromkeys(key for _, _, values in head for key in values)
+        missing = {name for name in sought if matching(name, found) is None}
+        while missing and (row := next(rows, None)) is not None:
+            for name in list(missing):
+                if key := matching(name, row[2]):
+                    found[key] = None
+                    missing.remove(name)
+        return list(found)
 
 
 def _json_object(where: str, text: str) -> dict[str, Any]:
