@@ -130,6 +130,15 @@ def test_rows_without_a_label_can_be_left_out(tmp_path: Path) -> None:
         load(write_csv(tmp_path / "t2.csv", [("a", "NA"), ("b", "")]), drop_unlabelled=True)
 
 
+@pytest.mark.parametrize("options", [{}, {"drop_unlabelled": True}])
+def test_a_column_without_any_label_is_told_as_such(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    told = r"t.csv: column 'label' is empty in all 20 rows of the train part. Fill .*: --label.$"
+    with pytest.raises(InputError, match=told):
+        load(write_csv(tmp_path / "t.csv", rows_of(20, [""])), **options)
+
+
 def test_a_csv_test_part_of_words_for_nothing_is_withheld(tmp_path: Path) -> None:
     write_csv(tmp_path / "train.csv", rows_of(20))
     write_csv(tmp_path / "test.csv", [("a", "NA"), ("b", "")])

@@ -291,14 +291,19 @@ def refuse_missing(
             cells = {part.values[position]: None for position in missing}
             words = [cell for cell in cells if isinstance(cell, str) and cell.strip()]
             found = f"has no label (but {listed(words, 5)})" if words else "is empty"
+            if len(missing) == len(labels):
+                rows = f"in all {len(labels):,} rows of the {part.part} part"
+                remedy = "Fill the labels in, or name the column that holds them: --label."
+            else:
+                rows = f"in {_rows(part, missing)}"
+                remedy = "Fill in the label, or leave these rows out with --drop-unlabelled."
             keep = (
                 " In CSV and TSV such words mean that a value is missing; if one is a class, call "
                 "it otherwise, 'not applicable' for example."
             )
             raise MissingLabelError(
-                f"{part.places[missing[0]][0]}: column {shown(column)} {found} in "
-                f"{_rows(part, missing)}. Fill in the label, or leave these rows out with "
-                "--drop-unlabelled." + (keep if words else "")
+                f"{part.places[missing[0]][0]}: column {shown(column)} {found} {rows}. {remedy}"
+                + (keep if words else "")
             )
 
 

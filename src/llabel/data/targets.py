@@ -1,7 +1,7 @@
 """Several labels a row: one task for each target, on the same rows and splits."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -166,16 +166,27 @@ def _labels_of_all(
             "of them; rows that have only one can be learned from with that --label alone."
         ) from error
     for number, role in enumerate(next(iter(tables.values()))):
-        ids = [set(kept[role].ids) for kept, _, _ in found.values()]
-        common = set.intersection(*ids)
-        if not common:
+        common = _common(kept[role] for kept, _, _ in found.values())
+        if not common and _common(own[role] for own in tables.values()):
             raise InputError(f"--map-labels drops every row of the {role} part. Drop fewer labels.")
+        if not common:
+            first = next(iter(tables.values()))[role]
+            raise InputError(
+                f"{first.places[0][0]}: no row of the {role} part has a label in each of the "
+                f"columns {listed(tables)}. Fill the labels in, or learn each column from its own "
+                "rows, with that --label alone."
+            )
         for kept, values, _ in found.values():
             rows = [row for row, one in enumerate(kept[role].ids) if one in common]
             if len(rows) < len(kept[role].ids):
                 kept[role] = kept[role].take(rows, role)
                 values[number] = [values[number][row] for row in rows]
     return found
+
+
+def _common(tables: Iterable[Table]) -> set[str]:
+    """Ids of the rows that are in all of them."""
+    return set.intersection(*(set(table.ids) for table in tables))
 
 
 def _lacking(tables: Mapping[str, dict[str, Table]]) -> str:
