@@ -111,6 +111,31 @@ def test_the_header_shows_the_separator(
     assert separator(path, columns) == told
 
 
+SPACED: dict[str, tuple[str, str, list[str]]] = {
+    "commas": ("t.csv", "id, text, y\n1, a, 0\n2,b,  1\n", ["a0", "b1"]),
+    "quotes": ("t.csv", '"id", "text", "y"\n"1", "a, b", "0"\n', ["a, b0"]),
+    "quoted spaces": ("t.csv", 'id, text, y\n1, " a", 0\n', [" a0"]),
+    "semicolons": ("t.csv", 'id; text; y\n1; "a; b"; 0\n', ["a; b0"]),
+    "a comma in a name": ("t.csv", 'id, "other, old", text, y\n1, 2, a, 0\n', ["a0"]),
+    "not throughout": ("t.csv", "id, text,y\n1, a, 0\n", [" a 0"]),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "cells"), SPACED.values(), ids=SPACED)
+def test_a_space_behind_each_separator_is_none_of_the_cell(
+    tmp_path: Path, name: str, content: str, cells: list[str]
+) -> None:
+    (tmp_path / name).write_text(content)
+    found = read(tmp_path / name, ["text", "y"])
+    assert [row["text"] + row["y"] for _, row in found] == cells
+
+
+def test_a_fault_behind_a_space_is_found(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('id, text\n1, "a" b\n')
+    with pytest.raises(InputError, match=r"row 1 \(line 2\), column 'text': text follows the clos"):
+        read(tmp_path / "t.csv", ["text"])
+
+
 def write_one_row(path: Path, names: tuple[str, str]) -> None:
     table = dict(zip(names, "xb", strict=True))
     if path.suffix == ".parquet":
