@@ -62,6 +62,36 @@ def test_normalised_labels(tmp_path: Path) -> None:
     assert load(data, normalise_labels=True).task.classes == ("crime", "sci fi")
 
 
+@pytest.mark.parametrize(
+    ("cells", "line"),
+    [
+        (["1", "1.0", "x"], "1.0: 1"),
+        (["0", "-0"], "-0: 0"),
+        (["+7", "7", "no"], "+7: 7"),
+        (["v", "2.50", "2.5"], "2.50: 2.5"),
+    ],
+)
+@pytest.mark.parametrize("normalise", [False, True])
+def test_one_number_in_two_spellings_is_refused(
+    tmp_path: Path, cells: list[str], line: str, normalise: bool
+) -> None:
+    data = write_csv(tmp_path / "t.csv", rows_of(60, cells))
+    with pytest.raises(InputError, match="how a number is written") as error:
+        load(data, normalise_labels=normalise)
+    assert f"--map-labels FILE and lines such as `{line}`" in str(error.value)
+    (tmp_path / "map.yaml").write_text(f"{line}\n")
+    if "x" in cells:
+        mapped = load(data, map_labels=str(tmp_path / "map.yaml"), normalise_labels=normalise)
+        assert mapped.task.classes == ("1", "x")
+
+
+def test_a_label_in_another_unicode_form_is_told_as_such(tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "e.csv", [("a", "re\u0301sume\u0301"), ("b", "x")])
+    told = r"does not know.* differs from the known 'r\xe9sum\xe9' by its Unicode form.*any-nfc"
+    with pytest.raises(InputError, match=told):
+        load_labelled(data, ["text"], "label", ("r\xe9sum\xe9", "x"))
+
+
 LABEL_FAULTS: dict[str, tuple[list[Any], list[str]]] = {
     "missing": (
         ["a", "b", None, "b", "a", " "] * 4,

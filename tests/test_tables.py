@@ -160,6 +160,13 @@ def test_a_name_in_white_space_is_found_without_it(tmp_path: Path, suffix: str) 
         read(path, ["text"])
 
 
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_a_name_in_another_unicode_form_is_found(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"t{suffix}"
+    write_one_row(path, ("re\u0301sume\u0301", "label"))
+    assert read(path, ["r\xe9sum\xe9", "label"]) == [(1, {"r\xe9sum\xe9": "x", "label": "b"})]
+
+
 def test_a_name_with_a_comma_is_asked_for_in_quotes(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('"my text, long",y\na,b\n')
     with pytest.raises(InputError, match="double quotes: --text '\"my text, long\"'"):

@@ -193,9 +193,30 @@ def match_known(
             f"{cells.places[unknown[0]][0]}: column {shown(column)} has labels that the model does "
             f"not know: {listed({values[position]: 0 for position in unknown}, 5)}, in "
             f"{_rows(cells, unknown)}. Known are {listed(classes)}."
-            f"{did_you_mean(str(value), map(str, classes))} Correct or remove these rows."
+            f"{meant(str(value), map(str, classes))} Correct or remove these rows."
         )
     return np.array(found, dtype=np.int64)
+
+
+def meant(label: str, known: Iterable[str]) -> str:
+    """A sentence with the label that is meant, or an empty string; like `did_you_mean`.
+
+    What differs by Unicode form looks the same, so that is told in words.
+    """
+    known = list(known)
+    for other in known:
+        if other != label and _composed(other) == _composed(label):
+            form = "NFC" if unicodedata.is_normalized("NFC", other) else "NFD"
+            return (
+                f" {shown(label)} differs from the known {shown(other)} by its Unicode form only "
+                "(é as one character or as two): convert the file, for example with uconv -x "
+                f"any-{form.lower()}."
+            )
+    return did_you_mean(label, known)
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def are_whole(labels: Iterable[Any]) -> bool:
@@ -347,12 +368,12 @@ def refuse_lookalikes(file: str, column: str, values: Sequence[Sequence[Label | 
     """Refuse labels that a person takes for the same.
 
     Raises:
-        InputError: some differ only by case, white space or Unicode form.
+        InputError: some differ only by case, white space, Unicode form or how a number is written.
     """
     counts = Counter(label for part in values for label in part if isinstance(label, str))
     alike: dict[str, list[str]] = {}
     for label in counts:
-        alike.setdefault(normal_form(label), []).append(label)
+        alike.setdefault(lookalike_form(label), []).append(label)
     groups = [sorted(labels) for labels in alike.values() if len(labels) > 1]
     if groups:
         told = "; ".join(
@@ -360,8 +381,18 @@ def refuse_lookalikes(file: str, column: str, values: Sequence[Sequence[Label | 
             for labels in groups[:10]
         )
         more = f"; … ({len(groups)} in all)" if len(groups) > 10 else ""
+        numbers = [labels for labels in groups if len(set(map(normal_form, labels))) > 1]
+        if numbers:  # their normal forms differ
+            how = "case, spaces, Unicode form or how a number is written"
+            new, *_, old = sorted(numbers[0], key=len)
+            remedy = f"Join them with --map-labels FILE and lines such as `{old}: {new}`"
+        else:
+            how = "case, spaces or Unicode form"
+            remedy = (
+                "Choose --normalise-labels to join them (lower case, single spaces), or "
+                "--map-labels"
+            )
         raise InputError(
-            f"{file}: column {shown(column)} has labels that differ only by case, spaces or "
-            f"Unicode form: {told}{more}. Choose --normalise-labels to join them (lower case, "
-            "single spaces), or --map-labels, or make them differ."
+            f"{file}: column {shown(column)} has labels that differ only by {how}: {told}{more}. "
+            f"{remedy}, or make them differ."
         )

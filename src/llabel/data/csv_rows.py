@@ -11,6 +11,7 @@ from typing import Any
 from llabel.data.cells import (
     CELL_LIMIT,
     Row,
+    bare,
     check_cell,
     refuse_double_columns,
     require_columns,
@@ -164,10 +165,8 @@ def _separator(header: str, columns: Sequence[str] | None, expected: str) -> str
             splits[delimiter] = _parsed(header, _Form(delimiter), strict=True)
         except csv.Error:
             splits[delimiter] = []
-    asked = {name.strip() for name in columns or ()}
-    having_all = [
-        d for d, names in splits.items() if asked and asked <= {name.strip() for name in names}
-    ]
+    asked = set(map(bare, columns or ()))
+    having_all = [d for d, names in splits.items() if asked and asked <= set(map(bare, names))]
     in_pieces = [d for d, names in splits.items() if len(names) > 1]
     return next(iter((*having_all, *in_pieces, expected)))
 

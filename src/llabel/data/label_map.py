@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from llabel.data.cells import did_you_mean, listed, shown
+from llabel.data.cells import listed, shown
 from llabel.data.classes import (
     LabelCells,
     are_whole,
     label_values,
+    meant,
     normal_form,
     refuse_missing,
     written,
@@ -222,7 +223,7 @@ def _refuse_unknown(
         raise InputError(
             f"{label_map.option}: no row has the label {listed(unknown, 5)}. Column "
             f"{shown(column)} holds {listed(known.values(), 50)}."
-            f"{did_you_mean(unknown[0], map(str, known.values()))}"
+            f"{meant(unknown[0], map(str, known.values()))}"
         )
 
 

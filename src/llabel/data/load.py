@@ -269,8 +269,7 @@ def final_labels(
     if label_map is not None:
         kept, mapped = map_labels(column, label_map, found, normalise=normalise)
         notes.append(told(label_map, mapped))
-    if not normalise:
-        refuse_lookalikes(tables["train"].places[0][0], column, kept)
+    refuse_lookalikes(tables["train"].places[0][0], column, kept)
     left = {
         role: without_dropped(table, labels, column)
         for (role, table), labels in zip(tables.items(), kept, strict=True)

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from llabel.data.cells import did_you_mean, listed, shown
-from llabel.data.classes import MissingLabelError, normal_form, read_labels, written
+from llabel.data.cells import listed, shown
+from llabel.data.classes import MissingLabelError, meant, normal_form, read_labels, written
 from llabel.data.columns import Columns, Table
 from llabel.data.cutting import cut_missing, draw, note_missed
 from llabel.data.label_map import LabelMap, MappedLabel, read_label_map
@@ -225,7 +225,7 @@ def _maps(
         raise InputError(
             f"{label_map.option}: no row has the label {listed(list(left), 5)}: columns "
             f"{' and '.join(map(shown, tables))} hold {listed(sorted(labels))}."
-            + did_you_mean(next(iter(left)), labels)
+            + meant(next(iter(left)), labels)
         )
     return maps
 
