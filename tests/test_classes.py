@@ -1,6 +1,9 @@
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from labelled_tables import load, rows_of, splits, texts, write_csv, write_jsonl
@@ -40,6 +43,17 @@ def test_json_labels_keep_their_type(
     task = load(write_jsonl(tmp_path / "t.jsonl", rows)).task
     assert task.classes == classes
     assert [type(label) for label in task.classes] == [type(label) for label in classes]
+
+
+def test_whole_decimals_are_whole_numbers(tmp_path: Path) -> None:
+    labels = [Decimal(row % 2) for row in range(30)]
+    table = pa.table({"text": [f"t{row}" for row in range(30)], "label": labels})
+    pq.write_table(table, tmp_path / "t.parquet")
+    assert load(str(tmp_path / "t.parquet")).task.classes == (0, 1)
+    half = table.set_column(1, "label", [[label + Decimal("0.5") for label in labels]])
+    pq.write_table(half, tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="a number with a fraction"):
+        load(str(tmp_path / "t.parquet"))
 
 
 def test_csv_and_json_parts_agree_on_types(tmp_path: Path) -> None:

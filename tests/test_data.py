@@ -256,6 +256,9 @@ def test_split_column(tmp_path: Path) -> None:
     write_csv(tmp_path / "t.csv", [*rows, ("x", "a", "holdout")], "text,label,part")
     with pytest.raises(InputError, match=r"row 11 \(line 12\), column 'part': 'holdout' is no pa"):
         load(data, split_column="part")
+    write_csv(tmp_path / "t.csv", [("x", "a", "test")], "text,label,part")
+    with pytest.raises(InputError, match=r"no train row, only 'test'. Write .*leave --split-colu"):
+        load(data, split_column="part")
 
 
 def test_shards_are_joined_and_a_missing_one_is_told(tmp_path: Path) -> None:
@@ -273,6 +276,23 @@ def test_shards_are_joined_and_a_missing_one_is_told(tmp_path: Path) -> None:
     assert task.classes == (False, True)
     (tmp_path / "train-00000-of-00002.parquet").unlink()
     with pytest.raises(InputError, match=r"1 of 2 files of the train part.*Download"):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-00000-of-00002.csv", "train-00000-of-00002.tsv"),
+        ("train-00000-of-00002.csv", "train-00001-of-00002.jsonl"),
+        ("train-00000-of-00002.csv", "train-00000-of-00003.csv"),
+    ],
+)
+def test_shards_that_are_not_of_one_set_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        write_csv(tmp_path / name, rows_of(20))
+    with pytest.raises(
+        InputError, match=r"train part are not of one set: 'train-00000.*one format"
+    ):
         load(str(tmp_path))
 
 
@@ -377,6 +397,21 @@ def test_option_faults_are_told(tmp_path: Path, options: dict[str, Any], told: s
     data = write_csv(tmp_path / "t.csv", rows_of(30))
     with pytest.raises(InputError, match=told):
         load(data, **options)
+
+
+def test_a_name_that_the_system_refuses_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_csv(tmp_path / "reviews.csv", rows_of(30))
+    for options in ({"data": "x" * 300 + ".csv"}, {"data": data, "test": "x" * 300 + ".csv"}):
+        with pytest.raises(InputError, match=r"xxx.csv: cannot be read: File name too long"):
+            load(**options)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load("~/reviews.csv").task.name == "reviews"
+    with pytest.raises(InputError, match=r"no such file. Did you mean 'reviews.csv'\?"):
+        load("~/review.csv")
+    with pytest.raises(InputError, match=r"~no-such-user/t.csv: there is no such file"):
+        load("~no-such-user/t.csv")
 
 
 def test_data_that_is_not_there(tmp_path: Path) -> None:

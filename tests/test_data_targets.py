@@ -147,6 +147,14 @@ def test_a_row_dropped_for_one_target_is_dropped_for_all(letters: Path, tmp_path
     assert loaded.targets["place"].task.classes == ("hill", "sea")
 
 
+def test_a_map_names_whole_numbers_with_a_point(tmp_path: Path) -> None:
+    rows = [(f"t{n}", f"{n % 3}.0", "xy"[n // 3 % 2]) for n in range(60)]
+    data = write_csv(tmp_path / "t.csv", rows, "text,one,two")
+    (tmp_path / "map.yaml").write_text("2.0: 1.0\n")
+    loaded = load(data, labels=("one", "two"), map_labels=str(tmp_path / "map.yaml"))
+    assert loaded.targets["one"].task.classes == (0, 1)
+
+
 def test_rows_of_which_none_has_all_labels_are_told_as_such(tmp_path: Path) -> None:
     rows = [
         (f"t{i}", "ab"[i % 2] if i < 20 else "", "xy"[i % 2] if i >= 20 else "") for i in range(40)

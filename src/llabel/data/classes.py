@@ -6,6 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -283,10 +284,10 @@ def _is_missing(
 def _plain(column: str, cell: Any, file: str, row: int, line: int | None) -> Any:
     if isinstance(cell, str | bool | int):
         return cell
-    if isinstance(cell, float) and cell.is_integer():
+    if isinstance(cell, float | Decimal) and math.isfinite(cell) and cell == int(cell):
         return int(cell)
     where = f"{file}: {row_name(row, line)}, column {shown(column)}: {shown(cell)}"
-    if isinstance(cell, float):
+    if isinstance(cell, float | Decimal):
         raise InputError(f"{where} is a number with a fraction. {_NOT_CLASSES}")
     raise InputError(
         f"{where} ({type(cell).__name__}) cannot be a label. Labels are texts, true and false, or "

@@ -61,6 +61,11 @@ def load_labelled(
         table = with_labels(table, label, notes, known, normalise=normalise_labels)
     if mapped:
         labels = map_known(label, mapped, classes, table.label_cells, normalise=normalise_labels)
+        if all(one is None for one in labels):
+            raise InputError(
+                f"{origin}: the label map of the run drops every row (column {shown(label)}), so "
+                "there is nothing to hold the answers against. Name DATA with other labels."
+            )
         kept = without_dropped(replace(table, labels=labels), labels, label)
         if len(kept.ids) < len(table.ids):
             notes.append(

@@ -368,7 +368,8 @@ def _read_by_column(
     if "train" not in names:
         raise InputError(
             f"{whole.places[0][0]}: column {shown(columns.split)} names no train row, only "
-            f"{listed(names)}."
+            f"{listed(names)}. Write train in the rows to learn from, or leave --split-column out: "
+            "all rows are cut then."
         )
     roles = _assign_roles(names, source.name, test_split, False, notes)
     return {role: whole.with_role(name, role) for role, name in roles.items()}

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from llabel.data.cells import Row, check_cell, did_you_mean, listed, require_columns, row_name
-from llabel.data.tables import FORMATS, column_names, scan_rows, separator, table_suffix
+from llabel.data.tables import (
+    FORMATS,
+    column_names,
+    faults_told,
+    scan_rows,
+    separator,
+    table_suffix,
+)
 from llabel.errors import InputError
 
 HUB_BATCH = 256  # rows held in memory at once
@@ -59,6 +66,15 @@ class Source:
     parts: Mapping[str, Part]
 
 
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """One of the files that a part is spread over."""
+
+    path: Path
+    number: int
+    count: int
+
+
 def part_name(name: str) -> str:
     """``dev`` → ``validation`` and the like; a name that says nothing stays as it is."""
     return PART_NAMES.get(name.strip().lower(), name)
@@ -78,14 +94,24 @@ def open_source(data: str) -> Source:
 
     if is_hub_id(data.partition(":")[0]):
         return _hub_source(data)
-    if table_suffix(Path(data)) and not Path(data).expanduser().exists():
-        scan_rows(data)  # says that there is no such file, and which one is close
+    named = _at_home(data)
+    with faults_told(named):
+        if table_suffix(named) and not named.exists():
+            scan_rows(named)  # says that there is no such file, and which one is close
     path = resolve_dataset(data)
-    name = Path(data).expanduser().resolve().name
+    name = named.resolve().name
     if path.is_dir():
         return _folder_source(name, path)
     name = path.name[: path.name.lower().rfind(table_suffix(path) or "\0")] or path.name
     return Source(name, {"train": file_part(path, name)})
+
+
+def _at_home(name: str | Path) -> Path:
+    """The path with ``~`` written out, where there is such a user."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
 
 
 def file_part(path: str | Path, name: str) -> Part:
@@ -94,7 +120,7 @@ def file_part(path: str | Path, name: str) -> Part:
     Raises:
         InputError: there is no such file, or its name's ending says no table.
     """
-    return _shards_part([Path(path).expanduser()], name)
+    return _shards_part([_at_home(path)], name)
 
 
 def with_files(source: Source, validation: str | None, test: str | None) -> Source:
@@ -164,18 +190,20 @@ def _refuse_unwritable_name(path: Path) -> None:
 
 
 def _folder_source(name: str, folder: Path) -> Source:
-    files = _table_files(folder) or _table_files(folder / "data")
+    with faults_told(folder):
+        files = _table_files(folder) or _table_files(folder / "data")
     if not files:
         raise InputError(
             f"{folder}: there is no table in this folder. Put train, validation and test files in "
             f"it (such as train.csv) that end in {', '.join(FORMATS)}, or one of these and .gz."
         )
-    shards: dict[str, list[tuple[Path, int]]] = {}
+    shards: dict[str, list[_Shard]] = {}
     for path in files:
         stem = path.name[: path.name.lower().rindex(table_suffix(path) or "")]
         shard = _SHARD.fullmatch(stem)
         part = part_name(shard["part"] if shard else stem)
-        shards.setdefault(part, []).append((path, int(shard["count"]) if shard else 1))
+        number, count = (int(shard["number"]), int(shard["count"])) if shard else (0, 1)
+        shards.setdefault(part, []).append(_Shard(path, number, count))
     if len(shards) == 1:
         (part, only) = next(iter(shards.items()))
         prefix = part if part == "train" else name
@@ -200,13 +228,20 @@ def _table_files(folder: Path) -> list[Path]:
     )
 
 
-def _complete(part: str, shards: list[tuple[Path, int]]) -> list[Path]:
-    paths = [path for path, _ in shards]
-    counts = {count for _, count in shards}
+def _complete(part: str, shards: list[_Shard]) -> list[Path]:
+    paths = [shard.path for shard in shards]
+    counts = {shard.count for shard in shards}
     if counts == {1} and len(paths) > 1:
         raise InputError(
             f"{paths[0].parent}: several files could be the {part} part: "
             f"{listed(path.name for path in paths)}. Keep one, or name one file."
+        )
+    numbers = {shard.number for shard in shards}
+    if len(numbers) < len(paths) or len(counts) > 1 or len(set(map(table_suffix, paths))) > 1:
+        raise InputError(
+            f"{paths[0].parent}: the files of the {part} part are not of one set: "
+            f"{listed(path.name for path in paths)}. Keep those of one format and count, each "
+            "number once."
         )
     if counts != {len(paths)}:
         raise InputError(

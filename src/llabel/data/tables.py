@@ -91,7 +91,7 @@ def column_names(path: str | Path, sought: Sequence[str] = ()) -> list[str]:
     """
     path = Path(path)
     suffix = _checked_suffix(path)
-    with _faults_told(path):
+    with faults_told(path):
         if suffix == ".jsonl":
             return _keys(path, sought)
         if suffix == ".parquet":
@@ -109,16 +109,17 @@ def separator(path: str | Path, columns: Sequence[str]) -> str | None:
     expected = _DELIMITERS.get(_checked_suffix(path))
     if expected is None:
         return None
-    with _faults_told(path):
+    with faults_told(path):
         found = _csv_header(path, columns).separator
     return None if found == expected else found
 
 
 def _checked_suffix(path: Path) -> str:
-    if path.is_dir():
-        raise InputError(f"{path} is a folder. Name one table file in it.")
-    if not path.exists():
-        raise InputError(f"{path}: there is no such file.{_similar_file(path)}")
+    with faults_told(path):
+        if path.is_dir():
+            raise InputError(f"{path} is a folder. Name one table file in it.")
+        if not path.exists():
+            raise InputError(f"{path}: there is no such file.{_similar_file(path)}")
     suffix = table_suffix(path)
     if suffix is None:
         hint = _FORMAT_HINTS.get(Path(path.name.lower().removesuffix(".gz")).suffix, "")
@@ -136,9 +137,9 @@ def _similar_file(path: Path) -> str:
 
 
 def _guarded(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
-    """Refuse a table without rows, and say what errors of disk and gzip mean."""
+    """Refuse a table without rows, and tell faults of the file."""
     number = 0
-    with _faults_told(path, lambda: number):
+    with faults_told(path, lambda: number):
         for row in rows:
             number = row.number
             yield row
@@ -147,7 +148,12 @@ def _guarded(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
 
 
 @contextmanager
-def _faults_told(path: Path, rows_read: Callable[[], int] = lambda: 0) -> Iterator[None]:
+def faults_told(path: Path, rows_read: Callable[[], int] = lambda: 0) -> Iterator[None]:
+    """Say what errors of disk and gzip mean.
+
+    Raises:
+        InputError: in their place.
+    """
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

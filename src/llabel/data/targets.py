@@ -8,7 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from llabel.data.cells import listed, shown
-from llabel.data.classes import MissingLabelError, meant, normal_form, read_labels, written
+from llabel.data.classes import (
+    MissingLabelError,
+    are_whole,
+    meant,
+    normal_form,
+    read_labels,
+    written,
+)
 from llabel.data.columns import Columns, Table
 from llabel.data.cutting import cut_missing, draw, note_missed
 from llabel.data.label_map import LabelMap, MappedLabel, read_label_map
@@ -213,11 +220,12 @@ def _maps(
         cells = [table.label_cells for table in own.values()]
         found = read_labels(name, cells, normalise=normalise)
         known = {written(label): None for part in found for label in part}
+        whole = are_whole(label for part in found for label in part)
         labels |= known
         mine = {
             old: new
             for old, new in label_map.entries.items()
-            if (normal_form(old) if normalise else written(old)) in known
+            if (normal_form(old) if normalise else written(old, whole=whole)) in known
         }
         left = {old: new for old, new in left.items() if old not in mine}
         maps[name] = LabelMap(label_map.file, mine) if mine else None
