@@ -152,6 +152,9 @@ def test_a_built_in_name_means_the_same_in_every_folder(boolq, tmp_path, monkeyp
         ("here/that", False),  # made by the test
         ("data/train.csv", False),
         ("data/train.JSONL.gz", False),
+        ("data/train.ndjson", False),
+        ("data/train.xls", False),
+        ("data/train.ods", False),
         ("../data/set", False),
         ("./set", False),
         ("/abs/path", False),

@@ -1,6 +1,9 @@
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from labelled_tables import load, rows_of, splits, texts, write_csv, write_jsonl
@@ -42,6 +45,17 @@ def test_json_labels_keep_their_type(
     assert [type(label) for label in task.classes] == [type(label) for label in classes]
 
 
+def test_whole_decimals_are_whole_numbers(tmp_path: Path) -> None:
+    labels = [Decimal(row % 2) for row in range(30)]
+    table = pa.table({"text": [f"t{row}" for row in range(30)], "label": labels})
+    pq.write_table(table, tmp_path / "t.parquet")
+    assert load(str(tmp_path / "t.parquet")).task.classes == (0, 1)
+    half = table.set_column(1, "label", [[label + Decimal("0.5") for label in labels]])
+    pq.write_table(half, tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="a number with a fraction"):
+        load(str(tmp_path / "t.parquet"))
+
+
 def test_csv_and_json_parts_agree_on_types(tmp_path: Path) -> None:
     write_csv(tmp_path / "train.csv", rows_of(20, ["True", "False"]))
     write_jsonl(tmp_path / "test.jsonl", [{"text": "a", "label": True}])
@@ -60,6 +74,36 @@ def test_normalised_labels(tmp_path: Path) -> None:
     ):
         assert words in str(error.value)
     assert load(data, normalise_labels=True).task.classes == ("crime", "sci fi")
+
+
+@pytest.mark.parametrize(
+    ("cells", "line"),
+    [
+        (["1", "1.0", "x"], "1.0: 1"),
+        (["0", "-0"], "-0: 0"),
+        (["+7", "7", "no"], "+7: 7"),
+        (["v", "2.50", "2.5"], "2.50: 2.5"),
+    ],
+)
+@pytest.mark.parametrize("normalise", [False, True])
+def test_one_number_in_two_spellings_is_refused(
+    tmp_path: Path, cells: list[str], line: str, normalise: bool
+) -> None:
+    data = write_csv(tmp_path / "t.csv", rows_of(60, cells))
+    with pytest.raises(InputError, match="how a number is written") as error:
+        load(data, normalise_labels=normalise)
+    assert f"--map-labels FILE and lines such as `{line}`" in str(error.value)
+    (tmp_path / "map.yaml").write_text(f"{line}\n")
+    if "x" in cells:
+        mapped = load(data, map_labels=str(tmp_path / "map.yaml"), normalise_labels=normalise)
+        assert mapped.task.classes == ("1", "x")
+
+
+def test_a_label_in_another_unicode_form_is_told_as_such(tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "e.csv", [("a", "re\u0301sume\u0301"), ("b", "x")])
+    told = r"does not know.* differs from the known 'r\xe9sum\xe9' by its Unicode form.*any-nfc"
+    with pytest.raises(InputError, match=told):
+        load_labelled(data, ["text"], "label", ("r\xe9sum\xe9", "x"))
 
 
 LABEL_FAULTS: dict[str, tuple[list[Any], list[str]]] = {
@@ -130,6 +174,15 @@ def test_rows_without_a_label_can_be_left_out(tmp_path: Path) -> None:
         load(write_csv(tmp_path / "t2.csv", [("a", "NA"), ("b", "")]), drop_unlabelled=True)
 
 
+@pytest.mark.parametrize("options", [{}, {"drop_unlabelled": True}])
+def test_a_column_without_any_label_is_told_as_such(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    told = r"t.csv: column 'label' is empty in all 20 rows of the train part. Fill .*: --label.$"
+    with pytest.raises(InputError, match=told):
+        load(write_csv(tmp_path / "t.csv", rows_of(20, [""])), **options)
+
+
 def test_a_csv_test_part_of_words_for_nothing_is_withheld(tmp_path: Path) -> None:
     write_csv(tmp_path / "train.csv", rows_of(20))
     write_csv(tmp_path / "test.csv", [("a", "NA"), ("b", "")])
@@ -144,6 +197,27 @@ def test_a_known_class_may_be_called_none(tmp_path: Path) -> None:
     assert load_labelled(alone, ["text"], "label", ("None", "mild")).y.tolist() == [0]
     with pytest.raises(InputError, match=r"no label \(but 'None'\) in row 1"):
         load_labelled(data, ["text"], "label", ("mild", "severe"))
+
+
+def test_a_known_class_may_be_called_none_in_its_normal_form(tmp_path: Path) -> None:
+    known: tuple[Any, ...] = (["text"], "label", ("mild", "none"))
+    data = write_csv(tmp_path / "e.csv", [("a", "None"), ("b", "Mild"), ("c", "NA")])
+    notes: list[str] = []
+    found = load_labelled(data, *known, normalise_labels=True, drop_unlabelled=True, notes=notes)
+    assert found.y.tolist() == [1, 0]
+    assert notes[0].startswith("1 of 3 rows")
+    alone = write_csv(tmp_path / "alone.csv", [("a", "None")])
+    assert load_labelled(alone, *known, normalise_labels=True).y.tolist() == [1]
+
+
+@pytest.mark.parametrize("options", [{}, {"drop_unlabelled": True}, {"normalise_labels": True}])
+def test_a_class_called_none_in_json_is_one_in_csv(tmp_path: Path, options: dict[str, Any]) -> None:
+    rows = [{"text": t, "label": y} for t, y in rows_of(30, ["None", "Mild"])]
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    write_csv(tmp_path / "test.csv", rows_of(6, ["None", "Mild"], start=50))
+    assert load(str(tmp_path), **options).task.test.y.tolist().count(1) == 3
+    write_csv(tmp_path / "test.csv", [("a", "None")])
+    assert len(load(str(tmp_path), **options).task.test) == 1
 
 
 def test_whole_numbers_with_a_point_are_known_again(tmp_path: Path) -> None:

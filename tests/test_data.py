@@ -89,6 +89,19 @@ def test_groups_stand_on_one_side_of_both_cuts(tmp_path: Path) -> None:
     assert sum(map(len, splits(task))) == 180
 
 
+@pytest.mark.parametrize("spellings", [("a", "a "), ("a", "A"), ("\xe9", "e\u0301"), (1, 1.0)])
+def test_spellings_of_a_group_are_one(tmp_path: Path, spellings: tuple[Any, Any]) -> None:
+    def group(row: int) -> Any:
+        spelling = spellings[row % 2]
+        return spelling + row // 2 if isinstance(spelling, int | float) else f"{row // 2}{spelling}"
+
+    rows = [{"text": f"t{i}", "label": "ab"[i // 2 % 2], "g": group(i)} for i in range(120)]
+    task = load(write_jsonl(tmp_path / "t.jsonl", rows), group="g").task
+    sides = [{(int(row.split(":")[1]) - 1) // 2 for row in part.ids} for part in splits(task)]
+    assert sum(map(len, sides)) == 60
+    assert sum(len(set(part.groups or ())) for part in splits(task)) == 60
+
+
 def test_given_parts_stay_as_they_are(tmp_path: Path) -> None:
     for part, start, n in (("train", 0, 20), ("dev", 100, 6), ("test", 200, 8)):
         write_csv(tmp_path / "d" / f"{part}.csv", rows_of(n, start=start))
@@ -148,6 +161,18 @@ def test_a_json_test_part_without_some_labels_is_not_withheld(tmp_path: Path) ->
     write_jsonl(tmp_path / "test.jsonl", [{"text": "a"}, {"text": "b"}])
     with pytest.raises(InputError, match=r"test.jsonl: the test part has no labels"):
         load(str(tmp_path))
+
+
+def test_a_json_label_may_come_late(tmp_path: Path) -> None:
+    late: list[dict[str, Any]] = [{"text": f"t{i}"} for i in range(1_000)]
+    late += [{"text": t, "label": y} for t, y in rows_of(30)]
+    write_jsonl(tmp_path / "train.jsonl", late)
+    write_jsonl(tmp_path / "test.jsonl", late)
+    loaded = load(str(tmp_path), drop_unlabelled=True)
+    assert len(loaded.task.test) == 30
+    assert any(note.startswith("1,000 of 1,030 rows of the test part") for note in loaded.notes)
+    with pytest.raises(InputError, match=r"no column 'lable'. Its columns are 'text'"):
+        load(str(tmp_path), label="lable")
 
 
 def test_a_file_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
@@ -231,6 +256,9 @@ def test_split_column(tmp_path: Path) -> None:
     write_csv(tmp_path / "t.csv", [*rows, ("x", "a", "holdout")], "text,label,part")
     with pytest.raises(InputError, match=r"row 11 \(line 12\), column 'part': 'holdout' is no pa"):
         load(data, split_column="part")
+    write_csv(tmp_path / "t.csv", [("x", "a", "test")], "text,label,part")
+    with pytest.raises(InputError, match=r"no train row, only 'test'. Write .*leave --split-colu"):
+        load(data, split_column="part")
 
 
 def test_shards_are_joined_and_a_missing_one_is_told(tmp_path: Path) -> None:
@@ -251,15 +279,75 @@ def test_shards_are_joined_and_a_missing_one_is_told(tmp_path: Path) -> None:
         load(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-00000-of-00002.csv", "train-00000-of-00002.tsv"),
+        ("train-00000-of-00002.csv", "train-00001-of-00002.jsonl"),
+        ("train-00000-of-00002.csv", "train-00000-of-00003.csv"),
+    ],
+)
+def test_shards_that_are_not_of_one_set_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        write_csv(tmp_path / name, rows_of(20))
+    with pytest.raises(
+        InputError, match=r"train part are not of one set: 'train-00000.*one format"
+    ):
+        load(str(tmp_path))
+
+
 def test_shared_groups_and_empty_texts_are_noted(tmp_path: Path) -> None:
     rows = [(f"t{i}", "ab"[i % 2], f"g{i}") for i in range(20)]
     write_csv(tmp_path / "train.csv", [*rows, ("", "a", "g20")], "text,label,g")
     write_csv(tmp_path / "test.csv", [rows[0], ("x", "b", "new")], "text,label,g")
     notes = load(str(tmp_path), group="g").notes
-    assert (
-        "1 of 2 test rows share their 'g' with a train row; the parts are used as given." in notes
-    )
     assert any(note.startswith("column 'text' is empty in some rows: 1 ") for note in notes)
+    told = "{0} rows share their 'g' with a {1} row; parts that are given stay as they are."
+    shared = [note for note in notes if "share" in note]
+    assert shared in (
+        [told.format("1 of 2 test", "train")],
+        [told.format("1 of 2 test", "validation")],
+    )
+    new = [("v", "a", "new"), ("w", "b", "other")]
+    write_csv(tmp_path / "validation.csv", new, "text,label,g")
+    loaded = load(str(tmp_path), group="g")
+    assert [note for note in loaded.notes if "share" in note] == [
+        told.format("1 of 2 test", "train"),
+        told.format("1 of 2 test", "validation"),
+    ]
+
+
+def test_groups_that_a_draw_leaves_out_are_not_shared(tmp_path: Path) -> None:
+    rows = [(f"t{i}", "ab"[i % 2], f"g{i}") for i in range(60)]
+    for part in ("train", "validation"):
+        write_csv(tmp_path / f"{part}.csv", rows, "text,label,g")
+    options = {"validation": str(tmp_path / "validation.csv"), "group": "g"}
+    loaded = load(str(tmp_path / "train.csv"), **options, train_rows=10)
+    test = len(loaded.task.test)
+    assert [note.split(" rows share ")[0] for note in loaded.notes if "share" in note] == [
+        "10 of 60 validation",
+        f"{test} of {test} test",
+    ]
+
+
+def test_rows_that_an_open_quote_may_have_joined_are_noted(tmp_path: Path) -> None:
+    rows = "".join(f"text {i}\t{'ab'[i % 2]}\n" for i in range(20))
+    joined = '"Wow\ta\nbad\tb\nok "\ta\n'
+    (tmp_path / "t.tsv").write_text("text\tlabel\n" + joined + rows)
+    (note,) = (note for note in load(str(tmp_path / "t.tsv")).notes if "quote" in note)
+    assert note == (
+        f"{tmp_path / 't.tsv'}: lines 2 to 4 are one row: a quoted cell reaches over them, though "
+        'each could be a row of its own. If they are, a quote is not closed: double it ("") or '
+        "remove it."
+    )
+    notes: list[str] = []
+    load_labelled(str(tmp_path / "t.tsv"), ["text"], "label", ("a", "b"), notes=notes)
+    assert note in notes
+    (tmp_path / "t.tsv").write_text("text\tlabel\n" + joined * 5)
+    notes.clear()
+    assert len(list(read_texts(str(tmp_path / "t.tsv"), ["text"], notes=notes))) == 5
+    (note,) = notes
+    assert "lines 2 to 4, 5 to 7, 8 to 10, … (5 such rows in all) are one row each: " in note
 
 
 # Texts, options and names
@@ -311,6 +399,21 @@ def test_option_faults_are_told(tmp_path: Path, options: dict[str, Any], told: s
         load(data, **options)
 
 
+def test_a_name_that_the_system_refuses_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_csv(tmp_path / "reviews.csv", rows_of(30))
+    for options in ({"data": "x" * 300 + ".csv"}, {"data": data, "test": "x" * 300 + ".csv"}):
+        with pytest.raises(InputError, match=r"xxx.csv: cannot be read: File name too long"):
+            load(**options)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load("~/reviews.csv").task.name == "reviews"
+    with pytest.raises(InputError, match=r"no such file. Did you mean 'reviews.csv'\?"):
+        load("~/review.csv")
+    with pytest.raises(InputError, match=r"~no-such-user/t.csv: there is no such file"):
+        load("~no-such-user/t.csv")
+
+
 def test_data_that_is_not_there(tmp_path: Path) -> None:
     write_csv(tmp_path / "reviews.csv", rows_of(30))
     with pytest.raises(InputError, match=r"no such file. Did you mean 'reviews.csv'\?"):
@@ -327,6 +430,23 @@ def test_data_that_is_not_there(tmp_path: Path) -> None:
     write_csv(tmp_path / "two" / "train.tsv", rows_of(30))
     with pytest.raises(InputError, match="several files could be the train part"):
         load(str(tmp_path / "two"))
+
+
+def test_a_file_that_plays_two_parts_is_refused(tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "train.csv", rows_of(30))
+    other = write_csv(tmp_path / "validation.csv", rows_of(10, start=50))
+    (tmp_path / "link.csv").symlink_to(data)
+    again = str(tmp_path / "link.csv")
+    for source in (data, str(tmp_path)):
+        with pytest.raises(InputError, match=r"--test .*link.csv: .* the train part.*--test-size"):
+            load(source, test=again)
+        with pytest.raises(InputError, match=r"--validation .* is the train part.*validation-size"):
+            load(source, validation=data)
+        with pytest.raises(InputError, match=r"is the (test|validation) part, too"):
+            load(source, test=other, validation=other)
+    with pytest.raises(InputError, match=r"--test .* is the validation part, too"):
+        load(str(tmp_path), test=other)
+    assert len(load(data, validation=other).task.validation) == 10
 
 
 # Evaluation rows
@@ -396,7 +516,9 @@ def test_boolq_by_passage() -> None:
     assert (len(task.train), len(task.test)) == (1000, 3270)
     assert len(task.validation) == 942
     assert not set(task.train.groups or ()) & set(task.validation.groups or ())
-    assert "952 of 3,270 test rows share their 'passage'" in " ".join(loaded.notes)
+    (told, *_) = (note for note in loaded.notes if "share their 'passage' with a train" in note)
+    known = set(task.train.groups or ())
+    assert told.startswith(f"{sum(one in known for one in task.test.groups or ()):,} of 3,270 test")
     train = load_labelled(str(SHARED / "data/boolq"), fields, "answer", task.classes, part="train")
     assert int(unseen_rows([train], task.test, fields).sum()) == 2318
 

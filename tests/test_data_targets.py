@@ -147,6 +147,27 @@ def test_a_row_dropped_for_one_target_is_dropped_for_all(letters: Path, tmp_path
     assert loaded.targets["place"].task.classes == ("hill", "sea")
 
 
+def test_a_map_names_whole_numbers_with_a_point(tmp_path: Path) -> None:
+    rows = [(f"t{n}", f"{n % 3}.0", "xy"[n // 3 % 2]) for n in range(60)]
+    data = write_csv(tmp_path / "t.csv", rows, "text,one,two")
+    (tmp_path / "map.yaml").write_text("2.0: 1.0\n")
+    loaded = load(data, labels=("one", "two"), map_labels=str(tmp_path / "map.yaml"))
+    assert loaded.targets["one"].task.classes == (0, 1)
+
+
+def test_rows_of_which_none_has_all_labels_are_told_as_such(tmp_path: Path) -> None:
+    rows = [
+        (f"t{i}", "ab"[i % 2] if i < 20 else "", "xy"[i % 2] if i >= 20 else "") for i in range(40)
+    ]
+    data = write_csv(tmp_path / "t.csv", rows, "text,one,two")
+    with pytest.raises(InputError) as error:
+        load_targets(data, text=["text"], labels=["one", "two"], drop_unlabelled=True)
+    assert "no row of the train part has a label in each of the columns 'one', 'two'" in str(
+        error.value
+    )
+    assert "--map-labels" not in str(error.value)
+
+
 def test_a_line_of_the_map_that_no_target_has_is_refused(letters: Path, tmp_path: Path) -> None:
     label_map = tmp_path / "map.yaml"
     label_map.write_text("town: null\nSaa: sea\n")

@@ -8,10 +8,11 @@ from transformers import AutoConfig
 
 from llabel.assessment import TRAIN_SAMPLE
 from llabel.check.estimate import RunEstimate, model_size
-from llabel.dry_run import prepare, run_cost
+from llabel.dry_run import find_row, prepare, run_cost
 from llabel.engine.native.library import compiler
 from llabel.errors import InputError
 from llabel.run import load
+from llabel.settings import DataSettings
 from runs import config, write_weather
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
@@ -205,3 +206,24 @@ def test_copies_of_int8_weights_count_as_memory(
     weights = model_size(AutoConfig.from_pretrained(tiny_llama)).linear_parameters
     found = (there.peak_memory_mb - plain.peak_memory_mb) * 2**20 / weights
     assert found == pytest.approx(copies, abs=0.01)
+
+
+def test_the_first_row_is_the_first_that_there_is(tmp_path: Path) -> None:
+    lines = write_weather(tmp_path / "weather.jsonl", 60).read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    for number in (0, 1, 30, 59):
+        rows[number]["label"] = None
+    data = tmp_path / "gaps.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = DataSettings(text=("text", "note"), label="label", drop_unlabelled=True)
+    made = replace(config(data, tmp_path), data=told)
+    task, name, text, label = find_row(made, None)
+    assert (name, text, task.classes[label]) == (  # type: ignore[index]
+        "gaps:3",
+        (rows[2]["text"], rows[2]["note"]),
+        rows[2]["label"],
+    )
+    assert find_row(made, "4")[1] == "gaps:4"
+    for row in ("1", "31", "60"):
+        with pytest.raises(InputError, match=r"There are gaps:3 to gaps:59 \(56 rows\)\.$"):
+            find_row(made, row)

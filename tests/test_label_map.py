@@ -122,6 +122,9 @@ def test_a_label_may_stay_itself(tmp_path: Path) -> None:
         (("no", "yes", "perhaps"), "perhaps: no", ("no", "yes")),
         (("1", "2", "3"), "3: 2", (1, 2)),
         (("1", "2", "3"), "1: 0\n3: 2", (0, 2)),
+        (("1.0", "2.0", "3.0"), "3.0: 2.0", (1, 2)),
+        (("1", "2", "3"), "3.0: 2.0", (1, 2)),
+        (("1", "2", "3"), "1: 7.0\n3: 2", (2, 7)),
         (("1", "2", "3", "4", "5"), '{"1": "bad", "2": "bad", "3": null, "4": "good", "5": "good"}',
          ("bad", "good")),
         (("true", "false"), "true: pro\nfalse: contra", ("contra", "pro")),
@@ -188,6 +191,14 @@ def test_new_rows_are_mapped_as_the_training_rows_were(tmp_path: Path) -> None:
     odd = write_csv(tmp_path / "o.csv", [("x", "1"), ("y", "fine")])
     with pytest.raises(InputError, match="does not know: 'fine'"):
         load_labelled(odd, ["text"], "label", ("bad", "good"), mapped=mapped)
+
+
+def test_new_rows_that_the_map_drops_are_told_by_the_runs_map(tmp_path: Path) -> None:
+    mapped: Any = [{"label": "c", "becomes": None, "rows": 3}]
+    data = write_csv(tmp_path / "t.csv", [("x", "c")])
+    with pytest.raises(InputError, match="the label map of the run drops every row") as error:
+        load_labelled(data, ["text"], "label", ("a", "b"), mapped=mapped)
+    assert "--map-labels" not in str(error.value)
 
 
 def test_a_run_records_its_map_and_evaluates_with_it(tmp_path: Path) -> None:

@@ -145,6 +145,18 @@ def test_all_rows_are_checked_before_the_model_loads(run: Path, tmp_path: Path) 
         predict(tmp_path / "run", str(tmp_path / "new.csv"), tmp_path / "answers.csv")
 
 
+def test_rows_that_an_open_quote_may_have_joined_are_told(tmp_path: Path) -> None:
+    data = write_weather(tmp_path / "weather.jsonl", 30)
+    told = replace(config(data, tmp_path), run=RunSettings(rung="majority"))
+    fit(told, tmp_path / "run", command="")
+    new = tmp_path / "new.tsv"
+    new.write_text('note\ttext\n1\t"Wow\n2\tbad\n3\tok\n4\t"\n5\tfine\n')
+    seen: list[Event] = []
+    assert predict(tmp_path / "run", str(new), tmp_path / "a.csv", notify=seen.append) == 2
+    notes = [event.text for event in seen if isinstance(event, Note)]
+    assert any("lines 2 to 5 are one row: a quoted cell reaches over them" in n for n in notes)
+
+
 def test_two_processes_do_not_write_one_file(run: Path, tmp_path: Path) -> None:
     data = write_weather(tmp_path / "new.jsonl", 3)
     out = tmp_path / "answers.csv"

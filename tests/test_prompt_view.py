@@ -117,6 +117,18 @@ def test_cut_texts_are_still_found(tiny_llama: Path) -> None:
 
 
 @pytest.mark.parametrize("long", get_args(Long))
+def test_texts_are_found_whatever_is_cut(tiny_llama: Path, long: Long) -> None:
+    rung = LLMRung(LLMSettings(model=str(tiny_llama), max_seq_length=80, long=long))
+    rung.prepare(FIELDS, (False, True))
+    text = "".join(f"{n} is not the answer, " for n in range(60))
+    tokens = explain(rung, ("q", text), 1)
+    assert {token.source for token in tokens} == {TEMPLATE, *FIELDS}
+    (prompt,) = rung.encoder_.encode([("q", text)])
+    kept = "".join(token.text for token in tokens if token.source == "passage")
+    assert kept.strip() == prompt.text[1].strip()
+
+
+@pytest.mark.parametrize("long", get_args(Long))
 def test_what_becomes_of_long_texts_is_told(tiny_llama: Path, long: Long) -> None:
     rung = LLMRung(LLMSettings(model=str(tiny_llama), max_seq_length=80, long=long))
     rung.prepare(FIELDS, (False, True))
@@ -182,6 +194,16 @@ def test_long_texts_are_folded_unless_asked(rung: LLMRung) -> None:
     folded, whole = shown(rung, text), shown(rung, text, all_tokens=True)
     assert "more" in folded
     assert len(whole.splitlines()) > len(folded.splitlines()) + 20
+
+
+def test_names_and_labels_do_not_steer_the_terminal(tiny_llama: Path) -> None:
+    rung = LLMRung(LLMSettings(model=str(tiny_llama)))
+    rung.prepare(("te\x1b[31mxt",), ("a\x1b]0;owned\x07", "b[/b]"))
+    output = shown(rung, ("x",), 0)
+    assert "\x1b" not in output
+    assert "\x07" not in output
+    assert "label a\\x1b]0;owned\\x07\n" in output
+    assert "b[/b] → " in output
 
 
 def test_control_characters_are_spelt_out() -> None:

@@ -154,3 +154,21 @@ def test_a_natural_draw_takes_all_rows_alike(
 def test_draws_that_cannot_be_made(sampling: Sampling, n: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         subsample(np.array([0, 0, 0, 1, 1, 1]), n, classes="ab", sampling=sampling, part="test")
+
+
+def test_spellings_of_groups_move_rows_only_where_they_leak() -> None:
+    rng = np.random.default_rng(0)
+    y, numbers = rng.integers(2, size=120), rng.integers(25, size=120)
+    first, *others = np.flatnonzero(numbers == 1).tolist()
+    leaked = []
+    for seed in range(12):
+        held = []
+        for spelling in ("X", "G1"):  # another group, and that of the others
+            groups = [f"g{number}" for number in numbers]
+            groups[first] = spelling
+            found = hold_out(y, 0.4, classes="ab", seed=seed, groups=groups)[1]
+            held.append(set(found.tolist()))
+        leaked.append((first in held[0]) != (others[0] in held[0]))
+        assert len(held[1] & {first, *others}) in {0, 1 + len(others)}
+        assert leaked[-1] or held[1] == held[0]
+    assert 0 < sum(leaked) < len(leaked)

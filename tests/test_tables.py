@@ -111,6 +111,31 @@ def test_the_header_shows_the_separator(
     assert separator(path, columns) == told
 
 
+SPACED: dict[str, tuple[str, str, list[str]]] = {
+    "commas": ("t.csv", "id, text, y\n1, a, 0\n2,b,  1\n", ["a0", "b1"]),
+    "quotes": ("t.csv", '"id", "text", "y"\n"1", "a, b", "0"\n', ["a, b0"]),
+    "quoted spaces": ("t.csv", 'id, text, y\n1, " a", 0\n', [" a0"]),
+    "semicolons": ("t.csv", 'id; text; y\n1; "a; b"; 0\n', ["a; b0"]),
+    "a comma in a name": ("t.csv", 'id, "other, old", text, y\n1, 2, a, 0\n', ["a0"]),
+    "not throughout": ("t.csv", "id, text,y\n1, a, 0\n", [" a 0"]),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "cells"), SPACED.values(), ids=SPACED)
+def test_a_space_behind_each_separator_is_none_of_the_cell(
+    tmp_path: Path, name: str, content: str, cells: list[str]
+) -> None:
+    (tmp_path / name).write_text(content)
+    found = read(tmp_path / name, ["text", "y"])
+    assert [row["text"] + row["y"] for _, row in found] == cells
+
+
+def test_a_fault_behind_a_space_is_found(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('id, text\n1, "a" b\n')
+    with pytest.raises(InputError, match=r"row 1 \(line 2\), column 'text': text follows the clos"):
+        read(tmp_path / "t.csv", ["text"])
+
+
 def write_one_row(path: Path, names: tuple[str, str]) -> None:
     table = dict(zip(names, "xb", strict=True))
     if path.suffix == ".parquet":
@@ -133,6 +158,13 @@ def test_a_name_in_white_space_is_found_without_it(tmp_path: Path, suffix: str) 
     write_one_row(path, (" text", "text "))
     with pytest.raises(InputError, match=r"no column 'text'. Its columns are ' text', 'text '"):
         read(path, ["text"])
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_a_name_in_another_unicode_form_is_found(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"t{suffix}"
+    write_one_row(path, ("re\u0301sume\u0301", "label"))
+    assert read(path, ["r\xe9sum\xe9", "label"]) == [(1, {"r\xe9sum\xe9": "x", "label": "b"})]
 
 
 def test_a_name_with_a_comma_is_asked_for_in_quotes(tmp_path: Path) -> None:
@@ -164,6 +196,25 @@ def test_json_and_parquet_values_keep_their_types(tmp_path: Path) -> None:
         ((_, values),) = read(tmp_path / name)
         assert values == row
         assert type(values["yes"]) is bool
+
+
+JOINED: dict[str, tuple[str, str, list[int | None]]] = {
+    "tabs": ("t.tsv", 'id\ttext\n1\t"Wow\n2\tbad\n3\tok\n4\t"\n5\tfine\n', [5, None]),
+    "tabs, two lines": ("t.tsv", 'id\ttext\n1\t"Wow\n2\tbad"\n', [3]),
+    "commas": ("t.csv", 'text,y\n"Wow,a\nbad,b\nok ",a\nfine,b\n', [4, None]),
+    "commas, two lines": ("t.csv", 'text,y\n"Hello,\nbye",a\n', [None]),
+    "a line that is no row": ("t.csv", 'text,y\n"Wow,a\nbad\n\nok ",a\n', [None]),
+    "more cells on a line": ("t.tsv", 'id\ttext\n1\t"a\tb\n2\tc"\n', [None]),
+    "one column": ("t.tsv", 'text\n"a\nb\nc"\n', [None]),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "ends"), JOINED.values(), ids=JOINED)
+def test_rows_that_an_open_quote_may_have_joined_are_marked(
+    tmp_path: Path, name: str, content: str, ends: list[int | None]
+) -> None:
+    (tmp_path / name).write_text(content)
+    assert [row.joined_to for row in scan_rows(tmp_path / name)] == ends
 
 
 def test_rows_before_a_fault_are_streamed(tmp_path: Path) -> None:

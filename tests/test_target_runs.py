@@ -192,6 +192,19 @@ def test_check_and_prompt_show_each_target(data: Path, tiny_llama: Path, tmp_pat
     assert "\n Place: hill" in said.output
 
 
+def test_names_of_targets_are_no_markup(tiny_llama: Path, tmp_path: Path) -> None:
+    rows = [
+        {"text": f"row {n}", "a[/b]": "xy"[n % 2], "c\x1b[31m": "uv"[n // 2 % 2]} for n in range(60)
+    ]
+    data = tmp_path / "named.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["check", str(data), "--text", "text", "--label", "a[/b],c\x1b[31m"]
+    said = CliRunner().invoke(main, [*words, "--model", str(tiny_llama)])
+    assert said.exit_code == 0, said.output
+    assert "target a[/b]" in said.output
+    assert "target c\\x1b[31m" in said.output
+
+
 def test_a_sweep_is_of_one_target(data: Path, tiny_llama: Path, tmp_path: Path) -> None:
     words = ["sweep", str(data), "--text", "text", "--label", "weather,place", "--r", "1,2"]
     words += ["--model", str(tiny_llama), "--out", str(tmp_path / "o")]

@@ -1,6 +1,6 @@
 """All of a run but the weights: what `llabel check` and `llabel prompt` look at."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil
@@ -74,12 +74,13 @@ def _weight_bytes(precision: str, form: str, engine: str, weights: int) -> float
     return alone if int_mm_is_fast() else alone + _WEIGHT_BYTES["float32"]
 
 
-def find_row(config: RunConfig, row: str) -> tuple[Task, str, Text, int | list[int]]:
+def find_row(config: RunConfig, row: str | None) -> tuple[Task, str, Text, int | list[int]]:
     """One row by its name in `predictions.jsonl`.
 
     Args:
         config: whose samples are let aside, so that any row can be looked at.
-        row: ``part:number``, or a number for a row of the training data.
+        row: ``part:number``, or a number for a row of the training data; None is its first one
+            that has not been left out for want of a label.
 
     Returns:
         Its task, name, texts and class index; of several targets the index of each.
@@ -89,19 +90,27 @@ def find_row(config: RunConfig, row: str) -> tuple[Task, str, Text, int | list[i
     """
     whole = replace(config.data, train_rows=None, test_rows=None, sampling="stratified")
     task = load(replace(config, data=whole)).task
-    name = row if ":" in row else f"{_part(task.train.ids[0])}:{row}"
-    parts: Counter[str] = Counter()
+    parts: dict[str, list[int]] = defaultdict(list)
     for split in (task.train, task.validation, task.test):
-        if name in split.ids:
-            at = split.ids.index(name)
-            return task, name, split.texts[at], split.y[at].tolist()
-        parts.update(map(_part, split.ids))
-    there = ", ".join(f"{part}:1 to {part}:{count}" for part, count in sorted(parts.items()))
+        for name in split.ids:
+            part, _, number = name.rpartition(":")
+            parts[part].append(int(number))
+    own = task.train.ids[0].rpartition(":")[0]
+    chosen = min(parts[own]) if row is None else row
+    wanted = row if row and ":" in row else f"{own}:{chosen}"
+    for split in (task.train, task.validation, task.test):
+        if wanted in split.ids:
+            at = split.ids.index(wanted)
+            return task, wanted, split.texts[at], split.y[at].tolist()
+    there = ", ".join(_span(part, numbers) for part, numbers in sorted(parts.items()))
     raise InputError(f"--row {row}: there is no such row in {task.name}. There are {there}.")
 
 
-def _part(row: str) -> str:
-    return row.rpartition(":")[0]
+def _span(part: str, numbers: Sequence[int]) -> str:
+    """``train:2 to train:60``, with how many there are where some between are left out."""
+    first, last = min(numbers), max(numbers)
+    some = f" ({len(numbers):,} rows)" if len(numbers) <= last - first else ""
+    return f"{part}:{first} to {part}:{last}{some}"
 
 
 def prepare(config: RunConfig, task: Task, progress: Progress | None = None) -> LLMRung:

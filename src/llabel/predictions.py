@@ -109,7 +109,10 @@ def predict(
     fields = registry.saved_fields(folder)
     confidences = confidences_of(folder, decode, abstain_below, notify)
     # A pass over all rows first: what is wrong with them is said before a model loads.
-    total = sum(1 for _ in read_texts(data, fields, part=part))
+    notes: list[str] = []
+    total = sum(1 for _ in read_texts(data, fields, part=part, notes=notes))
+    for text in notes:
+        notify(Note(text))
     busy = f"-o {out} is being written by another llabel process. Wait, or name another file."
     with alone_with(out, busy):
         partial = _Partial(out, _job(folder, data, part, decode, confidences))

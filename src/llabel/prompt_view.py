@@ -76,10 +76,11 @@ def explain(rung: LLMRung, text: Text, label: int | Sequence[int]) -> list[Token
         text: the row's fields.
         label: index of its class; of several targets one each.
     """
-    prompt = rung.encoder_.encode([text])[0].input_ids
+    (encoded,) = rung.encoder_.encode([text])
+    prompt = encoded.input_ids
     example = example_of(prompt, label, rung.trie_, rung.settings.loss)
     pieces = _pieces(rung, prompt)
-    sources = _sources(rung, text, pieces)
+    sources = _sources(rung, encoded.text, pieces)
     sources += [ANSWER] * (len(example.input_ids) - len(prompt))
     pieces += _pieces(rung, example.input_ids[len(prompt) :])
     read: dict[int, list[Comparison]] = defaultdict(list)
@@ -123,12 +124,12 @@ def render(
         for number, field in enumerate(rung.fields_)
     }
     return Group(
-        RichText(f"{name}, label {_named(rung, label)}", style="bold"),
+        RichText(printable(f"{name}, label {_named(rung, label)}"), style="bold"),
         RichText(),
         _as_text(rung, tokens, styles, label),
         RichText(),
         _as_table(tokens, styles, all_tokens),
-        *(RichText(line) for line in _summary(rung, text, tokens)),
+        *(RichText(printable(line)) for line in _summary(rung, text, tokens)),
     )
 
 
@@ -177,7 +178,7 @@ def _as_table(tokens: Sequence[Token], styles: dict[str, str], all_tokens: bool)
                     str(token.position),
                     str(token.id),
                     RichText(repr(token.text), style=style),
-                    RichText(source, style=style),
+                    RichText(printable(source), style=style),
                     RichText("\n").join(map(_choices, token.read)),
                 )
     return table
@@ -261,6 +262,7 @@ def _pieces(rung: LLMRung, ids: Sequence[int]) -> list[_Piece]:
 def _sources(rung: LLMRung, text: Text, pieces: Sequence[_Piece]) -> list[str]:
     """Which column each token is from: template and texts are laid along the decoded tokens.
 
+    `text` has the fields as far as they stand in the prompt.
     A token that crosses from template to text counts as text. Tokenizers that do not give back
     what they were given (lower case, other spaces) leave the sources open.
     """

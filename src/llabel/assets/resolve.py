@@ -20,7 +20,8 @@ from llabel.errors import FetchError, InputError
 _MANIFEST = "asset.json"
 _HUB_ID = re.compile(r"(?!.*(?:--|\.\.))\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _FILE_SUFFIXES = (
-    *(".csv", ".tsv", ".json", ".jsonl", ".parquet", ".gz", ".txt", ".zip", ".xlsx"),
+    *(".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".gz", ".txt", ".zip"),
+    *(".xls", ".xlsx", ".ods"),
     *(".gguf", ".safetensors", ".bin", ".pt", ".yaml", ".yml"),
 )
 _KINDS: dict[Kind, str] = {

@@ -20,7 +20,7 @@ COSTLY = (
     *("adapt_layers", "loss", "epochs", "refit"),
     *("token_budget", "gradient_checkpointing", "precision", "engine", "compile", "device", "seed"),
 )
-ROW = "Which row, counted from 1; as validation:3 where DATA has several parts."
+ROW = "Which row, counted from 1 (by default the first); as validation:3 of several parts of DATA."
 
 
 @click.command()
@@ -46,10 +46,13 @@ def check(
     """
     from dataclasses import asdict
 
+    from rich.text import Text
+
     from llabel import dry_run, run
     from llabel.check import check as look_over
     from llabel.check.view import render
     from llabel.console import fetching, messages, notes, output
+    from llabel.data.cells import printable
     from llabel.folder import write_json
     from llabel.quiet import quiet_libraries
 
@@ -76,7 +79,7 @@ def check(
         }
     for name, report in reports.items():
         if name:
-            output().rule(f"target {name}")
+            output().rule(Text(f"target {printable(name)}"))
         output().print(render(report))
     if json_file:
         found = {name: asdict(report) for name, report in reports.items()}
@@ -86,7 +89,7 @@ def check(
 @click.command()
 @data_argument
 @config_option
-@click.option("--row", default="1", show_default=True, metavar="[PART:]N", help=ROW)
+@click.option("--row", metavar="[PART:]N", help=ROW)
 @click.option("--all-tokens", is_flag=True, help="Show the middle of long texts, too.")
 @settings_options(*PANELS["Data"], *PANELS["Model and prompt"], "loss", "seed")
 @click.pass_context
@@ -94,7 +97,7 @@ def prompt(
     ctx: click.Context,
     data: str | None,
     config: Path | None,
-    row: str,
+    row: str | None,
     all_tokens: bool,
     **_: Any,
 ) -> None:

@@ -104,7 +104,7 @@ def _columns_of(values: Mapping[str, Any]) -> str:
     if not data or not Path(data).exists() or {"text", "label"} <= values.keys():
         return ""
     try:
-        return f"\nColumns of {data}: {listed(open_source(data).parts['train'].columns())}."
+        return f"\nColumns of {data}: {listed(open_source(data).parts['train'].columns(()))}."
     except (InputError, KeyError):  # what is wrong with the data is said once they are read
         return ""
 

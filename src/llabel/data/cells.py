@@ -3,6 +3,7 @@
 import difflib
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,12 +19,21 @@ _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One data row and where it stands."""
+    """One data row and where it stands.
+
+    Attributes:
+        file: where it is from.
+        number: counted from 1.
+        line: of the file, its first; None where a format has no lines.
+        values: by the column's name.
+        joined_to: its last line, where each of them could be a row of its own (`may_be_rows`).
+    """
 
     file: str
     number: int
-    line: int | None  # of the file; None where a format has no lines
+    line: int | None
     values: dict[str, Any]
+    joined_to: int | None = None
 
     @property
     def where(self) -> str:
@@ -107,15 +117,22 @@ def check_cell(value: Any, file: str, row: str, column: str) -> None:
         )
 
 
-def matching(column: str, names: Iterable[str]) -> str | None:
-    """The column that is meant: of this name, or the only one but for white space around it.
+def bare(name: str) -> str:
+    """A column's name without white space around it, in Unicode NFC."""
+    return unicodedata.normalize("NFC", name.strip())
 
-    A header such as ``id, text, label`` has a column that begins with a space.
+
+def matching(column: str, names: Iterable[str]) -> str | None:
+    """The column that is meant: of this name, or the only one but for white space around it or
+    its Unicode form.
+
+    A header such as ``id, text,label`` has a column that begins with a space; of names that look
+    the same, one may have its accents as characters of their own.
     """
     names = list(names)
     if column in names:
         return column
-    close = [name for name in names if name.strip() == column.strip()]
+    close = [name for name in names if bare(name) == bare(column)]
     return close[0] if len(close) == 1 else None
 
 

@@ -6,6 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +21,7 @@ _BOOLEANS = ({"true", "false"}, {"True", "False"}, {"TRUE", "FALSE"})
 _INTEGER = re.compile(r"(?!-0)-?(?:0|[1-9]\d{0,17})(?:\.0+)?", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 _DIGITS = re.compile(r"[-+]?\d+", re.ASCII)
+_NUMBER = re.compile(r"(?P<sign>[-+]?)0*(?P<whole>\d+)(?:\.(?P<fraction>\d*))?", re.ASCII)
 # What pandas reads as missing in a CSV file, and so what programs write for it.
 _NOTHING = frozenset(
     (
@@ -59,6 +61,19 @@ def normal_form(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
+def lookalike_form(text: str) -> str:
+    """The `normal_form`, and of a number (without exponent) its shortest one: ``01``, ``1.0`` and
+    ``+1`` → ``1``, ``-0`` → ``0``.
+    """
+    form = normal_form(text)
+    number = _NUMBER.fullmatch(form)
+    if number is None:
+        return form
+    fraction = (number["fraction"] or "").rstrip("0")
+    value = number["whole"] + (f".{fraction}" if fraction else "")
+    return f"-{value}" if number["sign"] == "-" and value != "0" else value
+
+
 def read_labels(
     column: str, parts: Sequence[LabelCells], *, normalise: bool = False
 ) -> list[list[Label]]:
@@ -67,7 +82,8 @@ def read_labels(
     In CSV and TSV, a column that holds nothing but ``true`` and ``false`` (or True/False, or
     TRUE/FALSE) is boolean, and one of whole numbers as they are usually written (``7``, ``-1``, or
     ``7.0``, but not ``007``) is of integers. Whole floats of other formats (1.0) become integers.
-    ``NA``, ``NaN``, ``null`` and the like are missing labels there, not classes.
+    ``NA``, ``NaN``, ``null`` and the like are missing labels there, not classes, unless another
+    part, in a format with types, has that text as a label.
 
     Args:
         column: its name, for messages.
@@ -80,7 +96,8 @@ def read_labels(
     Raises:
         InputError: missing labels, numbers with a fraction, lists and the like, or mixed types.
     """
-    values = [label_values(column, part, normalise=normalise) for part in parts]
+    known = frozenset(word for part in parts if part.typed for word in label_words(part))
+    values = [label_values(column, part, known, normalise=normalise) for part in parts]
     refuse_missing(column, parts, values)
     untyped = [index for index, part in enumerate(parts) if not part.typed]
     if untyped:
@@ -92,12 +109,21 @@ def read_labels(
     return values
 
 
-def is_withheld(cells: LabelCells, known: Iterable[Any]) -> bool:
-    """Whether a part has no labels: all are missing, or all are -1 where `known` has no -1."""
-    names = {str(value) for value in known}
+def label_words(cells: LabelCells) -> set[str]:
+    """How the labels of a part are written, without what stands for a missing one."""
+    return {str(cell) for cell in cells.values if not _is_missing(cell, cells.typed)}
+
+
+def is_withheld(cells: LabelCells, known: Iterable[Any], *, normalise: bool = False) -> bool:
+    """Whether a part has no labels: all are missing, or all are -1 where `known` has no -1.
+
+    With `normalise`, `known` may be in `normal_form`.
+    """
+    names = frozenset(map(str, known))
+    words = _words(names, normalise)
     found = {
-        None if _is_missing(value, cells.typed) and value not in names else str(value)
-        for value in cells.values
+        None if _is_missing(cell, cells.typed, words, normalise) else str(cell)
+        for cell in cells.values
     }
     return found <= {None} or (found <= {None, "-1", "-1.0"} and not names & {"-1", "-1.0"})
 
@@ -168,9 +194,30 @@ def match_known(
             f"{cells.places[unknown[0]][0]}: column {shown(column)} has labels that the model does "
             f"not know: {listed({values[position]: 0 for position in unknown}, 5)}, in "
             f"{_rows(cells, unknown)}. Known are {listed(classes)}."
-            f"{did_you_mean(str(value), map(str, classes))} Correct or remove these rows."
+            f"{meant(str(value), map(str, classes))} Correct or remove these rows."
         )
     return np.array(found, dtype=np.int64)
+
+
+def meant(label: str, known: Iterable[str]) -> str:
+    """A sentence with the label that is meant, or an empty string; like `did_you_mean`.
+
+    What differs by Unicode form looks the same, so that is told in words.
+    """
+    known = list(known)
+    for other in known:
+        if other != label and _composed(other) == _composed(label):
+            form = "NFC" if unicodedata.is_normalized("NFC", other) else "NFD"
+            return (
+                f" {shown(label)} differs from the known {shown(other)} by its Unicode form only "
+                "(é as one character or as two): convert the file, for example with uconv -x "
+                f"any-{form.lower()}."
+            )
+    return did_you_mean(label, known)
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def are_whole(labels: Iterable[Any]) -> bool:
@@ -205,13 +252,14 @@ def label_values(
         column: its name, for messages.
         part: the cells.
         known: words that are labels, though they look like a missing value.
-        normalise: replace strings by their `normal_form`.
+        normalise: replace strings by their `normal_form`, by which `known` is looked up, too.
 
     Raises:
         InputError: a cell that cannot be a label.
     """
+    words = _words(known, normalise)
     values = [
-        None if _is_missing(cell, part.typed) and cell not in known else _plain(column, cell, *at)
+        None if _is_missing(cell, part.typed, words, normalise) else _plain(column, cell, *at)
         for cell, at in zip(part.values, part.places, strict=True)
     ]
     if not normalise:
@@ -219,19 +267,27 @@ def label_values(
     return [normal_form(value) if isinstance(value, str) else value for value in values]
 
 
-def _is_missing(cell: Any, typed: bool) -> bool:
+def _words(known: frozenset[str], normalise: bool) -> frozenset[str]:
+    return frozenset(map(normal_form, known)) if normalise else known
+
+
+def _is_missing(
+    cell: Any, typed: bool, known: frozenset[str] = frozenset(), normalise: bool = False
+) -> bool:
     if isinstance(cell, str):
-        return not cell.strip() or (not typed and cell.strip() in _NOTHING)
+        if typed or cell.strip() not in _NOTHING:
+            return not cell.strip()
+        return (normal_form(cell) if normalise else cell) not in known
     return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
 def _plain(column: str, cell: Any, file: str, row: int, line: int | None) -> Any:
     if isinstance(cell, str | bool | int):
         return cell
-    if isinstance(cell, float) and cell.is_integer():
+    if isinstance(cell, float | Decimal) and math.isfinite(cell) and cell == int(cell):
         return int(cell)
     where = f"{file}: {row_name(row, line)}, column {shown(column)}: {shown(cell)}"
-    if isinstance(cell, float):
+    if isinstance(cell, float | Decimal):
         raise InputError(f"{where} is a number with a fraction. {_NOT_CLASSES}")
     raise InputError(
         f"{where} ({type(cell).__name__}) cannot be a label. Labels are texts, true and false, or "
@@ -257,14 +313,19 @@ def refuse_missing(
             cells = {part.values[position]: None for position in missing}
             words = [cell for cell in cells if isinstance(cell, str) and cell.strip()]
             found = f"has no label (but {listed(words, 5)})" if words else "is empty"
+            if len(missing) == len(labels):
+                rows = f"in all {len(labels):,} rows of the {part.part} part"
+                remedy = "Fill the labels in, or name the column that holds them: --label."
+            else:
+                rows = f"in {_rows(part, missing)}"
+                remedy = "Fill in the label, or leave these rows out with --drop-unlabelled."
             keep = (
                 " In CSV and TSV such words mean that a value is missing; if one is a class, call "
                 "it otherwise, 'not applicable' for example."
             )
             raise MissingLabelError(
-                f"{part.places[missing[0]][0]}: column {shown(column)} {found} in "
-                f"{_rows(part, missing)}. Fill in the label, or leave these rows out with "
-                "--drop-unlabelled." + (keep if words else "")
+                f"{part.places[missing[0]][0]}: column {shown(column)} {found} {rows}. {remedy}"
+                + (keep if words else "")
             )
 
 
@@ -308,12 +369,12 @@ def refuse_lookalikes(file: str, column: str, values: Sequence[Sequence[Label | 
     """Refuse labels that a person takes for the same.
 
     Raises:
-        InputError: some differ only by case, white space or Unicode form.
+        InputError: some differ only by case, white space, Unicode form or how a number is written.
     """
     counts = Counter(label for part in values for label in part if isinstance(label, str))
     alike: dict[str, list[str]] = {}
     for label in counts:
-        alike.setdefault(normal_form(label), []).append(label)
+        alike.setdefault(lookalike_form(label), []).append(label)
     groups = [sorted(labels) for labels in alike.values() if len(labels) > 1]
     if groups:
         told = "; ".join(
@@ -321,8 +382,18 @@ def refuse_lookalikes(file: str, column: str, values: Sequence[Sequence[Label | 
             for labels in groups[:10]
         )
         more = f"; … ({len(groups)} in all)" if len(groups) > 10 else ""
+        numbers = [labels for labels in groups if len(set(map(normal_form, labels))) > 1]
+        if numbers:  # their normal forms differ
+            how = "case, spaces, Unicode form or how a number is written"
+            new, *_, old = sorted(numbers[0], key=len)
+            remedy = f"Join them with --map-labels FILE and lines such as `{old}: {new}`"
+        else:
+            how = "case, spaces or Unicode form"
+            remedy = (
+                "Choose --normalise-labels to join them (lower case, single spaces), or "
+                "--map-labels"
+            )
         raise InputError(
-            f"{file}: column {shown(column)} has labels that differ only by case, spaces or "
-            f"Unicode form: {told}{more}. Choose --normalise-labels to join them (lower case, "
-            "single spaces), or --map-labels, or make them differ."
+            f"{file}: column {shown(column)} has labels that differ only by {how}: {told}{more}. "
+            f"{remedy}, or make them differ."
         )

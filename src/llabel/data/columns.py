@@ -1,11 +1,12 @@
 """One part of the data, read into columns; every text, group and part name is checked."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from llabel.data.cells import Row, cell_text, listed, shown
 from llabel.data.classes import LabelCells, Place, label_values
+from llabel.data.open_quotes import noting_joined
 from llabel.data.sources import Part, part_name
 from llabel.errors import InputError
 from llabel.task import ClassIndices, Label, Split, Text
@@ -85,14 +86,15 @@ class Table:
         return Split(tuple(self.ids), tuple(self.texts), y, groups)
 
 
-def read_part(part: Part, role: str, columns: Columns) -> Table:
-    """Read all rows of a part.
+def read_part(part: Part, role: str, columns: Columns, notes: list[str]) -> Table:
+    """Read all rows of a part; what is suspicious of them is added to `notes`.
 
     Raises:
         InputError: a text that is a list or the like, a row without group, an unknown part name.
     """
     table = Table(role, part.typed)
-    for number, row in enumerate(part.rows(columns.wanted, columns.optional), start=1):
+    rows = noting_joined(part.rows(columns.wanted, columns.optional), notes)
+    for number, row in enumerate(rows, start=1):
         table.ids.append(f"{part.name}:{number}")
         table.texts.append(row_texts(row, columns.fields))
         table.places.append((row.file, row.number, row.line))
@@ -105,7 +107,14 @@ def read_part(part: Part, role: str, columns: Columns) -> Table:
     return table
 
 
-def with_labels(table: Table, column: str, notes: list[str], known: Sequence[Label] = ()) -> Table:
+def with_labels(
+    table: Table,
+    column: str,
+    notes: list[str],
+    known: Iterable[Label],
+    *,
+    normalise: bool,
+) -> Table:
     """The rows that have a label; where none has, all of them, to be refused.
 
     Args:
@@ -113,8 +122,10 @@ def with_labels(table: Table, column: str, notes: list[str], known: Sequence[Lab
         column: the label column's name.
         notes: how many are left out is added there.
         known: classes, which may look like a missing value.
+        normalise: whether labels are compared in their normal form.
     """
-    labels = label_values(column, table.label_cells, frozenset(map(str, known)))
+    words = frozenset(map(str, known))
+    labels = label_values(column, table.label_cells, words, normalise=normalise)
     rows = [row for row, label in enumerate(labels) if label is not None]
     if len(rows) in {0, len(labels)}:
         return table

@@ -11,12 +11,14 @@ from typing import Any
 from llabel.data.cells import (
     CELL_LIMIT,
     Row,
+    bare,
     check_cell,
     refuse_double_columns,
     require_columns,
     row_name,
     shown,
 )
+from llabel.data.open_quotes import may_be_rows
 from llabel.errors import InputError
 
 SEPARATORS = (",", ";", "\t")
@@ -28,6 +30,9 @@ def csv_rows(
     file: str, lines: Iterable[str], columns: Sequence[str] | None, delimiter: str
 ) -> Iterator[Row]:
     """Parse the lines of a CSV table (double quotes, header first), strictly.
+
+    A space after each separator is none of the cell's where the header has it throughout, too
+    (``text, label``).
 
     Args:
         file: the file's name, for messages.
@@ -44,9 +49,9 @@ def csv_rows(
         InputError: duplicated or missing column, ragged row, stray or unclosed quote, large cell.
     """
     top, pieces = _top(lines)
-    delimiter = _separator(top, columns, delimiter)
+    form = _form(top, columns, delimiter)
     record: list[str] = []  # the lines of the row being parsed: a fault is looked for in them
-    reader = csv.reader(_kept(pieces, record), delimiter=delimiter, strict=True)
+    reader = form.reader(_kept(pieces, record), strict=True)
     header: list[str] = []
     number = 0
     blank: list[int] = []  # lines that may be rows of one empty cell
@@ -57,7 +62,7 @@ def csv_rows(
         try:
             cells = _next_record(reader)
         except csv.Error as error:
-            raise _fault(f"{file}: {where}", header, "".join(record), delimiter) from error
+            raise _fault(f"{file}: {where}", header, "".join(record), form) from error
         if cells is None:
             return
         if not cells:  # a blank line
@@ -65,7 +70,7 @@ def csv_rows(
                 blank.append(line)
             continue
         if not header:
-            header, called = cells, _checked_header(file, cells, columns, delimiter)
+            header, called = cells, _checked_header(file, cells, columns, form.separator)
             continue
         if len(cells) != len(header):
             raise _ragged(f"{file}: {where}", cells, header)
@@ -77,7 +82,11 @@ def csv_rows(
         values = dict(zip(header, cells, strict=True))
         for name, cell in values.items():
             check_cell(cell, file, where, name)
-        yield Row(file, number, line, {asked: values[name] for asked, name in called.items()})
+        last = None
+        if len(record) > 1 and may_be_rows(record, form.separator, len(header)):
+            last = line + len(record) - 1
+        chosen = {asked: values[name] for asked, name in called.items()}
+        yield Row(file, number, line, chosen, joined_to=last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +109,38 @@ def csv_header(
         InputError: a header that cannot be parsed, or with a name twice.
     """
     top, pieces = _top(lines)
-    separator = _separator(top, columns, delimiter)
+    form = _form(top, columns, delimiter)
     record: list[str] = []
-    reader = csv.reader(_kept(pieces, record), delimiter=separator, strict=True)
+    reader = form.reader(_kept(pieces, record), strict=True)
     try:
         names = next(filter(None, iter(lambda: _next_record(reader), None)), [])
     except csv.Error as error:
-        raise _fault(f"{file}: line 1, the header", [], "".join(record), separator) from error
-    return CsvHeader(list(_checked_header(file, names, None, separator)), separator)
+        raise _fault(f"{file}: line 1, the header", [], "".join(record), form) from error
+    return CsvHeader(list(_checked_header(file, names, None, form.separator)), form.separator)
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How the cells of a row are told apart.
+
+    Attributes:
+        separator: stands between them.
+        spaced: a space follows each separator, and quotes may stand behind it.
+    """
+
+    separator: str
+    spaced: bool = False
+
+    def reader(self, lines: Iterable[str], *, strict: bool) -> Any:
+        return csv.reader(
+            lines, delimiter=self.separator, skipinitialspace=self.spaced, strict=strict
+        )
+
+
+def _form(header: str, columns: Sequence[str] | None, expected: str) -> _Form:
+    separator = _separator(header, columns, expected)
+    _, *others = _parsed(header[:HEADER_LIMIT], _Form(separator), strict=False)
+    return _Form(separator, bool(others) and all(name.startswith(" ") for name in others))
 
 
 def _top(lines: Iterable[str]) -> tuple[str, Iterator[str]]:
@@ -129,13 +162,11 @@ def _separator(header: str, columns: Sequence[str] | None, expected: str) -> str
     splits: dict[str, list[str]] = {}
     for delimiter in dict.fromkeys((expected, *SEPARATORS)):
         try:
-            splits[delimiter] = _parsed(header, delimiter, strict=True)
+            splits[delimiter] = _parsed(header, _Form(delimiter), strict=True)
         except csv.Error:
             splits[delimiter] = []
-    asked = {name.strip() for name in columns or ()}
-    having_all = [
-        d for d, names in splits.items() if asked and asked <= {name.strip() for name in names}
-    ]
+    asked = set(map(bare, columns or ()))
+    having_all = [d for d, names in splits.items() if asked and asked <= set(map(bare, names))]
     in_pieces = [d for d, names in splits.items() if len(names) > 1]
     return next(iter((*having_all, *in_pieces, expected)))
 
@@ -191,10 +222,10 @@ def _ragged(where: str, cells: list[str], header: list[str]) -> InputError:
     return InputError(f"{where} has {found} where the header has {len(header)}: {told}")
 
 
-def _fault(where: str, header: list[str], record: str, delimiter: str) -> InputError:
+def _fault(where: str, header: list[str], record: str, form: _Form) -> InputError:
     """Find the cell that made the csv module give up, and say how to mend it."""
-    end = _stray_quote(record, delimiter)
-    cells = _parsed(record[:end], delimiter, strict=False)
+    end = _stray_quote(record, form)
+    cells = _parsed(record[:end], form, strict=False)
     large = next((i for i, cell in enumerate(cells) if len(cell) > CELL_LIMIT), None)
     place = len(cells) - 1 if large is None else large
     column = f", column {shown(header[place])}" if place < len(header) else ""
@@ -211,12 +242,12 @@ def _fault(where: str, header: list[str], record: str, delimiter: str) -> InputE
     )
 
 
-def _stray_quote(record: str, delimiter: str) -> int | None:
+def _stray_quote(record: str, form: _Form) -> int | None:
     """Length of the record's longest beginning that is well-formed, if text follows a quote."""
 
     def strays(end: int) -> bool:
         try:
-            _parsed(record[:end], delimiter, strict=True)
+            _parsed(record[:end], form, strict=True)
         except csv.Error as error:
             return "expected after" in str(error)
         return False
@@ -230,8 +261,8 @@ def _stray_quote(record: str, delimiter: str) -> int | None:
     return low
 
 
-def _parsed(record: str, delimiter: str, strict: bool) -> list[str]:
+def _parsed(record: str, form: _Form, strict: bool) -> list[str]:
     lines = io.StringIO(record, newline="")
     # A limit that no record reaches: the large cell itself is what is looked for.
     limit = CELL_LIMIT if strict else 2**31 - 1
-    return _next_record(csv.reader(lines, delimiter=delimiter, strict=strict), limit) or [""]
+    return _next_record(form.reader(lines, strict=strict), limit) or [""]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from llabel.data.cells import listed, shown
-from llabel.data.rows import take
+from llabel.data.rows import take, with_groups_joined
 from llabel.data.splitting import Sampling, hold_out, subsample
 from llabel.errors import InputError
 from llabel.task import Label, Split
@@ -29,6 +29,9 @@ def cut_missing(
         seed: of the cuts.
         notes: a sentence for each cut is added.
         group: the group column, if whole groups are cut.
+
+    Returns:
+        By role; groups are spelt in one way in all of them.
 
     Raises:
         InputError: the shares leave nothing, or a class has too few rows.
@@ -59,7 +62,7 @@ def cut_missing(
             f"{len(held):,} of {whole:,} rows ({len(held) / whole:.0%}) are cut from train as the "
             f"{role} part: {how}, seed {seed}."
         )
-    return splits
+    return with_groups_joined(splits)
 
 
 def note_missed(

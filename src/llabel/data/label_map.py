@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from llabel.data.cells import did_you_mean, listed, shown
+from llabel.data.cells import listed, shown
 from llabel.data.classes import (
     LabelCells,
     are_whole,
     label_values,
+    meant,
     normal_form,
     refuse_missing,
     written,
@@ -125,13 +126,15 @@ def map_labels(
     entries = _normalised(label_map) if normalise else dict(label_map.entries)
     counts = Counter(label for part in values for label in part)
     known = {written(label): label for label in counts}
-    by_name = {written(name): (name, new) for name, new in entries.items()}
+    numbers = are_whole(counts)
+    if numbers:  # 2.0 is 2 there, as in the table
+        entries = {old: new and written(new, whole=True) for old, new in entries.items()}
+    by_name = {written(old, whole=numbers): (old, new) for old, new in entries.items()}
     if len(by_name) < len(entries):
-        names = [name for name in entries if by_name[written(name)][0] != name]
+        names = [name for name in entries if by_name[written(name, whole=numbers)][0] != name]
         raise InputError(f"{label_map.option}: {listed(names)} stands there in two spellings.")
     _refuse_unknown(column, label_map, by_name, known)
     _refuse_chains(label_map, by_name)
-    numbers = all(type(label) is int for label in counts)
     becomes = {
         known[key]: None if new is None else _label(new, known, numbers)
         for key, (_, new) in by_name.items()
@@ -222,7 +225,7 @@ def _refuse_unknown(
         raise InputError(
             f"{label_map.option}: no row has the label {listed(unknown, 5)}. Column "
             f"{shown(column)} holds {listed(known.values(), 50)}."
-            f"{did_you_mean(unknown[0], map(str, known.values()))}"
+            f"{meant(unknown[0], map(str, known.values()))}"
         )
 
 

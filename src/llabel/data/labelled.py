@@ -48,7 +48,8 @@ def load_labelled(
     source = open_source(data)
     table, origin, others = _chosen(source, columns, part, split_column, notes)
     known = (*classes, *(entry["label"] for entry in mapped))
-    if not table.ids or is_withheld(table.label_cells, known):
+    withheld = is_withheld(table.label_cells, known, normalise=normalise_labels)
+    if not table.ids or withheld:
         told = f", another part with --split ({listed(others)})" if others else ""
         raise InputError(
             f"{origin}: no row has a label in column {shown(label)} (missing, or empty "
@@ -57,9 +58,14 @@ def load_labelled(
         )
     refuse_empty(table, columns.fields)
     if drop_unlabelled:
-        table = with_labels(table, label, notes, known)
+        table = with_labels(table, label, notes, known, normalise=normalise_labels)
     if mapped:
         labels = map_known(label, mapped, classes, table.label_cells, normalise=normalise_labels)
+        if all(one is None for one in labels):
+            raise InputError(
+                f"{origin}: the label map of the run drops every row (column {shown(label)}), so "
+                "there is nothing to hold the answers against. Name DATA with other labels."
+            )
         kept = without_dropped(replace(table, labels=labels), labels, label)
         if len(kept.ids) < len(table.ids):
             notes.append(
@@ -84,8 +90,8 @@ def _chosen(
     """
     if split_column and len(source.parts) == 1:
         (only,) = source.parts.values()
-        if matching(split_column, only.columns()):
-            whole = read_part(only, only.name, replace(columns, split=split_column))
+        if matching(split_column, only.columns(())):
+            whole = read_part(only, only.name, replace(columns, split=split_column), notes)
             return _by_column(only.origin, whole, split_column, part, notes)
     name = next(role for role in reversed(ROLES) if role in source.parts)
     if part is not None:
@@ -94,7 +100,7 @@ def _chosen(
     others = [other for other in source.parts if other != name]
     table = Table(chosen.name, chosen.typed)
     if not lacks_labels(chosen, columns.label, source.parts):
-        table = read_part(chosen, chosen.name, columns)
+        table = read_part(chosen, chosen.name, columns, notes)
     if others:
         notes.append(f"Scored is the {name} part, {len(table.ids):,} rows.")
     return table, chosen.origin, others

@@ -1,13 +1,14 @@
 """Read → check → split → fingerprint: from what the user names to a locked `Task`."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from llabel.data.cells import listed, matching, shown
 from llabel.data.classes import (
     class_indices,
     is_withheld,
+    label_words,
     read_labels,
     refuse_lookalikes,
     sorted_classes,
@@ -35,8 +36,16 @@ from llabel.data.notes import (
     note_separator,
     note_shared_groups,
 )
+from llabel.data.open_quotes import noting_joined
 from llabel.data.rows import fingerprint
-from llabel.data.sources import Part, Source, file_part, open_source, part_name, require_part
+from llabel.data.sources import (
+    Part,
+    Source,
+    open_source,
+    part_name,
+    require_part,
+    with_files,
+)
 from llabel.data.splitting import Sampling, check_size
 from llabel.errors import InputError
 from llabel.task import Label, Split, Task, Text
@@ -102,7 +111,8 @@ def load_task(
             noted) unless all are; numbers become texts.
         label: the label column: texts, true and false, or whole numbers. In CSV and TSV, ``NA``,
             ``NaN``, ``null`` and the like are missing labels.
-        group: column whose values never stand on both sides of a cut.
+        group: column whose values never stand on both sides of a cut. Those that differ only by
+            case, white space, Unicode form or how a number is written (1, 1.0) are one group.
         split_column: column that says train, validation (or valid, val, dev) or test.
         validation: a table file for the validation part, instead of `data`'s own.
         test: a table file for the test part, instead of `data`'s own.
@@ -137,10 +147,10 @@ def load_task(
     tables = read_tables(
         source, columns, test_split, notes,
         keep_validation=validation is not None, drop_unlabelled=drop_unlabelled,
+        normalise=normalise_labels,
     )  # fmt: skip
     tables, labels, mapped = final_labels(tables, label, normalise_labels, label_map, notes)
     classes, splits = labelled(tables, label, labels)
-    note_shared_groups(splits, group, notes)
     cut = tuple(role for role in CUT_PARTS if role not in splits)
     sizes = {"test": test_size, "validation": validation_size}
     splits = cut_missing(splits, sizes, classes, seed, notes, group=group)
@@ -148,6 +158,7 @@ def load_task(
     whole = splits["train"]
     splits = draw(splits, drawn, sampling, classes, seed, notes)
     note_missed(whole, splits["train"], classes, notes)
+    note_shared_groups(splits, group, notes)
     note_lacking_classes(splits, classes, cut, notes)
     note_empty_texts(splits, columns.fields, notes)
     task = Task(
@@ -163,7 +174,11 @@ def load_task(
 
 
 def read_texts(
-    data: str, fields: Sequence[str], *, part: str | None = None
+    data: str,
+    fields: Sequence[str],
+    *,
+    part: str | None = None,
+    notes: list[str] | None = None,
 ) -> Iterator[tuple[str, Text]]:
     """Stream ids and texts for prediction, in constant memory; labels are not looked at.
 
@@ -171,6 +186,7 @@ def read_texts(
         data: as for `load_task`.
         fields: the text columns.
         part: read this part only; all parts one after the other by default.
+        notes: what the user should know is added there, when the rows of a part are at their end.
 
     Raises:
         InputError: as for `load_task`.
@@ -178,10 +194,13 @@ def read_texts(
     source = open_source(data)
     names = list(source.parts) if part is None else [require_part(source, part, "--split")]
     columns = Columns(tuple(fields))
+    said = [] if notes is None else notes
     return (
         (f"{chosen.name}:{number}", row_texts(row, columns.fields))
         for chosen in map(source.parts.__getitem__, names)
-        for number, row in enumerate(chosen.rows(columns.wanted, columns.optional), start=1)
+        for number, row in enumerate(
+            noting_joined(chosen.rows(columns.wanted, columns.optional), said), start=1
+        )
     )
 
 
@@ -203,16 +222,6 @@ def checked_columns(text: Sequence[str], label: str) -> tuple[str, ...]:
     return tuple(text)
 
 
-def with_files(source: Source, validation: str | None, test: str | None) -> Source:
-    """The data with files of their own for some parts."""
-    files = {"validation": validation, "test": test}
-    given = {role: file_part(path, role) for role, path in files.items() if path is not None}
-    if not given:
-        return source
-    train = {"train": replace(source.parts["train"], name="train")}
-    return Source(source.name, {**source.parts, **train, **given})
-
-
 def read_tables(
     source: Source,
     columns: Columns,
@@ -221,6 +230,7 @@ def read_tables(
     *,
     keep_validation: bool,
     drop_unlabelled: bool,
+    normalise: bool,
 ) -> dict[str, Table]:
     """The parts that are given, by role and in the order of `ROLES`."""
     if columns.split is None:
@@ -230,15 +240,17 @@ def read_tables(
             if role != "train" and lacks_labels(part, columns.label, source.parts):
                 raise _withheld(part.origin, role, columns.label, source.parts)
             note_separator(part, columns, notes)
-        tables = {role: read_part(part, role, columns) for role, part in parts.items()}
+        tables = {role: read_part(part, role, columns, notes) for role, part in parts.items()}
     else:
         tables = _read_by_column(source, columns, test_split, notes)
+    learned = label_words(tables["train"].label_cells)
+    typed = {word for one in tables.values() if one.typed for word in label_words(one.label_cells)}
     for role, table in tables.items():
-        if role != "train" and is_withheld(table.label_cells, tables["train"].labels):
+        if role != "train" and is_withheld(table.label_cells, learned, normalise=normalise):
             raise _withheld(table.places[0][0], role, columns.label, source.parts)
         refuse_empty(table, columns.fields)
         if drop_unlabelled and columns.label is not None:
-            tables[role] = with_labels(table, columns.label, notes)
+            tables[role] = with_labels(table, columns.label, notes, typed, normalise=normalise)
     return {role: tables[role] for role in ROLES if role in tables}
 
 
@@ -257,8 +269,7 @@ def final_labels(
     if label_map is not None:
         kept, mapped = map_labels(column, label_map, found, normalise=normalise)
         notes.append(told(label_map, mapped))
-    if not normalise:
-        refuse_lookalikes(tables["train"].places[0][0], column, kept)
+    refuse_lookalikes(tables["train"].places[0][0], column, kept)
     left = {
         role: without_dropped(table, labels, column)
         for (role, table), labels in zip(tables.items(), kept, strict=True)
@@ -326,8 +337,10 @@ def _assign_roles(
 
 def lacks_labels(part: Part, label: str | None, parts: Mapping[str, Part]) -> bool:
     """Whether its label column is withheld, not misspelt: train has it."""
-    known = label is not None and matching(label, parts["train"].columns()) is not None
-    return known and matching(str(label), part.columns()) is None
+    if label is None:
+        return False
+    known = matching(label, parts["train"].columns([label])) is not None
+    return known and matching(label, part.columns([label])) is None
 
 
 def _withheld(origin: str, role: str, label: str | None, parts: Collection[str]) -> InputError:
@@ -349,13 +362,14 @@ def _read_by_column(
             f"--split-column {columns.split}: {source.name} has parts already "
             f"({listed(source.parts)}). Leave the option out, or name one table."
         )
-    whole = read_part(source.parts["train"], "train", columns)
+    whole = read_part(source.parts["train"], "train", columns, notes)
     note_separator(source.parts["train"], columns, notes)
     names = [role for role in ROLES if role in whole.roles]
     if "train" not in names:
         raise InputError(
             f"{whole.places[0][0]}: column {shown(columns.split)} names no train row, only "
-            f"{listed(names)}."
+            f"{listed(names)}. Write train in the rows to learn from, or leave --split-column out: "
+            "all rows are cut then."
         )
     roles = _assign_roles(names, source.name, test_split, False, notes)
     return {role: whole.with_role(name, role) for role, name in roles.items()}

@@ -1,6 +1,7 @@
 """What the user should know of data that are used all the same, one sentence each."""
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import combinations
 
 from llabel.data.cells import listed, shown
 from llabel.data.columns import ROLES, Columns
@@ -9,16 +10,18 @@ from llabel.task import Label, Split
 
 
 def note_shared_groups(splits: Mapping[str, Split], group: str | None, notes: list[str]) -> None:
-    """Validation and test rows whose group also stands in train."""
-    known = set(splits["train"].groups or ())
-    for role in ("validation", "test"):
-        if role in splits and group is not None:
-            shared = sum(value in known for value in splits[role].groups or ())
-            if shared:
-                notes.append(
-                    f"{shared:,} of {len(splits[role]):,} {role} rows share their {shown(group)} "
-                    "with a train row; the parts are used as given."
-                )
+    """Rows whose group also stands in a part before theirs, of the rows that are used at last.
+
+    Only parts that were given can share one.
+    """
+    for before, role in combinations(ROLES, 2):
+        known = set(splits[before].groups or ())
+        shared = sum(value in known for value in splits[role].groups or ())
+        if shared:
+            notes.append(
+                f"{shared:,} of {len(splits[role]):,} {role} rows share their {shown(group)} with "
+                f"a {before} row; parts that are given stay as they are."
+            )
 
 
 def note_separator(part: Part, columns: Columns, notes: list[str]) -> None:

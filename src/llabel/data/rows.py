@@ -2,10 +2,12 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
+from llabel.data.classes import lookalike_form
 from llabel.task import Label, Split
 
 LONG_TEXT = 100  # characters, median over training: what is shorter may be equal by chance
@@ -55,6 +57,25 @@ def take(split: Split, rows: npt.NDArray[np.int64]) -> Split:
         y=split.y[rows],
         groups=None if split.groups is None else tuple(split.groups[row] for row in positions),
     )
+
+
+def with_groups_joined(splits: Mapping[str, Split]) -> dict[str, Split]:
+    """Give groups that a person takes for the same (see `lookalike_form`) the first one's
+    spelling.
+
+    Args:
+        splits: by role.
+    """
+    spelling: dict[str, str] = {}
+    return {
+        role: split
+        if split.groups is None
+        else replace(
+            split,
+            groups=tuple(map(spelling.setdefault, map(lookalike_form, split.groups), split.groups)),
+        )
+        for role, split in splits.items()
+    }
 
 
 def folded(text: str) -> str:

@@ -3,12 +3,19 @@
 import itertools
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from llabel.data.cells import Row, check_cell, did_you_mean, listed, require_columns, row_name
-from llabel.data.tables import FORMATS, column_names, scan_rows, separator, table_suffix
+from llabel.data.tables import (
+    FORMATS,
+    column_names,
+    faults_told,
+    scan_rows,
+    separator,
+    table_suffix,
+)
 from llabel.errors import InputError
 
 HUB_BATCH = 256  # rows held in memory at once
@@ -17,6 +24,7 @@ PART_NAMES = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_PARTS = ("train", "validation", "test")
 _SHARD = re.compile(r"(?P<part>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
 
 
@@ -30,16 +38,19 @@ class Part:
         typed: whether values have types (JSON, Parquet, Hub) or all are strings (CSV, TSV).
         rows: columns (None: all), and which of them a JSON row may lack → a fresh iterator over
             the rows.
-        columns: names of the columns there are; no row is parsed for them where a header tells.
+        columns: columns that are sought → names of those there are; no row is parsed for them
+            where a header tells (see `column_names`).
         separator: columns → what separates the cells where the file's name says otherwise.
+        files: that it is read from; none of the Hub.
     """
 
     name: str
     origin: str
     typed: bool
     rows: Callable[[Sequence[str] | None, Collection[str]], Iterator[Row]] = field(repr=False)
-    columns: Callable[[], list[str]] = field(repr=False)
+    columns: Callable[[Sequence[str]], list[str]] = field(repr=False)
     separator: Callable[[Sequence[str]], str | None] = field(repr=False, default=lambda _: None)
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +64,15 @@ class Source:
 
     name: str
     parts: Mapping[str, Part]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """One of the files that a part is spread over."""
+
+    path: Path
+    number: int
+    count: int
 
 
 def part_name(name: str) -> str:
@@ -74,14 +94,24 @@ def open_source(data: str) -> Source:
 
     if is_hub_id(data.partition(":")[0]):
         return _hub_source(data)
-    if table_suffix(Path(data)) and not Path(data).expanduser().exists():
-        scan_rows(data)  # says that there is no such file, and which one is close
+    named = _at_home(data)
+    with faults_told(named):
+        if table_suffix(named) and not named.exists():
+            scan_rows(named)  # says that there is no such file, and which one is close
     path = resolve_dataset(data)
-    name = Path(data).expanduser().resolve().name
+    name = named.resolve().name
     if path.is_dir():
         return _folder_source(name, path)
     name = path.name[: path.name.lower().rfind(table_suffix(path) or "\0")] or path.name
     return Source(name, {"train": file_part(path, name)})
+
+
+def _at_home(name: str | Path) -> Path:
+    """The path with ``~`` written out, where there is such a user."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
 
 
 def file_part(path: str | Path, name: str) -> Part:
@@ -90,7 +120,44 @@ def file_part(path: str | Path, name: str) -> Part:
     Raises:
         InputError: there is no such file, or its name's ending says no table.
     """
-    return _shards_part([Path(path).expanduser()], name)
+    return _shards_part([_at_home(path)], name)
+
+
+def with_files(source: Source, validation: str | None, test: str | None) -> Source:
+    """The data with files of their own for some parts.
+
+    Raises:
+        InputError: such a file cannot be read, or is another part's, too.
+    """
+    files = {"validation": validation, "test": test}
+    given = {role: file_part(path, role) for role, path in files.items() if path is not None}
+    if not given:
+        return source
+    train = {"train": replace(source.parts["train"], name="train")}
+    parts = {**source.parts, **train, **given}
+    for role in given:
+        _refuse_same_file(role, str(files[role]), parts)
+    return Source(source.name, parts)
+
+
+def _refuse_same_file(role: str, file: str, parts: Mapping[str, Part]) -> None:
+    own = {path.resolve() for path in parts[role].files}
+    same = next(
+        (
+            name
+            for name in _PARTS
+            if name != role
+            and name in parts
+            and own & {path.resolve() for path in parts[name].files}
+        ),
+        None,
+    )
+    if same is not None:
+        raise InputError(
+            f"--{role} {file}: this file is the {same} part, too, and what is measured on rows "
+            f"that were learned from or chosen on says nothing of new ones. Name another file, or "
+            f"leave --{role} out: a part of the training rows is held out then (--{role}-size)."
+        )
 
 
 def _shards_part(paths: list[Path], name: str) -> Part:
@@ -105,8 +172,9 @@ def _shards_part(paths: list[Path], name: str) -> Part:
         lambda columns, optional: itertools.chain.from_iterable(
             scan_rows(path, columns, optional) for path in paths
         ),
-        lambda: column_names(paths[0]),
+        lambda sought: column_names(paths[0], sought),
         lambda columns: separator(paths[0], columns),
+        tuple(paths),
     )
 
 
@@ -122,18 +190,20 @@ def _refuse_unwritable_name(path: Path) -> None:
 
 
 def _folder_source(name: str, folder: Path) -> Source:
-    files = _table_files(folder) or _table_files(folder / "data")
+    with faults_told(folder):
+        files = _table_files(folder) or _table_files(folder / "data")
     if not files:
         raise InputError(
             f"{folder}: there is no table in this folder. Put train, validation and test files in "
             f"it (such as train.csv) that end in {', '.join(FORMATS)}, or one of these and .gz."
         )
-    shards: dict[str, list[tuple[Path, int]]] = {}
+    shards: dict[str, list[_Shard]] = {}
     for path in files:
         stem = path.name[: path.name.lower().rindex(table_suffix(path) or "")]
         shard = _SHARD.fullmatch(stem)
         part = part_name(shard["part"] if shard else stem)
-        shards.setdefault(part, []).append((path, int(shard["count"]) if shard else 1))
+        number, count = (int(shard["number"]), int(shard["count"])) if shard else (0, 1)
+        shards.setdefault(part, []).append(_Shard(path, number, count))
     if len(shards) == 1:
         (part, only) = next(iter(shards.items()))
         prefix = part if part == "train" else name
@@ -158,13 +228,20 @@ def _table_files(folder: Path) -> list[Path]:
     )
 
 
-def _complete(part: str, shards: list[tuple[Path, int]]) -> list[Path]:
-    paths = [path for path, _ in shards]
-    counts = {count for _, count in shards}
+def _complete(part: str, shards: list[_Shard]) -> list[Path]:
+    paths = [shard.path for shard in shards]
+    counts = {shard.count for shard in shards}
     if counts == {1} and len(paths) > 1:
         raise InputError(
             f"{paths[0].parent}: several files could be the {part} part: "
             f"{listed(path.name for path in paths)}. Keep one, or name one file."
+        )
+    numbers = {shard.number for shard in shards}
+    if len(numbers) < len(paths) or len(counts) > 1 or len(set(map(table_suffix, paths))) > 1:
+        raise InputError(
+            f"{paths[0].parent}: the files of the {part} part are not of one set: "
+            f"{listed(path.name for path in paths)}. Keep those of one format and count, each "
+            "number once."
         )
     if counts != {len(paths)}:
         raise InputError(
@@ -175,8 +252,7 @@ def _complete(part: str, shards: list[tuple[Path, int]]) -> list[Path]:
 
 
 def _rank(part: str) -> tuple[int]:
-    known = ("train", "validation", "test")
-    return (known.index(part) if part in known else len(known),)
+    return (_PARTS.index(part) if part in _PARTS else len(_PARTS),)
 
 
 def _hub_source(data: str) -> Source:
@@ -218,7 +294,7 @@ def _hub_part(data: str, part: str, dataset: Any) -> Part:
         origin,
         True,
         lambda columns, _: _hub_rows(origin, dataset, columns),
-        lambda: list(dataset.column_names),
+        lambda _: list(dataset.column_names),
     )
 
 

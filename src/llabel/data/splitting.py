@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llabel.data.cells import shown
+from llabel.data.classes import lookalike_form
 from llabel.errors import InputError
 from llabel.task import ClassIndices, Label
 
@@ -34,7 +35,8 @@ def hold_out(
         classes: the labels, for messages.
         seed: the same seed gives the same rows.
         groups: (n,) no value of it will stand on both sides (scikit-learn's StratifiedGroupKFold,
-            so the share held out is only about `size`).
+            so the share held out is only about `size`), whichever way it is written (see
+            `lookalike_form`).
         parts: what will be cut from these rows in all: every class needs a row (or a group) each.
             Without groups it also gets one: held out is at least one row of every class, and one
             is kept for each of the other parts. Held-out groups may lack a class.
@@ -45,12 +47,16 @@ def hold_out(
     Raises:
         InputError: a class has too few rows or groups.
     """
-    _refuse_rare_classes(y, classes, groups, parts)
-    held = (
-        _held_rows(y, size, seed, others=len(parts) - 1)
-        if groups is None
-        else _held_groups(y, size, seed, groups)
-    )
+    alike = None if groups is None else list(map(lookalike_form, groups))
+    _refuse_rare_classes(y, classes, alike, parts)
+    if groups is None or alike is None:
+        held = _held_rows(y, size, seed, others=len(parts) - 1)
+    else:
+        held = _held_groups(y, size, seed, groups)
+        # The folds depend on how many groups there are, so spellings are joined only where one of
+        # them would stand on the other side: rows that were cut before stay where they were.
+        if _stands_on_both_sides(alike, held):
+            held = _held_groups(y, size, seed, alike)
     kept = np.setdiff1d(np.arange(len(y)), held)
     lost = np.setdiff1d(y, y[kept])
     if len(lost) or not len(held):
@@ -172,6 +178,12 @@ def _held_groups(y: ClassIndices, size: float, seed: int, groups: Sequence[str])
     share = np.bincount(y) / folds
     parts.sort(key=lambda part: np.abs(np.bincount(y[part], minlength=len(share)) - share).sum())
     return np.sort(np.concatenate(parts[:wanted]))
+
+
+def _stands_on_both_sides(groups: Sequence[str], held: Rows) -> bool:
+    out = {groups[row] for row in held.tolist()}
+    kept = np.setdiff1d(np.arange(len(groups)), held)
+    return any(groups[row] in out for row in kept.tolist())
 
 
 def _refuse_rare_classes(

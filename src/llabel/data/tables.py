@@ -21,6 +21,7 @@ from llabel.data.cells import (
     check_cell,
     did_you_mean,
     listed,
+    matching,
     refuse_double_columns,
     require_columns,
     row_name,
@@ -78,17 +79,21 @@ def scan_rows(
     return _guarded(path, _READERS[_checked_suffix(path)](path, columns, optional))
 
 
-def column_names(path: str | Path) -> list[str]:
+def column_names(path: str | Path, sought: Sequence[str] = ()) -> list[str]:
     """A table's columns; no row is read, but of JSON Lines the first 1,000 for their keys.
+
+    Args:
+        path: as for `scan_rows`.
+        sought: columns that are looked for further down, too, where these rows lack them.
 
     Raises:
         InputError: as `scan_rows`.
     """
     path = Path(path)
     suffix = _checked_suffix(path)
-    with _faults_told(path):
+    with faults_told(path):
         if suffix == ".jsonl":
-            return _keys(path)
+            return _keys(path, sought)
         if suffix == ".parquet":
             return _parquet_names(path)
         return _csv_header(path, None).names
@@ -104,16 +109,17 @@ def separator(path: str | Path, columns: Sequence[str]) -> str | None:
     expected = _DELIMITERS.get(_checked_suffix(path))
     if expected is None:
         return None
-    with _faults_told(path):
+    with faults_told(path):
         found = _csv_header(path, columns).separator
     return None if found == expected else found
 
 
 def _checked_suffix(path: Path) -> str:
-    if path.is_dir():
-        raise InputError(f"{path} is a folder. Name one table file in it.")
-    if not path.exists():
-        raise InputError(f"{path}: there is no such file.{_similar_file(path)}")
+    with faults_told(path):
+        if path.is_dir():
+            raise InputError(f"{path} is a folder. Name one table file in it.")
+        if not path.exists():
+            raise InputError(f"{path}: there is no such file.{_similar_file(path)}")
     suffix = table_suffix(path)
     if suffix is None:
         hint = _FORMAT_HINTS.get(Path(path.name.lower().removesuffix(".gz")).suffix, "")
@@ -131,9 +137,9 @@ def _similar_file(path: Path) -> str:
 
 
 def _guarded(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
-    """Refuse a table without rows, and say what errors of disk and gzip mean."""
+    """Refuse a table without rows, and tell faults of the file."""
     number = 0
-    with _faults_told(path, lambda: number):
+    with faults_told(path, lambda: number):
         for row in rows:
             number = row.number
             yield row
@@ -142,7 +148,12 @@ def _guarded(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
 
 
 @contextmanager
-def _faults_told(path: Path, rows_read: Callable[[], int] = lambda: 0) -> Iterator[None]:
+def faults_told(path: Path, rows_read: Callable[[], int] = lambda: 0) -> Iterator[None]:
+    """Say what errors of disk and gzip mean.
+
+    Raises:
+        InputError: in their place.
+    """
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -237,7 +248,8 @@ def _jsonl(path: Path, columns: Sequence[str] | None, optional: Collection[str])
             chosen = values
             if columns is not None:
                 if number == 1 and not set(columns) <= values.keys():
-                    called = require_columns(columns, _keys(path), str(path))
+                    sought = [name for name in columns if name in optional]
+                    called = require_columns(columns, _keys(path, sought), str(path))
                 needed = [key for asked, key in called.items() if asked not in optional]
                 _require_keys(f"{path}: {where}", needed, values)
                 chosen = {asked: values.get(key) for asked, key in called.items()}
@@ -252,11 +264,22 @@ def _objects(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, int, dict[
         yield number, line, _json_object(f"{path}: {row_name(number, line)}", text)
 
 
-def _keys(path: Path) -> list[str]:
-    """All keys of the first rows: a key that one row lacks is a column for all that."""
+def _keys(path: Path, sought: Iterable[str]) -> list[str]:
+    """All keys of the first rows: a key that one row lacks is a column for all that.
+
+    Rows may be without the `sought` ones for long: they are looked for to the end.
+    """
     with _opened_lines(path) as lines:
-        rows = islice(_objects(path, lines), JSON_HEAD)
-        return list(dict.fromkeys(key for _, _, values in rows for key in values))
+        rows = _objects(path, lines)
+        head = islice(rows, JSON_HEAD)
+        found = dict.fromkeys(key for _, _, values in head for key in values)
+        missing = {name for name in sought if matching(name, found) is None}
+        while missing and (row := next(rows, None)) is not None:
+            for name in list(missing):
+                if key := matching(name, row[2]):
+                    found[key] = None
+                    missing.remove(name)
+        return list(found)
 
 
 def _json_object(where: str, text: str) -> dict[str, Any]:

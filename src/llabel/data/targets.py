@@ -1,14 +1,21 @@
 """Several labels a row: one task for each target, on the same rows and splits."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from llabel.data.cells import did_you_mean, listed, shown
-from llabel.data.classes import MissingLabelError, normal_form, read_labels, written
+from llabel.data.cells import listed, shown
+from llabel.data.classes import (
+    MissingLabelError,
+    are_whole,
+    meant,
+    normal_form,
+    read_labels,
+    written,
+)
 from llabel.data.columns import Columns, Table
 from llabel.data.cutting import cut_missing, draw, note_missed
 from llabel.data.label_map import LabelMap, MappedLabel, read_label_map
@@ -19,11 +26,10 @@ from llabel.data.load import (
     final_labels,
     labelled,
     read_tables,
-    with_files,
 )
 from llabel.data.notes import note_empty_texts, note_lacking_classes, note_shared_groups
 from llabel.data.rows import fingerprint
-from llabel.data.sources import Source, open_source
+from llabel.data.sources import Source, open_source, with_files
 from llabel.data.splitting import Sampling, check_size
 from llabel.errors import InputError
 from llabel.task import ClassIndices, Label, Split, TargetLabel, Task
@@ -92,6 +98,7 @@ def load_targets(
         tables[name] = read_tables(
             source, columns, test_split, said,
             keep_validation=validation is not None, drop_unlabelled=drop_unlabelled,
+            normalise=normalise_labels,
         )  # fmt: skip
         notes += [note for note in said if note not in notes]
     own_notes: dict[str, list[str]] = {name: [] for name in labels}
@@ -99,11 +106,11 @@ def load_targets(
     parts = _Parts({
         name: labelled(kept, name, values) for name, (kept, values, _) in found.items()
     })  # fmt: skip
-    note_shared_groups(parts.splits, group, notes)
     cut = tuple(role for role in CUT_PARTS if role not in parts.splits)
     sizes = {"test": test_size, "validation": validation_size}
     parts = parts.cut(sizes, seed, notes, group=group)
     parts = parts.drawn({"train": train_rows, "test": test_rows}, sampling, seed, notes)
+    note_shared_groups(parts.splits, group, notes)
     tasks = {}
     for name, (classes, splits) in parts.targets.items():
         said = own_notes[name]
@@ -166,16 +173,27 @@ def _labels_of_all(
             "of them; rows that have only one can be learned from with that --label alone."
         ) from error
     for number, role in enumerate(next(iter(tables.values()))):
-        ids = [set(kept[role].ids) for kept, _, _ in found.values()]
-        common = set.intersection(*ids)
-        if not common:
+        common = _common(kept[role] for kept, _, _ in found.values())
+        if not common and _common(own[role] for own in tables.values()):
             raise InputError(f"--map-labels drops every row of the {role} part. Drop fewer labels.")
+        if not common:
+            first = next(iter(tables.values()))[role]
+            raise InputError(
+                f"{first.places[0][0]}: no row of the {role} part has a label in each of the "
+                f"columns {listed(tables)}. Fill the labels in, or learn each column from its own "
+                "rows, with that --label alone."
+            )
         for kept, values, _ in found.values():
             rows = [row for row, one in enumerate(kept[role].ids) if one in common]
             if len(rows) < len(kept[role].ids):
                 kept[role] = kept[role].take(rows, role)
                 values[number] = [values[number][row] for row in rows]
     return found
+
+
+def _common(tables: Iterable[Table]) -> set[str]:
+    """Ids of the rows that are in all of them."""
+    return set.intersection(*(set(table.ids) for table in tables))
 
 
 def _lacking(tables: Mapping[str, dict[str, Table]]) -> str:
@@ -202,11 +220,12 @@ def _maps(
         cells = [table.label_cells for table in own.values()]
         found = read_labels(name, cells, normalise=normalise)
         known = {written(label): None for part in found for label in part}
+        whole = are_whole(label for part in found for label in part)
         labels |= known
         mine = {
             old: new
             for old, new in label_map.entries.items()
-            if (normal_form(old) if normalise else written(old)) in known
+            if (normal_form(old) if normalise else written(old, whole=whole)) in known
         }
         left = {old: new for old, new in left.items() if old not in mine}
         maps[name] = LabelMap(label_map.file, mine) if mine else None
@@ -214,7 +233,7 @@ def _maps(
         raise InputError(
             f"{label_map.option}: no row has the label {listed(list(left), 5)}: columns "
             f"{' and '.join(map(shown, tables))} hold {listed(sorted(labels))}."
-            + did_you_mean(next(iter(left)), labels)
+            + meant(next(iter(left)), labels)
         )
     return maps
 
@@ -235,8 +254,6 @@ class _Parts:
     ) -> "_Parts":
         """See `cut_missing`."""
         missing = [role for role in CUT_PARTS if role not in self.splits]
-        if not missing:
-            return self
         names, splits = self._together(least=1 + len(missing))
         done = self._like(cut_missing(splits, sizes, names, seed, notes, group=group))
         for target, (classes, own) in done.targets.items():
