@@ -24,7 +24,7 @@ from llabel.engine.optimisers import refuse_missing
 from llabel.engine.packed_reader import PackedReader
 from llabel.engine.training import Progress, Trainer, Watch, seeded
 from llabel.events import Listener, Note, StageStarted, ignore
-from llabel.ladder.base_form import check_base, check_start
+from llabel.ladder.base_form import check_base, check_start, check_training
 from llabel.ladder.base_models import BaseModels
 from llabel.ladder.class_weight import weigh
 from llabel.ladder.contract import FitRecord, Trial
@@ -103,6 +103,7 @@ class LLMRung:
         self._ask(self.models.prompting(self.settings, self.fields_, self.classes_, notify))
         refuse_missing(self.settings.optim)
         check_start(self.settings, self.folder_)
+        check_training(self.settings, self.folder_, self.device)
         check_base(self.settings, self.folder_, self.device, self.precision, notify)
         return self
 
