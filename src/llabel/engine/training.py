@@ -31,7 +31,7 @@ class TrainingSettings:
     Attributes:
         learning_rate: peak of the schedule.
         schedule: `cosine`, `linear` or `constant`, after the warm-up.
-        warmup_ratio: share of all steps with a rising learning rate.
+        warmup_ratio: share of all steps with a rising learning rate, all but the last at most.
         epochs: passes over the rows; the last one may be a part.
         max_steps: steps in place of epochs.
         warmup_steps: steps in place of `warmup_ratio`.
@@ -155,7 +155,7 @@ class Trainer:
         torch.manual_seed(settings.seed)
         progress, best = self._resume(parameters, optimizer)
         rows_in_all = round(len(examples) * steps / steps_per_epoch)
-        self.notify(StageStarted(self.stage, rows_in_all, progress.rows))
+        self.notify(StageStarted(self.stage, rows_in_all, progress.rows, progress.step))
         while progress.step < steps and not progress.stopped:
             epoch, at = divmod(progress.step, steps_per_epoch)
             rows = row_order(len(examples), settings.seed, epoch)
@@ -328,7 +328,8 @@ def _schedule(
     name = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
     warmup = settings.warmup_steps
     if warmup is None:
-        warmup = math.ceil(settings.warmup_ratio * steps)
+        # The rate starts from 0: a training of one step would else change nothing.
+        warmup = min(math.ceil(settings.warmup_ratio * steps), steps - 1)
     schedule = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
     (factor,) = schedule.lr_lambdas
 
