@@ -225,6 +225,97 @@ def test_rows_that_outgrow_the_window_are_read_whole(words):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
+# Rows of both sides of a length beyond which a model reads otherwise
+
+
+LONGER = {"max_position_embeddings": 256}
+ROPE = {"rope_theta": 1e4, "original_max_position_embeddings": 40}
+TEXT = SMALL | LONGER | {"head_dim": 8, "sliding_window": 36, "pad_token_id": 0}
+SLIDING_AND_FULL = {"layer_types": ["sliding_attention", "full_attention"]}
+VISION = {
+    **{"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1},
+    **{"num_attention_heads": 2, "image_size": 28, "patch_size": 14},
+}
+UNEQUAL = [
+    Case("GPTNeo", {"window_size": 36, "attention_types": [[["global", "local"], 1]]} | LONGER),
+    Case("Phi3", LONGER | {
+        "original_max_position_embeddings": 40,
+        "rope_parameters": ROPE | {
+            "rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4
+        },
+    }),
+    Case("Mpt", {  # ALiBi
+        **{"d_model": 32, "n_heads": 4, "n_layers": 2, "vocab_size": 60},
+        "initializer_range": 0.15,
+    }),
+    Case("Gemma3", {"text_config": TEXT | SLIDING_AND_FULL, "vision_config": VISION}),
+    Case("Gemma4", {"text_config": TEXT | SLIDING_AND_FULL | {
+        **{"vocab_size_per_layer_input": 60, "hidden_size_per_layer_input": 8},
+        **{"global_head_dim": 8, "final_logit_softcapping": 2.0},
+    }}),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=UNEQUAL, ids=lambda case: case.kind)
+def unequal(request):
+    """A tiny model for which it matters how long the longest row of a pass is."""
+    case = request.param
+    nested = case.kind in {"Mpt", "Gemma3", "Gemma4"}
+    import transformers
+
+    made = getattr(transformers, f"{case.kind}Config")
+    return random_model(made(**({} if nested else SMALL) | case.changes))
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_short_and_long_rows_are_read_as_alone(unequal, words):
+    labels, rests = trie(WORDS[words]), [(21, 22), PROMPTS[0], (7, 8) * 13, (*range(10, 55),)]
+    rows = [SHARED + rest for rest in rests]  # of 20, 27, 44 and 63 tokens
+    head = AnswerHead(unequal, labels)
+    with torch.no_grad():
+        expected = torch.stack([by_hand(unequal, labels, row) for row in rows])
+    assert expected.std() > 0.05
+    alone = [head.log_probs(collate([Example(row)])) for row in rows]
+    torch.testing.assert_close(torch.cat(alone), expected, rtol=0, atol=1e-4)
+    found = head.log_probs(collate([Example(row) for row in rows], pad_token=3))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    no_tree = words == "first token" or type(unequal).__name__.startswith("Mpt")
+    assert (head.reader.tree is None) == no_tree  # short rows at least need no other way
+    prefix = head.read_prefix(SHARED)
+    assert (prefix is None) == type(unequal).__name__.startswith("Mpt")
+    if prefix is not None:
+        for chosen in ([0, 1], [2], [0, 1, 2, 3]):
+            behind = collate([Example(rests[row]) for row in chosen], pad_token=3)
+            found = head.log_probs(behind, prefix)
+            torch.testing.assert_close(found, expected[chosen], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_rotary_tables_that_grow_with_a_row_are_its_own(words):
+    labels, rope = trie(WORDS[words]), {"rope_theta": 1e4, "rope_type": "dynamic", "factor": 4.0}
+    rows = [SHARED + PROMPTS[0], SHARED + tuple(range(10, 55))]  # of 27 and 63 tokens
+
+    def fresh():  # what a longer row leaves behind stays until a short one is read
+        settings = {"rope_parameters": rope, "max_position_embeddings": 40}
+        return AnswerHead(random_model(configuration("Llama", **settings)), labels)
+
+    alone = torch.cat([fresh().log_probs(collate([Example(row)])) for row in rows])
+    found = fresh().log_probs(collate([Example(row) for row in rows]))
+    torch.testing.assert_close(found, alone, rtol=0, atol=1e-5)
+    head = fresh()
+    behind = collate([Example(row[len(SHARED) :]) for row in rows])
+    found = head.log_probs(behind, head.read_prefix(SHARED))
+    torch.testing.assert_close(found, alone, rtol=0, atol=1e-5)
+
+
+def test_the_loss_of_short_and_long_rows_is_that_of_each_alone(unequal):
+    head = AnswerHead(unequal, trie(WORDS["first token"]))
+    rows = [Example((*SHARED, *[7] * n), (17 + n,), (0,), (1,)) for n in (3, 9, 26, 45)]
+    with torch.no_grad():
+        alone = sum(head.loss(collate([row])) for row in rows)
+        torch.testing.assert_close(head.loss(collate(rows)), alone, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("prompts", "expected"),
     [

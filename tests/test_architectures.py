@@ -15,7 +15,17 @@ from llabel.engine.model import LoraSettings, add_lora
 from llabel.engine.native.library import compiler
 from llabel.ladder.llm import LLMRung
 from llabel.settings import LLMSettings
-from test_answer import ARCHITECTURES, PROMPTS, WORDS, by_hand, configuration, trie
+from test_answer import (
+    ARCHITECTURES,
+    PROMPTS,
+    SLIDING_AND_FULL,
+    TEXT,
+    VISION,
+    WORDS,
+    by_hand,
+    configuration,
+    trie,
+)
 from tiny_models import random_model, save_tokenizer
 from tiny_rungs import DEEP, TASK, untrained
 
@@ -120,12 +130,60 @@ def test_what_rows_begin_with_is_read_once(settings, kind, precision):
         rung.head_.read_prefix = lambda ids, once=once, read=read: read.append(once(ids)) or read[0]
         found = rung.predict_proba(DEEP.train.texts)
         forgets = kind.changes.get("sliding_window") == 24  # the window is shorter than the prompt
-        assert [prefix is None for prefix in read] == [forgets]
+        assert [prefix is None for prefix in read] == ([] if forgets else [False])
         rung.reader_.reuse = False
         # In int8, what the plain engine says of a row depends on the rows beside it.
         near = 1e-5 if precision == "float32" or rung.engine_ == "packed" else 0.03
         np.testing.assert_allclose(found, rung.predict_proba(DEEP.train.texts), atol=near)
-        assert len(read) == 1
+        assert len(read) == (not forgets)
+
+
+@pytest.mark.parametrize(("window", "reads_once"), [(300, True), (220, False)])
+def test_a_sliding_window_does_not_break_the_token_budget(
+    llm_settings, tmp_path, window, reads_once
+):
+    """What all 8 prompts of 165 to 174 tokens begin with are 148; the rest of all is 192."""
+    import transformers
+
+    sizes = SIZES | {"sliding_window": window, "vocab_size": save_tokenizer(tmp_path)}
+    random_model(transformers.MistralConfig(**sizes)).save_pretrained(tmp_path)
+    rung = untrained(
+        llm_settings(model=str(tmp_path), template="alpaca", token_budget=64, engine="plain"), DEEP
+    )
+    read: list[int] = []
+    rung.head_.reader.decoder.register_forward_pre_hook(
+        lambda module, args, named: read.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    found = rung.predict_proba(DEEP.train.texts)
+    assert max(read) <= 4 * 64
+    assert (sum(read) < 500) == reads_once
+    rung.reader_.reuse = False
+    np.testing.assert_allclose(found, rung.predict_proba(DEEP.train.texts), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("targets", "layers", "count"),
+    [("all-linear", None, 14), ("all-linear", 1, 7), ("q_proj", 1, 1), (("q_proj",), None, 2)],
+)
+def test_a_vision_tower_is_not_adapted(tmp_path, targets, layers, count):
+    """Its layers have the decoder's names and numbers."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, Gemma3Config
+
+    towers = VISION | {"num_hidden_layers": 2}
+    config = Gemma3Config(text_config=TEXT | SLIDING_AND_FULL, vision_config=towers)
+    base = random_model(config).requires_grad_(False)
+    base.save_pretrained(tmp_path / "base")
+    model = add_lora(base, LoraSettings(4, 8.0, 0.0, targets, use_rslora=False, layers=layers))
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert len(trained) == 2 * count
+    head = AnswerHead(base, trie(WORDS["first token"]))
+    head.loss(collate([Example((7, 8, 9), (2,), (0,), (1,))])).backward()
+    assert all(p.grad is not None for p in trained.values())
+    model.save_pretrained(tmp_path / "adapter")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    loaded = PeftModel.from_pretrained(again, tmp_path / "adapter", is_trainable=True)
+    assert {n for n, p in loaded.named_parameters() if p.requires_grad} == set(trained)
 
 
 def adapted(base: Any) -> Any:

@@ -110,3 +110,22 @@ def test_model_size_leaves_out_embeddings_and_head():
     assert size.linear_parameters == 3 * (attention + 3 * 16 * 40)
     assert size.other_parameters == 2 * 100 * 16 + 7 * 16
     assert (size.layers, size.hidden, size.intermediate) == (3, 16, 40)
+
+
+def test_model_size_is_that_of_what_text_passes_through():
+    from transformers import Gemma3Config, Gemma3TextConfig
+
+    text = {
+        **{"hidden_size": 16, "intermediate_size": 40, "num_hidden_layers": 3, "head_dim": 4},
+        **{"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100},
+        "pad_token_id": 0,
+    }
+    tower = {
+        **{"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 5},
+        **{"num_attention_heads": 2, "image_size": 28, "patch_size": 14},
+    }
+    alone = model_size(Gemma3TextConfig(**text))
+    found = model_size(Gemma3Config(text_config=text, vision_config=tower))
+    assert found.linear_parameters == alone.linear_parameters
+    assert found.other_parameters > alone.other_parameters
+    assert (found.layers, found.hidden, found.intermediate) == (3, 16, 40)

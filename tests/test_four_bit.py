@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,11 @@ from llabel.engine.four_bit import (
 from llabel.engine.linear import Int8Linear
 from llabel.engine.model import LoraSettings, add_lora, load_model
 from llabel.engine.native.library import compiler
+from llabel.engine.plain import PlainReader
 from llabel.engine.updates import in_all, updates
 from llabel.errors import InputError
 from llabel.events import Note
+from llabel.labels import compile_labels
 from llabel.ladder import base_form, registry
 from llabel.ladder.base_models import KeptBaseModels
 from llabel.ladder.llm import LLMRung
@@ -147,6 +150,29 @@ def test_a_compute_dtype_rounds_the_unpacked_weights(tiny_llama: Path):
     assert coarse.dtype == torch.float32
     assert torch.equal(coarse, exact.bfloat16().float())
     assert not torch.equal(coarse, exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_products_are_in_the_compute_dtype_where_the_model_is_in_bfloat16(
+    tiny_llama: Path, dtype: torch.dtype
+):
+    """The engine runs it under autocast, for the adapters that are kept in float32."""
+    model = load(tiny_llama, FourBit(stored=True, compute_dtype=dtype), "bfloat16")
+    layer, seen = model.model.layers[1].mlp.down_proj, []
+    layer.register_forward_hook(lambda module, args, out: seen.append((args[0], out)))
+    PlainReader(model, compile_labels(["5", "6"], lambda word: [int(word)], 0))
+    assert len(seen) > 1
+
+    def product(x: Tensor, kind: torch.dtype) -> Tensor:
+        state = copy(layer.weight.quant_state)
+        state.dtype = kind  # that it is unpacked to
+        return (x.to(kind) @ dequantize_4bit(layer.weight.data, state).t()).bfloat16()
+
+    for x, out in seen:
+        assert x.dtype == out.dtype == torch.bfloat16
+        for kind in (torch.float32, torch.bfloat16, torch.float16):
+            assert torch.equal(out, product(x, kind)) == (kind == dtype)
 
 
 def test_int8_multiplies_with_the_4_bit_numbers(tiny_llama: Path):
@@ -370,6 +396,18 @@ def test_layers_in_4_bits_are_not_compiled(llm_settings: Any, without_weights: P
     message = r"--compile cannot fuse layers that stay in 4 bits \(--base nf4-stored\)\. Leave"
     with pytest.raises(InputError, match=message):
         LLMRung(settings).prepare(TASK.fields, TASK.classes)
+
+
+def test_products_in_float16_are_for_prediction(llm_settings: Any, without_weights: Path):
+    """On the CPU, nf4 is unpacked once: its numbers are rounded, and multiply in float32."""
+    model = str(without_weights)
+    settings = llm_settings(model=model, base="nf4-stored", compute_dtype="float16")
+    message = r"--compute-dtype float16 is for prediction: .* Use bfloat16 or float32, or leave"
+    with pytest.raises(InputError, match=message):
+        LLMRung(settings).prepare(TASK.fields, TASK.classes)
+    LLMRung(replace(settings, base="nf4")).prepare(TASK.fields, TASK.classes)
+    asked = PromptedRung(settings, few_shot=False, calibrated=False)
+    asked.prepare(TASK.fields, TASK.classes)
 
 
 @pytest.mark.parametrize(

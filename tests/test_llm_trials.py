@@ -7,7 +7,7 @@ import pytest
 from llabel.engine.answer import AnswerHead
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.errors import InputError
-from llabel.events import Event, StageStarted, StepDone
+from llabel.events import Event, Note, StageStarted, StepDone
 from llabel.ladder.llm import LLMRung
 from llabel.ladder.trials import around
 from tiny_rungs import TASK
@@ -139,6 +139,41 @@ def test_when_all_diverge(llm_settings, diverge, trials):
     message = r"Every trial diverged \(the loss became nan.* give a lower --learning-rate"
     with pytest.raises(InputError, match=message):
         LLMRung(llm_settings(trials=trials)).fit(TASK, notify=listener)
+
+
+def test_a_trial_that_diverges_later_is_judged_by_its_best_epoch(llm_settings, monkeypatch):
+    calls, loss = [0], AnswerHead.loss
+
+    def broken(head, batch):
+        calls[0] += 1
+        return loss(head, batch) * (float("nan") if calls[0] == 8 else 1)
+
+    monkeypatch.setattr(AnswerHead, "loss", broken)
+    rung = LLMRung(llm_settings(epochs=3, patience=None, token_budget=4096)).fit(TASK)
+    [trial] = rung.record_.trials
+    assert (trial.stopped, trial.epochs, trial.steps) == ("diverged", 1, 7)  # 5 steps an epoch
+    assert (trial.validation_loss,) == trial.epoch_losses
+    again = rung.predict_proba(TASK.validation.texts)
+    assert np.array_equal(rung.validation_proba_, again)
+
+
+def test_a_refit_that_diverges_does_not_lose_what_was_chosen(llm_settings, diverge):
+    chosen = llm_settings(lora_dropout=0.1)
+    expected = LLMRung(chosen).fit(TASK)
+    events: list[Event] = []
+    watch = diverge("refitting")
+
+    def listen(event: Event) -> None:
+        watch(event)
+        events.append(event)
+
+    rung = LLMRung(replace(chosen, refit=True)).fit(TASK, notify=listen)
+    assert (rung.record_.refit.stopped, rung.record_.kept_refit) == ("diverged", None)
+    assert rung.progress_.epoch_losses == expected.progress_.epoch_losses
+    [told] = [event.text for event in events if isinstance(event, Note) and "Refit" in event.text]
+    assert "it diverged, what was chosen on validation is kept, trained on train alone" in told
+    proba = rung.predict_proba(TASK.test.texts)
+    assert np.array_equal(proba, expected.predict_proba(TASK.test.texts))
 
 
 def test_a_budget_ends_trials_early(llm_settings):

@@ -14,6 +14,7 @@ from llabel.engine.batching import Batch
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.errors import InputError
 from llabel.events import Event, Note, RowsDone, StageStarted, StepDone
+from llabel.ladder import neural
 from llabel.ladder.contract import FitSettings
 from llabel.ladder.neural import (
     Fitted,
@@ -166,6 +167,25 @@ def test_a_trial_that_diverges_does_not_count():
     diverging = replace(RECIPE, learning_rate=1e38, weight_decay=0.0)
     with pytest.raises(InputError, match=r"Every trial diverged \(the .*loss became"):
         fit(diverging, trials=1)
+
+
+def test_a_refit_that_diverges_does_not_lose_what_was_chosen(monkeypatch):
+    expected, stage, loss = fit(), [""], neural.class_loss
+
+    def watch(event: Event) -> None:
+        if isinstance(event, StageStarted):
+            stage[0] = event.name
+
+    def broken(network, batch):
+        return loss(network, batch) * (float("nan") if "refitting" in stage[0] else 1)
+
+    monkeypatch.setattr(neural, "class_loss", broken)
+    fitted = fit(refit=True, notify=watch)
+    assert fitted.refit is not None
+    assert fitted.refit.stopped == "diverged"
+    assert expected.chosen == fitted.chosen
+    found, kept = arrays_of(fitted.network), arrays_of(expected.network)
+    assert all(np.array_equal(found[name], kept[name]) for name in kept)
 
 
 def test_the_callers_random_state_is_left_alone():

@@ -1,4 +1,6 @@
+import io
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -6,14 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from llabel.compare.rows import _stages
 from llabel.config import RunConfig
+from llabel.engine.answer import AnswerHead
+from llabel.engine.batching import Batch
 from llabel.errors import InputError
 from llabel.events import Event, Note, StageStarted, StepDone
 from llabel.folder import finished_run
 from llabel.metrics import score
 from llabel.record import RunRecord
+from llabel.result_view import render_run
 from llabel.run import evaluate, fit
 from llabel.settings import RunSettings
 from runs import config, write_weather
@@ -292,6 +300,33 @@ def test_refit_trains_on_validation_rows_too(setup: RunConfig, tmp_path: Path) -
     assert record["training"]["steps"] == epochs * 9, "63 + 9 rows in steps of 8"
     stages = [json.loads(line)["stage"] for line in (tmp_path / "run/train.log.jsonl").open()]
     assert set(stages) == {"training", "refitting on train + validation"}
+
+
+def test_what_diverged_is_told(
+    setup: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training in its second epoch, the refit at once."""
+    steps, loss = [0], AnswerHead.loss
+
+    def broken(head: AnswerHead, batch: Batch) -> Tensor:
+        steps[0] += 1
+        return loss(head, batch) * (math.nan if steps[0] >= 10 else 1)
+
+    monkeypatch.setattr(AnswerHead, "loss", broken)
+    whole_steps = replace(setup.llm, refit=True, token_budget=4096)
+    record = fit(replace(setup, llm=whole_steps), tmp_path / "run", command="")
+    training = record["training"]
+    assert (training["epochs"], training["steps"]) == (1, 9)
+    assert (training["refit"], training["refit_diverged"]) == (False, True)
+    assert training["trials"][0]["stopped"] == "diverged"
+    assert training["summary"]
+    assert training["summary"]["epoch"] == 71 / 63
+    written = io.StringIO()
+    Console(width=500, file=written).print(render_run(record, tmp_path / "run"))
+    told = written.getvalue()
+    assert "it diverged later, and its best epoch is kept" in told
+    assert "training anew on train + validation diverged, and is not kept" in told
+    assert _stages(record) == ["training", "training"]
 
 
 def test_an_interrupted_refit_goes_on(setup: RunConfig, tmp_path: Path) -> None:

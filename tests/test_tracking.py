@@ -1,6 +1,7 @@
 """What trackers are told: TensorBoard and, where it is installed, MLflow itself."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from llabel.config import RunConfig
+from llabel.events import Event, StepDone
 from llabel.run import fit
 from llabel.settings import RunSettings
 from llabel.tracking import tracked
@@ -42,6 +44,29 @@ def test_tensorboard_has_the_losses_of_a_run(
     for part in ("validation", "test"):
         scores = record["metrics"][part]
         assert found[f"{part}/final_log_loss"] == pytest.approx([scores["log_loss"]])
+
+
+def test_steps_go_on_where_an_interrupted_run_went_on(
+    weather: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    """What an earlier process finished counts: the refit stands behind the training."""
+    out = tmp_path / "out"
+    asked = RunSettings(track="tensorboard", checkpoint_steps=2)
+    settings = config(weather, tiny_llama, asked, epochs=1, refit=True)
+
+    def killed(event: Event) -> None:
+        if isinstance(event, StepDone) and event.stage.startswith("refitting") and event.step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(settings, out, command="", notify=killed)
+    shutil.rmtree(out / "tensorboard")  # what the first process wrote
+    fit(settings, out, command="")
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found: Any = accumulators.EventAccumulator(str(out / "tensorboard" / "out"))
+    found.Reload()
+    steps = [event.step for event in found.Scalars("loss")]
+    assert steps == list(range(7 + 3, 7 + 8 + 1))  # seven steps, then eight, two of which were done
 
 
 @pytest.mark.usefixtures("cells_here")

@@ -168,6 +168,16 @@ def test_schedules(schedule, after):
     assert rates == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("ratio", "steps"), [(0.05, 1), (1.0, 3), (0.5, 3)])
+def test_a_warm_up_is_over_at_the_last_step(ratio, steps):
+    settings = replace(SETTINGS, warmup_ratio=ratio, max_steps=steps, schedule="constant")
+    training = Training(settings)
+    before = training.weights()
+    training.run()
+    assert training.steps()[-1].learning_rate == SETTINGS.learning_rate
+    assert not same(before, training.weights())
+
+
 def test_only_adapters_are_trained():
     training = Training()
     frozen = {n: p.clone() for n, p in training.model.named_parameters() if not p.requires_grad}
@@ -308,7 +318,7 @@ def test_a_resumed_training_says_how_far_it_was(tmp_path):
         Training(checkpoints=checkpoints, notify=stop).run()
     again = Training(checkpoints=checkpoints, stage="refitting")
     again.run()
-    assert again.events[0] == StageStarted("refitting", 3 * ROWS, done=ROWS + BATCH)
+    assert again.events[0] == StageStarted("refitting", 3 * ROWS, done=ROWS + BATCH, steps=4)
     assert sum(step.rows for step in again.steps()) == 3 * ROWS - (ROWS + BATCH)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llabel.engine.batching import Batch
 from llabel.engine.checkpoint import CheckpointFolder
-from llabel.events import EpochDone, Event, StageStarted, StepDone
+from llabel.events import EpochDone, Event, Note, StageStarted, StepDone
 from test_training import SETTINGS, Stop, Training, same, validation
 
 # Ending by the clock
@@ -84,6 +84,65 @@ def test_time_of_an_interrupted_process_counts(tmp_path):
     progress = slow_training(1e6, checkpoints=checkpoints).run()
     assert (progress.step, progress.reason) == (3, "budget")
     assert progress.seconds > 2e6
+
+
+# Diverging
+
+
+def diverging(at: int, **fields: Any) -> Training:
+    """The loss becomes NaN in step `at` of nine; three are an epoch."""
+    training = Training(replace(SETTINGS, token_budget=10_000), **fields)
+    calls = [0]
+
+    def loss(batch: Batch) -> Tensor:
+        calls[0] += 1
+        return training.head.loss(batch) * (math.nan if calls[0] == at else 1)
+
+    training.trainer.loss = loss
+    return training
+
+
+@pytest.mark.parametrize("at", [4, 8])
+def test_a_training_that_diverges_keeps_the_best_epoch_before(tmp_path, at):
+    checkpoints = CheckpointFolder(tmp_path, every_steps=1)
+    training = diverging(at, validate=validation([0.6, 0.7]), checkpoints=checkpoints)
+    kept: list[dict[str, Tensor]] = []
+
+    def notify(event: Event) -> None:
+        training.events.append(event)
+        if isinstance(event, EpochDone):
+            kept.append(training.weights())
+
+    training.trainer.notify = notify
+    progress = training.run()
+    assert (progress.reason, progress.stopped, progress.step) == ("diverged", True, at - 1)
+    assert (progress.best_epoch, progress.best_step, progress.best_loss) == (1, 3, 0.6)
+    assert same(training.weights(), kept[0])
+    assert not training.model.training
+    [told] = [event.text for event in training.events if isinstance(event, Note)]
+    assert "diverged, the best epoch before, 1, is kept (the loss became nan: lower the" in told
+    again = Training(validate=validation([]), checkpoints=CheckpointFolder(tmp_path))
+    assert again.run() == progress
+    assert again.steps() == []
+    assert same(again.weights(), kept[0])
+
+
+def test_a_validation_loss_that_is_no_number_ends_it_the_same_way():
+    progress = Training(validate=validation([0.6, math.inf])).run()
+    assert (progress.reason, progress.best_epoch, progress.epoch_losses) == ("diverged", 1, (0.6,))
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        lambda: diverging(2, validate=validation([0.6])),
+        lambda: diverging(7),  # nothing says which weights were good
+        lambda: Training(validate=validation([math.nan])),
+    ],
+)
+def test_without_a_validated_epoch_nothing_is_kept(training):
+    with pytest.raises(FloatingPointError, match=r"loss became nan: lower the learning rate"):
+        training().run()
 
 
 # Parts of an epoch, and what is left behind

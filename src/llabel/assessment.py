@@ -266,12 +266,13 @@ def _chosen(fitted: FitRecord) -> Trial | None:
 
 def _training(fitted: FitRecord, task: Task) -> Training:
     chosen = _chosen(fitted)
-    kept = fitted.refit or chosen
+    kept = fitted.kept_refit or chosen
     return Training(
         epochs=chosen.epochs if chosen else 0,
         epoch_losses=list(chosen.epoch_losses) if chosen else [],
         steps=kept.steps if kept else 0,
-        refit=fitted.refit is not None,
+        refit=fitted.kept_refit is not None,
+        refit_diverged=fitted.refit is not None and fitted.kept_refit is None,
         settings=fitted.settings,
         trials=[
             asdict(trial) | {"chosen": number == fitted.chosen}
@@ -285,7 +286,7 @@ def _summary(fitted: FitRecord, kept: Trial, task: Task) -> TrainingSummary:
     """What the kept training came to; with refit, it had the validation rows, too."""
     flops = 6 * kept.tokens * fitted.computing_parameters
     seconds = max(kept.seconds, 1e-9)
-    rows = len(task.train) + (len(task.validation) if fitted.refit else 0)
+    rows = len(task.train) + (len(task.validation) if fitted.kept_refit else 0)
     return TrainingSummary(
         global_steps=kept.steps,
         training_loss=kept.training_loss,
@@ -299,7 +300,7 @@ def _summary(fitted: FitRecord, kept: Trial, task: Task) -> TrainingSummary:
 
 def _cost(rung: Rung, out: Path, rows_per_second: float, single: float) -> Cost:
     fitted = rung.record_
-    trainings = [trial for trial in (_chosen(fitted), fitted.refit) if trial]
+    trainings = [trial for trial in (_chosen(fitted), fitted.kept_refit) if trial]
     seconds = sum(trial.seconds for trial in trainings)
     searched = [*fitted.trials, *([fitted.refit] if fitted.refit else [])]
     steps = sum(trial.steps for trial in trainings)

@@ -58,7 +58,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         precision: `auto`, `float32`, `bfloat16` or `int8`.
         base: `auto`, or `nf4` or `nf4-stored` for QLoRA.
         double_quant: round the scales of 4-bit numbers, too.
-        compute_dtype: what they are unpacked to: `auto`, `float32`, `bfloat16` or `float16`.
+        compute_dtype: what they are unpacked to: `auto`, `float32` or `bfloat16`; `float16` only
+            where that is done once (`nf4` on the CPU).
         engine: `auto`, or `plain` for the layers of transformers.
         compile: fuse those with torch.compile.
         gradient_checkpointing: compute layers again in the backward pass, for less memory.

@@ -33,11 +33,13 @@ class StageStarted:
         name: what is being done, for people.
         total: its size in rows.
         done: rows that an earlier, interrupted process did.
+        steps: optimiser steps that it did.
     """
 
     name: str
     total: int
     done: int = 0
+    steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,7 @@ class Training(TypedDict):
         epoch_losses: validation log loss after each epoch of the chosen trial.
         steps: optimiser steps of the kept rung's training.
         refit: whether it was trained anew on train + validation.
+        refit_diverged: whether that was tried, and came to nothing.
         settings: everything that decides the kept rung.
         trials: every training of the search (`llabel.ladder.contract.Trial`), `chosen` marked.
     """
@@ -156,6 +157,7 @@ class Training(TypedDict):
     epoch_losses: list[float]
     steps: int
     refit: bool
+    refit_diverged: NotRequired[bool]
     settings: NotRequired[dict[str, Any]]
     trials: NotRequired[list[dict[str, Any]]]
     summary: NotRequired[TrainingSummary | None]

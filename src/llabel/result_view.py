@@ -147,8 +147,12 @@ def _cost(record: RunRecord | JointRecord) -> str:
             f"{duration(cost['train_seconds'])}{_speed(cost)}"
         )
     trials = training.get("trials", [])
+    chosen = next((trial for trial in trials if trial["chosen"]), {})
+    if chosen.get("stopped") == "diverged":
+        said.append("it diverged later, and its best epoch is kept")
+    if training.get("refit_diverged"):
+        said.append("training anew on train + validation diverged, and is not kept")
     if len(trials) > 1:
-        chosen = next(trial for trial in trials if trial["chosen"])
         value = ", ".join(f"{option(k)[2:]} {v:.3g}" for k, v in chosen["settings"].items())
         said.append(f"best of {len(trials)} trials: {value}")
     said.append(f"predicts {cost['predict_rows_per_second']:,.1f} rows/s")

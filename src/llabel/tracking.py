@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from llabel.config import RunConfig
 from llabel.errors import InputError
-from llabel.events import EpochDone, Event, Listener, StepDone
+from llabel.events import EpochDone, Event, Listener, StageStarted, StepDone
 from llabel.metrics import Scores
 
 _SCORES = ("accuracy", "macro_f1", "log_loss", "ece")
@@ -35,15 +35,21 @@ class Tracking:
 
     def __call__(self, event: Event) -> None:
         """Log and pass on."""
+        if isinstance(event, StageStarted) and event.steps:  # an earlier process told of them
+            self._count(event.name, event.steps)
         if self.tracker is not None and isinstance(event, StepDone):
-            if event.stage != self._stage:
-                self._before, self._stage = self.step, event.stage
-            self.step = self._before + event.step
+            self._count(event.stage, event.step)
             told = {"loss": event.loss, "learning_rate": event.learning_rate}
             self.tracker.log(told | {"epoch": event.epoch}, step=self.step)
         if self.tracker is not None and isinstance(event, EpochDone):
             self.tracker.log({"validation/log_loss": event.validation_loss}, step=self.step)
         self.notify(event)
+
+    def _count(self, stage: str, steps: int) -> None:
+        """So many steps of a stage are done."""
+        if stage != self._stage:
+            self._before, self._stage = self.step, stage
+        self.step = self._before + steps
 
     def tell(self, scores: Scores, part: str) -> None:
         """The scores at the end."""

@@ -13,8 +13,9 @@ class ModelSize:
     """What of a causal language model decides its cost.
 
     Attributes:
-        linear_parameters: weights of the linear layers, without the output head.
-        other_parameters: embeddings, output head (once, where tied), norms.
+        linear_parameters: weights of the linear layers that text passes through, without the
+            output head.
+        other_parameters: embeddings, output head (once, where tied), norms, a vision tower.
         layers: number of decoder layers.
         hidden: width between layers.
         intermediate: width inside the feed-forward blocks.
@@ -179,10 +180,10 @@ def model_size(config: Any) -> ModelSize:
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    head = model.get_output_embeddings()
+    head, config = model.get_output_embeddings(), config.get_text_config()
     linear = sum(
         module.weight.numel()
-        for module in model.modules()
+        for module in model.get_decoder().modules()  # no text passes through a vision tower
         if module is not head and type(module).__name__ in {"Linear", "Conv1D"}
     )
     hidden = config.hidden_size

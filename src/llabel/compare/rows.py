@@ -178,7 +178,8 @@ def _stages(record: RunRecord) -> list[str]:
     """What `train.log.jsonl` calls the training that was kept, the likeliest name first."""
     training = record["training"]
     chosen = [trial["number"] for trial in training.get("trials", []) if trial["chosen"]]
-    return [REFIT, *(stage(n, record["config"]["trials"]) for n in chosen), "training"]
+    refit = [REFIT] if training["refit"] else []
+    return [*refit, *(stage(n, record["config"]["trials"]) for n in chosen), "training"]
 
 
 def _lookup_part(metrics: ComparedMetrics, majority: dict[str, Any]) -> float | None:

@@ -53,7 +53,7 @@ class AnswerHead:
             weight = weight[chosen].float()
             bias = None if bias is None else bias[chosen].float()
         raw = F.linear(hidden.to(weight.dtype), weight, bias).float()
-        return _scaled(raw, self.model.config)
+        return _scaled(raw, self.model.config.get_text_config())
 
     def loss(self, batch: Batch) -> Tensor:
         """Sum of the cross-entropies (nats) of every choice in the batch, each times its weight."""

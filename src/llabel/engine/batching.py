@@ -198,6 +198,15 @@ def apart(batch: Batch) -> Batch:
     )
 
 
+def one_by_one(batch: Batch) -> list[Batch]:
+    """Each row in a batch of its own, unpadded, for reading all of it: choices are left out."""
+    none = batch.rows[:0]
+    return [
+        Batch(ids[None, : int(length)], length[None], none, none, batch.branchings[:0], none)
+        for ids, length in zip(batch.input_ids, batch.lengths, strict=True)
+    ]
+
+
 def micro_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
     """Cut rows into groups of like length whose padded size stays within `token_budget`.
 

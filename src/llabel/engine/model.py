@@ -1,5 +1,6 @@
 """A folder → a causal language model in the right place and precision, with LoRA adapters."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,13 +229,14 @@ def add_lora(model: "PreTrainedModel", settings: LoraSettings) -> "PeftModel":
     targets: str | list[str] = _targets(model, settings)
     upper: list[int] | None = None
     if settings.layers is not None:
-        total = int(model.config.num_hidden_layers)
+        total = int(model.config.get_text_config().num_hidden_layers)
         upper = list(range(total - adapted_layers(settings.layers, total), total))
     config = LoraConfig(
         r=settings.r,
         lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]  # PEFT divides, any number does
         lora_dropout=settings.lora_dropout,
         target_modules=targets,
+        exclude_modules=_beside_the_decoder(model),
         layers_to_transform=upper,
         use_rslora=settings.use_rslora,
         task_type=TaskType.CAUSAL_LM,
@@ -267,17 +269,10 @@ def load_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
 
 def _targets(model: "PreTrainedModel", settings: LoraSettings) -> str | list[str]:
     """What PEFT is told; refuses names that fit no linear layer: it is content when one does."""
-    from transformers.pytorch_utils import Conv1D
-
     targets = settings.target_modules
     if targets == "all-linear" and settings.layers is None:
         return targets
-    head = model.get_output_embeddings()
-    linear = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
-    ]
+    linear = _linear_layers(model, model.get_decoder())
     known = sorted({name.rsplit(".")[-1] for name in linear})
     if targets == "all-linear":  # PEFT takes the word for all layers only
         return known
@@ -289,3 +284,27 @@ def _targets(model: "PreTrainedModel", settings: LoraSettings) -> str | list[str
                 f"Use all-linear, or some of {', '.join(known)}."
             )
     return names
+
+
+def _beside_the_decoder(model: "PreTrainedModel") -> str | None:
+    """A pattern of what PEFT must leave alone; None where that is nothing.
+
+    Layers of a vision tower have names like the decoder's, but no text passes through them.
+    """
+    decoder = model.get_decoder()
+    if len(_linear_layers(model, model)) == len(_linear_layers(model, decoder)):
+        return None
+    (name,) = (name for name, module in model.named_modules() if module is decoder)
+    return rf"(?!{re.escape(name)}\.).*"
+
+
+def _linear_layers(model: "PreTrainedModel", part: torch.nn.Module) -> list[str]:
+    """Their names within `part` of `model`, without the model's head."""
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    return [
+        name
+        for name, module in part.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+    ]

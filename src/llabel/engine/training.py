@@ -21,7 +21,7 @@ from llabel.engine.batching import (
 from llabel.engine.checkpoint import CheckpointFolder, Snapshot
 from llabel.engine.optimisers import STATE, make_optimizer, packed_state, unpacked_state
 from llabel.engine.prefix import pays
-from llabel.events import EpochDone, Listener, StageStarted, StepDone, ignore
+from llabel.events import EpochDone, Listener, Note, StageStarted, StepDone, ignore
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class TrainingSettings:
     Attributes:
         learning_rate: peak of the schedule.
         schedule: `cosine`, `linear` or `constant`, after the warm-up.
-        warmup_ratio: share of all steps with a rising learning rate.
+        warmup_ratio: share of all steps with a rising learning rate, all but the last at most.
         epochs: passes over the rows; the last one may be a part.
         max_steps: steps in place of epochs.
         warmup_steps: steps in place of `warmup_ratio`.
@@ -83,7 +83,8 @@ class Progress:
         best_step: the step after which that was.
         best_loss: that loss, nats.
         stopped: whether it ended before its last step.
-        reason: why it ends: `epochs` (all were done), `patience` or `budget` (`time_limit`).
+        reason: why it ends: `epochs` (all were done), `patience`, `budget` (`time_limit`) or
+            `diverged` (a loss was no number any more; an epoch before had been validated).
         epoch_losses: validation loss after each epoch.
     """
 
@@ -138,7 +139,11 @@ class Trainer:
     reads_start_once: bool = False
 
     def run(self, examples: Sequence[Example]) -> Progress:
-        """Train, or go on from the newest checkpoint, and leave the best weights in the module."""
+        """Train, or go on from the newest checkpoint, and leave the best weights in the module.
+
+        Raises:
+            FloatingPointError: the loss became infinite or NaN before any epoch was validated.
+        """
         settings = self.settings
         steps_per_epoch = settings.steps_per_epoch(len(examples))
         steps = settings.max_steps or max(1, round(steps_per_epoch * settings.epochs))
@@ -155,7 +160,7 @@ class Trainer:
         torch.manual_seed(settings.seed)
         progress, best = self._resume(parameters, optimizer)
         rows_in_all = round(len(examples) * steps / steps_per_epoch)
-        self.notify(StageStarted(self.stage, rows_in_all, progress.rows))
+        self.notify(StageStarted(self.stage, rows_in_all, progress.rows, progress.step))
         while progress.step < steps and not progress.stopped:
             epoch, at = divmod(progress.step, steps_per_epoch)
             rows = row_order(len(examples), settings.seed, epoch)
@@ -167,6 +172,12 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             loss = self._step(step_examples, optimizer)
+            if not math.isfinite(loss):
+                progress = self._diverged(progress, f"the loss became {loss}")
+                if self.checkpoints:
+                    snapshot = self._snapshot(progress, parameters, None, best)
+                    self.checkpoints.save(progress.step, snapshot)
+                break
             seconds = time.perf_counter() - started
             tokens = sum(len(example.input_ids) for example in step_examples)
             progress = replace(
@@ -187,9 +198,10 @@ class Trainer:
             ended = out_of_time or progress.step == steps or progress.step % steps_per_epoch == 0
             if ended:
                 progress, best = self._end_of_epoch(progress, epoch + 1, parameters, best)
-            self._look(progress, steps, ended=ended)
-            if out_of_time:
-                progress = replace(progress, stopped=True, reason="budget")
+            if progress.reason != "diverged":
+                self._look(progress, steps, ended=ended)
+                if out_of_time:
+                    progress = replace(progress, stopped=True, reason="budget")
             done = progress.step == steps or progress.stopped
             if self.checkpoints and (done or self.checkpoints.due(progress.step)):
                 snapshot = self._snapshot(progress, parameters, None if done else optimizer, best)
@@ -223,10 +235,20 @@ class Trainer:
         # bitsandbytes writes past PyTorch's count of changes, by which the packed engine knows
         # that its copies of the adapters are old.
         torch.autograd.graph.increment_version(parameters)
-        summed = sum(torch.stack(losses).tolist())  # a GPU is waited for once a step
-        if not math.isfinite(summed):
-            raise FloatingPointError(f"the loss became {summed}: lower the learning rate")
-        return summed
+        return sum(torch.stack(losses).tolist())  # a GPU is waited for once a step
+
+    def _diverged(self, progress: Progress, problem: str) -> Progress:
+        """Stop, as the weights are spoilt, with those of the best epoch.
+
+        Raises:
+            FloatingPointError: no epoch was validated before.
+        """
+        problem += ": lower the learning rate"
+        if not progress.epoch_losses:
+            raise FloatingPointError(problem)
+        kept = f"the best epoch before, {progress.best_epoch}, is kept"
+        self.notify(Note(f"{self.stage}: it diverged, {kept} ({problem})."))
+        return replace(progress, stopped=True, reason="diverged")
 
     def _end_of_epoch(
         self, progress: Progress, epoch: int, parameters: dict[str, Any], best: dict[str, Tensor]
@@ -235,8 +257,8 @@ class Trainer:
             return replace(progress, best_epoch=epoch, best_step=progress.step), best
         self.module.eval()
         loss = self.validate()
-        if not math.isfinite(loss):  # else no epoch would be the best, and none be kept
-            raise FloatingPointError(f"the validation loss became {loss}: lower the learning rate")
+        if not math.isfinite(loss):
+            return self._diverged(progress, f"the validation loss became {loss}"), best
         better = loss < progress.best_loss
         if better:
             best = {name: p.detach().clone() for name, p in parameters.items()}
@@ -328,7 +350,8 @@ def _schedule(
     name = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
     warmup = settings.warmup_steps
     if warmup is None:
-        warmup = math.ceil(settings.warmup_ratio * steps)
+        # The rate starts from 0: a training of one step would else change nothing.
+        warmup = min(math.ceil(settings.warmup_ratio * steps), steps - 1)
     schedule = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
     (factor,) = schedule.lr_lambdas
 

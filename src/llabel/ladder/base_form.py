@@ -121,6 +121,20 @@ def check_start(settings: LLMSettings, folder: Path) -> None:
         )
 
 
+def check_training(settings: LLMSettings, folder: Path, device: "torch.device") -> None:
+    """Refuse products through which no gradient would come whole.
+
+    Raises:
+        InputError: 4-bit layers are to compute in float16; as `four_bit_of`.
+    """
+    four_bit = four_bit_of(settings, folder, device)
+    if four_bit is not None and four_bit.stored and settings.compute_dtype == "float16":
+        raise InputError(
+            "--compute-dtype float16 is for prediction: in training, small gradients would become "
+            "0 in it, as llabel does not scale the loss. Use bfloat16 or float32, or leave it out."
+        )
+
+
 def form_in_use(four_bit: "FourBit | None") -> str:
     """What `base` comes to."""
     if four_bit is None:

@@ -46,7 +46,7 @@ class Trial:
         settings: the value, by name: ``{"learning_rate": 0.001}`` or ``{"C": 1.0}``.
         number: its place among the values to try, from 0.
         validation_loss: log loss of its best epoch on validation, nats; None of a refit and of a
-            training that diverged.
+            training that diverged before an epoch was validated.
         epochs: passes over the rows up to that epoch; 0 where there are none (closed form).
         epoch_losses: validation log loss after each epoch.
         steps, rows, tokens, seconds: what the training took; validation not counted.
@@ -75,7 +75,8 @@ class FitRecord:
         settings: everything that decides the kept rung, JSON-ready.
         trials: in the order they were made; empty for rungs that learn nothing.
         chosen: index of the trial with the lowest validation loss; None without trials.
-        refit: the training on train + validation, if it was asked for.
+        refit: the training on train + validation, if it was asked for; where it diverged, what was
+            chosen is kept without it.
         trainable_parameters: numbers that training changed.
         parameters: numbers the rung computes with; both 0 for look-up tables.
         computing_parameters: those of them that stand in products: no embedding table (a tied head
@@ -94,6 +95,12 @@ class FitRecord:
     computing_parameters: int = 0
     weight_bytes: int = 0
     truncated: dict[str, int]
+
+    @property
+    def kept_refit(self) -> Trial | None:
+        """The refit, if the rung is what it made."""
+        diverged = self.refit is not None and self.refit.stopped == "diverged"
+        return None if diverged else self.refit
 
 
 class Rung(Protocol):

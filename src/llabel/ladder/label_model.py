@@ -153,14 +153,25 @@ class LabelModel:
 
     def _budget(self, prefix: Prefix | None) -> int:
         """Tokens of a micro-batch without gradients."""
-        budget = 4 * self.token_budget
-        masked = prefix and isinstance(self.head.reader, PlainReader)
-        return min(budget, _PACKED[self.head.device.type]) if masked else budget
+        budget, reader = 4 * self.token_budget, self.head.reader
+        if prefix is None or not isinstance(reader, PlainReader):
+            return budget
+        packed = min(budget, _PACKED[reader.device.type])
+        return int(min(packed, reader.room_behind(len(prefix))))
+
+    def _read(self, tokens: Sequence[int]) -> Prefix | None:
+        """These tokens once, unless a sliding window leaves little room for rows behind them."""
+        reader = self.head.reader
+        if isinstance(reader, PlainReader):
+            few = _PACKED[reader.device.type] / 4
+            if reader.room_behind(len(tokens)) < few:
+                return None
+        return self.head.read_prefix(tokens)
 
     def _prefix_of_shots(self) -> Prefix | None:
         """Read once for all calls."""
         if self._kept is None and self.shots and self.reuse:
-            self._kept = self.head.read_prefix(self.shots)
+            self._kept = self._read(self.shots)
         return self._kept
 
     def _prefix(self, prompts: Sequence[tuple[int, ...]], last: Prefix | None) -> Prefix | None:
@@ -170,7 +181,7 @@ class LabelModel:
         shared = shared_tokens(prompts)
         if last is not None and shared[: len(last)] == last.tokens:
             return last
-        return self.head.read_prefix(shared) if pays(len(shared), len(prompts)) else None
+        return self._read(shared) if pays(len(shared), len(prompts)) else None
 
 
 def load_base(prompting: Prompting, settings: LLMSettings) -> "PreTrainedModel":

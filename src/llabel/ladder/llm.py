@@ -24,7 +24,7 @@ from llabel.engine.optimisers import refuse_missing
 from llabel.engine.packed_reader import PackedReader
 from llabel.engine.training import Progress, Trainer, Watch, seeded
 from llabel.events import Listener, Note, StageStarted, ignore
-from llabel.ladder.base_form import check_base, check_start
+from llabel.ladder.base_form import check_base, check_start, check_training
 from llabel.ladder.base_models import BaseModels
 from llabel.ladder.class_weight import weigh
 from llabel.ladder.contract import FitRecord, Trial
@@ -54,7 +54,7 @@ from llabel.ladder.lora import (
 )
 from llabel.ladder.prompting import Prompting, build_prompting, lasting_name
 from llabel.ladder.targets import mean_log_loss
-from llabel.ladder.trials import REFIT, around, best_of, stage
+from llabel.ladder.trials import REFIT, around, best_of, refit_or_keep, stage
 from llabel.rung_settings import ADAPTED
 from llabel.settings import LLMSettings
 from llabel.task import Label, Probabilities, Split, Task, Text
@@ -72,7 +72,7 @@ class LLMRung:
     """A causal language model that answers with a label, fine-tuned with LoRA.
 
     After `fit` or `load`: `classes_`, `fields_`, and after `fit` `record_`, `validation_proba_`,
-    `progress_` (what the last training did: the refit, if there was one), `choice_` (the training
+    `progress_` (of the training that is kept: the refit, if there was one), `choice_` (the training
     that chose the epochs of a refit) and `truncated_` (rows of train and validation that were cut
     to fit).
 
@@ -103,6 +103,7 @@ class LLMRung:
         self._ask(self.models.prompting(self.settings, self.fields_, self.classes_, notify))
         refuse_missing(self.settings.optim)
         check_start(self.settings, self.folder_)
+        check_training(self.settings, self.folder_, self.device)
         check_base(self.settings, self.folder_, self.device, self.precision, notify)
         return self
 
@@ -178,12 +179,20 @@ class LLMRung:
                 patience=None,
             )
             again = checkpoints and checkpoints.beside("refit")
+            kept = self._adapter()
             self._set_adapter(start)
             both = np.concatenate([task.train.y, task.validation.y])
             rows = weigh(train + validation, both, self.settings.class_weight)
             job = TrainingJob(rows, plan, REFIT)
-            self.progress_ = self._train(job, again, notify)
-            refit = trial_of(job, self.progress_)
+
+            def train_anew() -> Trial:
+                self.progress_ = self._train(job, again, notify)
+                return trial_of(job, self.progress_)
+
+            refit = refit_or_keep(train_anew, rate, notify)
+            if refit.stopped == "diverged":
+                self._set_adapter(kept)
+                self.model_.eval()
         self._keep_lower(False)
         self.record_ = FitRecord(
             settings=settings_in_use(self.settings, self.folder_)

@@ -18,7 +18,7 @@ from llabel.engine.training import Progress, Trainer, TrainingSettings, seeded
 from llabel.events import Listener, Note, RowsDone, StageStarted, ignore
 from llabel.ladder.class_weight import weigh
 from llabel.ladder.contract import FitRecord, FitSettings, Trial
-from llabel.ladder.trials import REFIT, around, best_of, stage
+from llabel.ladder.trials import REFIT, around, best_of, refit_or_keep, stage
 from llabel.metrics import log_loss
 from llabel.settings import ClassWeight
 from llabel.task import ClassIndices, Probabilities, Text
@@ -221,13 +221,18 @@ def fit_network(
     if not settings.refit:
         return Fitted(best.network, trials, chosen, None, proba, settings.class_weight)
     epochs = best.progress.best_step / recipe.steps(passes * len(train.examples))
-    trained.clear()
-    del best  # let go of one network before the next takes memory
     both = Rows(train.examples + validation.examples, np.concatenate([train.y, validation.y]), 0)
     folder = checkpoints and checkpoints.beside("refit")
-    again = session.train(both, None, rate, epochs, None, folder, REFIT)
-    refit = _trial(rate, again.progress, passes)
-    return Fitted(again.network, trials, chosen, refit, proba, settings.class_weight)
+    network = best.network
+
+    def train_anew() -> Trial:
+        nonlocal network
+        again = session.train(both, None, rate, epochs, None, folder, REFIT)
+        network = again.network
+        return _trial(rate, again.progress, passes)
+
+    refit = refit_or_keep(train_anew, rate, notify)
+    return Fitted(network, trials, chosen, refit, proba, settings.class_weight)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import count
 
 from llabel.errors import DivergedError
+from llabel.events import Listener, Note
 from llabel.ladder.contract import Trial
 
 REFIT = "refitting on train + validation"  # the stage after the trials
@@ -42,7 +43,8 @@ def best_of(
     Args:
         values: to try, in this order.
         train: (number of the trial, value, seconds it may take or None) → what came of it. One
-            that diverges raises FloatingPointError; it is recorded, and never the best.
+            that diverges before it was validated raises FloatingPointError; it is recorded, and
+            never the best.
         keep: called with the trial's number after each trial that is the best so far.
         budget: seconds of training for all together; what is left is shared out evenly among the
             trials to come, and the first one is made in any case.
@@ -74,13 +76,7 @@ def best_of(
             trial = replace(train(number, value, limit), number=number)
         except FloatingPointError as error:
             problem = str(error)
-            trial = Trial(
-                settings={"learning_rate": value},  # nothing else can diverge
-                validation_loss=None,
-                seconds=time.perf_counter() - started,
-                stopped="diverged",
-                number=number,
-            )
+            trial = replace(_diverged(value, started), number=number)
         trials.append(trial)
         spent += trial.seconds
         loss = trial.validation_loss
@@ -92,3 +88,32 @@ def best_of(
             f"Every trial diverged ({problem}). For an LLM, give a lower --learning-rate."
         )
     return tuple(trials), best
+
+
+def refit_or_keep(train: Callable[[], Trial], rate: float, notify: Listener) -> Trial:
+    """Train anew; the caller keeps what was chosen if that diverges.
+
+    Args:
+        train: does it, or raises FloatingPointError.
+        rate: its learning rate.
+        notify: told that it diverged.
+
+    Returns:
+        What came of it, or a trial that `stopped` as "diverged".
+    """
+    started = time.perf_counter()
+    try:
+        return train()
+    except FloatingPointError as error:
+        kept = "what was chosen on validation is kept, trained on train alone"
+        notify(Note(f"{REFIT[0].upper()}{REFIT[1:]}: it diverged, {kept} ({error})."))
+        return _diverged(rate, started)
+
+
+def _diverged(rate: float, started: float) -> Trial:
+    return Trial(
+        settings={"learning_rate": rate},  # nothing else can diverge
+        validation_loss=None,
+        seconds=time.perf_counter() - started,
+        stopped="diverged",
+    )

@@ -162,7 +162,10 @@ class LLMSettings:
     ] = True
     compute_dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        Help("What 4-bit numbers are unpacked to for products. auto: as --precision."),
+        Help(
+            "What 4-bit numbers are unpacked to for products. auto: as --precision. float16 is "
+            "for prediction alone where they stay in 4 bits."
+        ),
     ] = "auto"
     engine: Annotated[
         Literal["auto", "plain"],
