@@ -2,7 +2,6 @@
 
 import gc
 import io
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from llabel.assets import resolve_model, weights_digest
 from llabel.engine.answer import AnswerHead
@@ -22,7 +20,7 @@ from llabel.engine.loftq import start_from_rounding
 from llabel.engine.model import add_lora, compile_layers, load_adapter, pick_device
 from llabel.engine.optimisers import refuse_missing
 from llabel.engine.packed_reader import PackedReader
-from llabel.engine.training import Progress, Trainer, Watch, seeded
+from llabel.engine.training import Progress, Watch, seeded
 from llabel.events import Listener, Note, StageStarted, ignore
 from llabel.ladder.base_form import check_base, check_start, check_training
 from llabel.ladder.base_models import BaseModels
@@ -45,16 +43,9 @@ from llabel.ladder.llm_folder import (
     refuse_other_weights,
     save_rung,
 )
-from llabel.ladder.lora import (
-    TrainingJob,
-    keeps_lower_states,
-    lora_settings,
-    training_settings,
-    trial_of,
-)
+from llabel.ladder.lora import keeps_lower_states, lora_settings
 from llabel.ladder.prompting import Prompting, build_prompting, lasting_name
-from llabel.ladder.targets import mean_log_loss
-from llabel.ladder.trials import REFIT, around, best_of, refit_or_keep, stage
+from llabel.ladder.tuning import Tuning
 from llabel.rung_settings import ADAPTED
 from llabel.settings import LLMSettings
 from llabel.task import Label, Probabilities, Split, Task, Text
@@ -135,22 +126,7 @@ class LLMRung:
         """
         if (task.fields, task.classes) != (vars(self).get("fields_"), vars(self).get("classes_")):
             self.prepare(task.fields, task.classes, notify)
-        train, cut_train = self.examples(task.train)
-        validation, cut_validation = self.examples(task.validation)
-        chunks = self.settings.long == "chunks"
-        whole = (
-            chunks and not self.settings.refit
-        )  # validation is only predicted, in all its pieces
-        self.truncated_ = {"train": cut_train, "validation": 0 if whole else cut_validation}
-        if cut := sum(self.truncated_.values()):
-            seen = len(train) + (0 if whole else len(validation))
-            lost = "training reads their first piece" if chunks else "their longest fields were cut"
-            notify(
-                Note(
-                    f"{cut} of {seen} rows are longer than {self.max_length_} tokens: {lost} "
-                    f"(--long {self.settings.long})."
-                )
-            )
+        train, validation = self._read_examples(task, notify)
         self.choice_: Progress | None = None
         self.progress_ = Progress()
         self._load_model()
@@ -158,41 +134,27 @@ class LLMRung:
         if self.settings.init_lora == "loftq":
             start_from_rounding(self.model_, self.folder_, self.settings.double_quant)
         self._keep_lower(keeps_lower_states(self.settings, len(train)), notify)
-        start = self._adapter()
-        self._validated: Probabilities | None = None  # of the best trial's best epoch
+        tuning = Tuning(
+            self.model_, self.head_, self.predict_proba, self.settings, self.device_,
+            checkpoints, self.watch, notify,
+        )  # fmt: skip
         weighted = weigh(train, task.train.y, self.settings.class_weight)
-        trials, chosen = self._search(weighted, task.validation, start, checkpoints, notify)
-        if self._validated is None:  # its best epoch was before the last interruption
+        trials, chosen = tuning.search(weighted, task.validation)
+        if tuning.validated is None:
             notify(StageStarted("scoring validation rows", len(task.validation)))
-            self._validated = self.predict_proba(task.validation.texts, notify)
-        self.validation_proba_ = self._validated
+            tuning.validated = self.predict_proba(task.validation.texts, notify)
+        self.validation_proba_ = tuning.validated
+        self.progress_ = tuning.progress
         rate = trials[chosen].settings["learning_rate"]
         refit: Trial | None = None
         if self.settings.refit:
             self.choice_ = self.progress_
-            plan = replace(
-                training_settings(self.settings),
-                learning_rate=rate,
-                # Of more rows, as many passes.
-                epochs=self.choice_.best_step / self.settings.steps_per_epoch(len(train)),
-                max_steps=None,
-                patience=None,
-            )
-            again = checkpoints and checkpoints.beside("refit")
-            kept = self._adapter()
-            self._set_adapter(start)
             both = np.concatenate([task.train.y, task.validation.y])
             rows = weigh(train + validation, both, self.settings.class_weight)
-            job = TrainingJob(rows, plan, REFIT)
-
-            def train_anew() -> Trial:
-                self.progress_ = self._train(job, again, notify)
-                return trial_of(job, self.progress_)
-
-            refit = refit_or_keep(train_anew, rate, notify)
-            if refit.stopped == "diverged":
-                self._set_adapter(kept)
-                self.model_.eval()
+            # Of more rows, as many passes.
+            passes = self.choice_.best_step / self.settings.steps_per_epoch(len(train))
+            refit = tuning.refit(rows, rate, passes)
+            self.progress_ = tuning.progress
         self._keep_lower(False)
         self.record_ = FitRecord(
             settings=settings_in_use(self.settings, self.folder_)
@@ -221,38 +183,24 @@ class LLMRung:
         if isinstance(self.head_.reader, PackedReader):
             self.head_.reader.keep_lower(wanted, notify)
 
-    def _search(
-        self,
-        train: list[Example],
-        validation: Split,
-        start: dict[str, Tensor],
-        checkpoints: CheckpointFolder | None,
-        notify: Listener,
-    ) -> tuple[tuple[Trial, ...], int]:
-        """One training a learning rate; leaves the best adapter in the model."""
-        rates = around(self.settings.learning_rate, self.settings.trials)
-        best: dict[str, Tensor] = {}
-
-        def train_once(number: int, rate: float, seconds: float | None) -> Trial:
-            plan = replace(training_settings(self.settings), learning_rate=rate, time_limit=seconds)
-            self._set_adapter(start)
-            folder = checkpoints
-            if checkpoints and number:
-                folder = checkpoints.beside(f"trial-{number}")
-            job = TrainingJob(train, plan, stage(number, len(rates)), validation)
-            self._last = self._train(job, folder, notify)
-            return trial_of(job, self._last)
-
-        def keep(number: int) -> None:
-            self.progress_ = self._last
-            best.update(self._adapter())
-            loss, proba = self._last_validated
-            self._validated = proba if loss == self._last.best_loss else None
-
-        found = best_of(rates, train_once, keep, budget=self.settings.budget)
-        self._set_adapter(best)
-        self.model_.eval()  # the last one may have diverged in the midst of training
-        return found
+    def _read_examples(self, task: Task, notify: Listener) -> tuple[list[Example], list[Example]]:
+        """Those of train and validation; it is said how many had to be cut."""
+        train, cut_train = self.examples(task.train)
+        validation, cut_validation = self.examples(task.validation)
+        chunks = self.settings.long == "chunks"
+        # Where validation is only predicted, it is so in all its pieces.
+        whole = chunks and not self.settings.refit
+        self.truncated_ = {"train": cut_train, "validation": 0 if whole else cut_validation}
+        if cut := sum(self.truncated_.values()):
+            seen = len(train) + (0 if whole else len(validation))
+            lost = "training reads their first piece" if chunks else "their longest fields were cut"
+            notify(
+                Note(
+                    f"{cut} of {seen} rows are longer than {self.max_length_} tokens: {lost} "
+                    f"(--long {self.settings.long})."
+                )
+            )
+        return train, validation
 
     def _load_model(self) -> None:
         """Fresh weights and fresh adapters, the same for the same seed."""
@@ -303,17 +251,6 @@ class LLMRung:
             written = io.BytesIO(state["model_"])
             self._ready(torch.load(written, map_location=self.device_, weights_only=False))
 
-    def _adapter(self) -> dict[str, Tensor]:
-        """A copy of the weights that are trained."""
-        named = self.model_.named_parameters()
-        return {name: p.detach().clone() for name, p in named if p.requires_grad}
-
-    @torch.no_grad()
-    def _set_adapter(self, weights: dict[str, Tensor]) -> None:
-        for name, parameter in self.model_.named_parameters():
-            if name in weights:
-                parameter.copy_(weights[name])
-
     @property
     def head_(self) -> AnswerHead:
         """Log-probabilities of answers, and their loss."""
@@ -333,35 +270,6 @@ class LLMRung:
     def device(self) -> torch.device:
         """Where it runs; `auto` is the CPU for int8, which is made for it."""
         return device_of(self.settings)
-
-    def _train(
-        self, job: TrainingJob, checkpoints: CheckpointFolder | None, notify: Listener
-    ) -> Progress:
-        self._last_validated: tuple[float, Probabilities | None] = (math.inf, None)
-
-        def validation_loss() -> float:
-            assert job.validation is not None
-            notify(StageStarted("validating", len(job.validation)))
-            proba = self.predict_proba(job.validation.texts, notify)
-            loss = mean_log_loss(job.validation.y, proba)
-            if loss < self._last_validated[0]:
-                self._last_validated = loss, proba
-            return loss
-
-        trainer = Trainer(
-            module=self.model_,
-            loss=self.head_.loss,
-            settings=job.settings,
-            validate=None if job.validation is None else validation_loss,
-            checkpoints=checkpoints,
-            notify=notify,
-            stage=job.stage,
-            device=self.device_,
-            watch=self.watch,
-            reads_start_once=self.head_.reader.reads_start_once,
-        )
-        with seeded(job.settings.seed, self.device_):
-            return trainer.run(job.examples)
 
     def examples(self, split: Split) -> tuple[list[Example], int]:
         """Rows with what the loss reads of them, and how many had to be cut to fit."""
