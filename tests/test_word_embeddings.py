@@ -81,6 +81,15 @@ def test_features_are_standardised_and_constant_ones_do_no_harm(vectors: Path):
     assert np.abs(rung._scaled(rung._pooled([("qwxzy",)]))).max() < 10
 
 
+def test_a_constant_feature_of_many_rows_has_no_spread(vectors: Path):
+    rung = WordEmbeddingsRung(FitSettings(embeddings=str(vectors)))
+    rung._learn_scale(np.full((1000, 1), 3.8317, dtype=np.float32))
+    assert rung._scaled(np.array([[3.8317], [0]], dtype=np.float32)).ravel().tolist() == [
+        0,
+        pytest.approx(-3.8317),
+    ]
+
+
 def test_changed_or_lost_vectors_are_noticed(vectors: Path, tmp_path: Path):
     fit(REVIEWS, vectors).save(tmp_path / "rung")
     vectors.write_text(vectors.read_text(encoding="utf-8").replace("1.1", "1.2"), encoding="utf-8")

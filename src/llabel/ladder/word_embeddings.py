@@ -117,8 +117,9 @@ class WordEmbeddingsRung:
         return np.concatenate(fields, axis=1)
 
     def _learn_scale(self, pooled: npt.NDArray[np.float32]) -> None:
-        self.mean_ = pooled.mean(axis=0)
-        deviation = pooled.std(axis=0)
+        # In float32 the rounding of the mean alone would pass for a spread.
+        self.mean_ = pooled.mean(axis=0, dtype=np.float64).astype(np.float32)
+        deviation = pooled.std(axis=0, dtype=np.float64)
         # A feature that hardly varies in training would blow up any other value.
         self.scale_ = np.where(deviation > 1e-6, deviation, 1).astype(np.float32)
 
