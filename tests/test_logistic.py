@@ -5,6 +5,7 @@ import pytest
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
+from llabel.ladder import logistic
 from llabel.ladder.logistic import FURTHER, MAX_ITERATIONS, Logistic, fit_logistic, search_c
 
 
@@ -115,7 +116,32 @@ def test_seconds_spent_on_features_count_once_and_against_the_budget():
     assert trial.stopped in {"budget", "converged"}
 
 
+def test_seconds_spent_on_features_are_not_the_first_trials_alone(monkeypatch):
+    limits = []
+
+    def fit(*args, limit, **more):
+        limits.append(limit)
+        return fit_logistic(*args, limit=limit, **more)
+
+    monkeypatch.setattr(logistic, "fit_logistic", fit)
+    found, _ = search(spent=300.0, budget=600.0)  # a third each of the other 300
+    assert limits[:3] == pytest.approx([100, 150, 300], rel=0.02)
+    assert 300 < sum(trial.seconds for trial in found.trials) < 310
+
+
 def test_a_limit_ends_the_training():
     x, y = rows(n=400, width=200)
     _, trial = fit_logistic(x, y, 3, C=1e4, limit=0.0)
-    assert (trial.stopped, trial.epochs) == ("budget", 10)
+    assert (trial.stopped, trial.epochs) == ("budget", logistic.PROBE)
+
+
+@pytest.mark.parametrize("C", [1.0, 1e4])
+def test_an_ample_limit_changes_nothing(C):
+    x, y = rows(n=200, width=60)
+    x *= np.logspace(-2, 1, 60, dtype=np.float32)
+    free, unlimited = fit_logistic(x, y, 3, C)
+    model, limited = fit_logistic(x, y, 3, C, limit=1e9)
+    assert limited.epochs > logistic.PROBE
+    assert replace(limited, seconds=0) == replace(unlimited, seconds=0)
+    np.testing.assert_array_equal(model.weights, free.weights)
+    np.testing.assert_array_equal(model.bias, free.bias)

@@ -25,7 +25,7 @@ Features: TypeAlias = "npt.NDArray[np.float32] | csr_matrix"  # (n, n_features)
 
 MAX_ITERATIONS = 200
 FURTHER = 7  # values of C beyond those asked for
-_SLICE = 10  # iterations between looks at the clock
+PROBE = 10  # iterations that are timed first where time is limited
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,25 +133,31 @@ def _minimise(
     start: float,
     limit: float | None,
 ) -> tuple[Any, int, str]:
-    """L-BFGS by scikit-learn, in slices where time is limited; model, iterations, why it ended."""
+    """L-BFGS by scikit-learn; model, iterations, why it ended.
+
+    Where time is limited, a first few iterations tell how many there is time for; these are then
+    made from the beginning, since L-BFGS that goes on has lost its memory of the curvature.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    at_once = MAX_ITERATIONS if limit is None else _SLICE
-    model = LogisticRegression(C=C, max_iter=at_once, warm_start=True, class_weight=class_weight)
-    iterations = 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # told in `stopped`
-        while True:
+    most = MAX_ITERATIONS if limit is None else PROBE
+    while True:
+        began = time.perf_counter()
+        model = LogisticRegression(C=C, max_iter=most, class_weight=class_weight)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # told in `stopped`
             model.fit(features, y)
-            now = int(model.n_iter_.max())
-            iterations += now
-            if now < at_once:
-                return model, iterations, "converged"
-            if iterations >= MAX_ITERATIONS:
-                return model, iterations, "epochs"
-            if limit is not None and time.perf_counter() - start >= limit:
-                return model, iterations, "budget"
+        done, now = int(model.n_iter_.max()), time.perf_counter()
+        if done < most:
+            return model, done, "converged"
+        if done >= MAX_ITERATIONS:
+            return model, done, "epochs"
+        assert limit is not None
+        room = (limit - (now - start)) / (now - began) * done
+        if room < done + 1:
+            return model, done, "budget"
+        most = int(min(room, MAX_ITERATIONS))
 
 
 def _by_class(
@@ -212,16 +218,8 @@ def search_c(
 
     def attempt(number: int, C: float, limit: float | None) -> Trial:
         notify(StageStarted(f"training with C = {C:.3g}", len(y)))
-        before = 0.0 if number else spent
-        left = None if limit is None else limit - before
         model, trial = fit_logistic(
-            features,
-            y,
-            n_classes,
-            C,
-            class_weight=class_weight,
-            limit=left,
-            spent=before,
+            features, y, n_classes, C, class_weight=class_weight, limit=limit
         )
         notify(RowsDone(len(y)))
         made.append((model, model.predict_proba(validation[0])))
@@ -233,8 +231,9 @@ def search_c(
     def beyond(tried: Sequence[Trial], best: int) -> float | None:
         return _beyond(tried, best) if len(tried) < trials + FURTHER else None
 
-    values = around(usual, trials)
-    found, best = best_of(values, attempt, keep, budget=budget, further=beyond)
+    values, left = around(usual, trials), None if budget is None else budget - spent
+    found, best = best_of(values, attempt, keep, budget=left, further=beyond)
+    found = (replace(found[0], seconds=spent + found[0].seconds), *found[1:])
     return Search(*made[0], found, best)
 
 

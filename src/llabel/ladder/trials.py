@@ -69,7 +69,7 @@ def best_of(
             values.append(value)
         value = values[number]
         limit = None if budget is None else (budget - spent) / (len(values) - number)
-        if limit is not None and limit <= 0:
+        if trials and limit is not None and limit <= 0:
             break
         started = time.perf_counter()
         try:
