@@ -7,6 +7,7 @@ from llabel.data import load_task
 from llabel.errors import InputError
 from llabel.ladder.contract import FitSettings
 from llabel.ladder.word_embeddings import WordEmbeddingsRung
+from llabel.rung_settings import SEEDED
 from llabel.task import Split, Task
 
 
@@ -88,6 +89,12 @@ def test_a_constant_feature_of_many_rows_has_no_spread(vectors: Path):
         0,
         pytest.approx(-3.8317),
     ]
+
+
+def test_no_seed_matters(vectors: Path):
+    one, other = fit(REVIEWS, vectors, seed=0), fit(REVIEWS, vectors, seed=7)
+    np.testing.assert_array_equal(one.validation_proba_, other.validation_proba_)
+    assert one.name not in SEEDED
 
 
 def test_changed_or_lost_vectors_are_noticed(vectors: Path, tmp_path: Path):

@@ -36,7 +36,7 @@ UNTOUCHED = (READS["llm-zero-shot"] - {"seed"}) | {"text"}
 """Settings that decide what a model says before it is tuned."""
 
 SEEDED: tuple[RungName, ...] = (
-    *("word-embeddings", "rnn", "transformer", "encoder"),
+    *("rnn", "transformer", "encoder"),
     *("llm-few-shot", "llm-few-shot-calibrated", "llm-lora", "llm-qlora"),
 )
 """Rungs that come out otherwise with another seed."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 USUAL_C = 30.0  # the rows have length 1 in each block of features
 FEATURES = 50_000  # most frequent n-grams kept of each kind and field
 VOCABULARY_ROWS = 20_000  # n-grams and their idf are learnt from so many rows, to bound memory
+VOCABULARY_SEED = 0  # draws them; fixed, so that nothing here depends on the seed of the run
 FEW_ROWS = 500  # from so many on an n-gram that occurs in one row only is left out
 WINDOW = 512  # rows predicted at a time
 
@@ -109,7 +110,6 @@ class BagOfWordsRung:
                 "character_ngrams": [2, 5],
                 "max_features": FEATURES,
                 "features": terms,
-                "seed": self.settings.seed,
             },
             trials=search.trials,
             chosen=search.best,
@@ -128,7 +128,7 @@ class BagOfWordsRung:
         notify(StageStarted("counting words and characters", len(texts)))
         sample: Sequence[Text] = texts
         if len(texts) > VOCABULARY_ROWS:
-            rng = np.random.default_rng(self.settings.seed)
+            rng = np.random.default_rng(VOCABULARY_SEED)
             rows = np.sort(rng.choice(len(texts), VOCABULARY_ROWS, replace=False))
             sample = [texts[row] for row in rows.tolist()]
         self.blocks_ = [
