@@ -2,14 +2,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from llabel.assets import asset_status
 from llabel.assets.catalogue import BUILT_IN
 from llabel.errors import InputError
 from llabel.ladder import glove
-from llabel.ladder.glove import Glove, lasting_name, load_glove, words_of
+from llabel.ladder.glove import Glove, lasting_name, load_glove
+from llabel.ladder.word_cutting import words_of
 from small_disk import full_disk
 
 TEXT = "the 1 2.5 -3e-1\n. . . 4 5 6\nthe 7 8 9\ncafé 0 0 1\n"
@@ -28,35 +27,15 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("Don't stop!", "do n't stop !"),
-        ("I can’t; it’s HIS.", "i ca n't ; it 's his ."),
-        ("they'll've", "they 'll 've"),
-        ("a well-known 90% of 10,000.5", "a well-known 90 % of 10,000.5"),
-        ("in the U.S. e.g. 1990s", "in the u.s. e.g. 1990s"),
-        ("“Hm” ... (so?)", '" hm " ... ( so ? )'),
-        ("это музыка", "это музыка"),
-        ("", ""),
-        (" \n\t\u00a0", ""),
-    ],
-)
-def test_words(text: str, words: str):
-    assert words_of(text) == words.split()
-
-
-@given(st.text())
-def test_words_hold_every_letter_in_order(text: str):
-    words = words_of(text)
-    assert all(word and not any(map(str.isspace, word)) for word in words)
-    kept = "".join(words)
-    assert [c for c in kept if c.isalnum()] == [c for c in text.lower() if c.isalnum()]
-
-
 def test_rows_skip_unknown_words_and_take_compounds_apart():
     known = Glove({"well": 0, "known": 1, "e-mail": 2}, np.eye(3, dtype=np.float32))
     assert known.rows(["known", "nobody", "e-mail", "well-known", "un-known"]) == [1, 2, 0, 1, 1]
+
+
+def test_rows_are_of_the_word_as_written_else_in_lower_case():
+    known = Glove({"US": 0, "us": 1, "Well": 2, "known": 3, "İ": 4}, np.eye(5, dtype=np.float32))
+    words = ["US", "us", "Us", "Well-KNOWN", "well-known", "Known", "İ"]
+    assert known.rows(words) == [0, 1, 1, 2, 3, 3, 3, 4]
 
 
 @pytest.mark.parametrize("header", ["", "4 3\n"])

@@ -27,6 +27,16 @@ def test_a_compound_counts_as_its_parts_unless_it_is_known():
     assert known.ids("good-bad") == [FIRST_WORD]
 
 
+def test_words_are_taken_as_written_where_that_is_known():
+    known = {"US": 0, "us": 1}
+    ours = WordTokeniser(
+        frequent_words([("US film us us",), ("Film US",)], known), known, max_length=8
+    )
+    assert ours.vocabulary == ("US", "film", "us")
+    us = FIRST_WORD
+    assert ours.ids("US us Us FILM US-us") == [us, us + 2, us + 2, us + 1, us, us + 2]
+
+
 def test_fields_are_parted_and_the_longest_is_cut():
     assert encode("good", "bad") == [GOOD, SEPARATOR, BAD]
     assert encode("good", "film " * 20) == [GOOD, SEPARATOR, *[FILM] * 6]

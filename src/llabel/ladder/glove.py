@@ -1,9 +1,8 @@
-"""Pre-trained word vectors, and the words they are for."""
+"""Pre-trained word vectors."""
 
 import contextlib
 import hashlib
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,8 @@ import numpy.typing as npt
 from llabel.assets import BUILT_IN, Progress, cache_folder, resolve_embeddings
 from llabel.errors import InputError
 from llabel.events import Fetching, Listener, ignore
+from llabel.ladder.word_cutting import form_of
 from llabel.tensor_files import writing
-
-# As the corpus of GloVe 6B was cut (Penn Treebank): do n't, it 's, and punctuation on its own.
-_NOT = re.compile(r"n't\b")
-_WORD = re.compile(
-    r"n't\b|'(?:s|m|d|re|ve|ll)\b|\.\.\.|(?:[^\W\d_]\.){2,}|\d+(?:[.,]\d+)*\w*|\w+(?:-\w+)*|[^\w\s]"
-)
-_QUOTES = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"'})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,27 +30,23 @@ class Glove:
     vectors: npt.NDArray[np.float32]
 
     def rows(self, words: Iterable[str]) -> list[int]:
-        """Rows of the words that are known, in order; of an unknown compound those of its parts."""
+        """Rows of the words that are known, in order; of an unknown compound those of its parts.
+
+        Words are looked up as they are written, then in lower case.
+        """
         known, found = self.words, []
         for word in words:
-            row = known.get(word)
+            row = known.get(form_of(word, known))
             if row is not None:
                 found.append(row)
             elif "-" in word:
-                found += [known[part] for part in word.split("-") if part in known]
+                forms = (form_of(part, known) for part in word.split("-"))
+                found += [known[form] for form in forms if form in known]
         return found
 
     def digest(self) -> str:
         """Tell these vectors from others: a hash over their bytes, hexadecimal."""
         return hashlib.blake2b(self.vectors.data, digest_size=16).hexdigest()
-
-
-def words_of(text: str) -> list[str]:
-    """Cut a text into lower-cased words and punctuation marks, as GloVe 6B knows them.
-
-    ``"Don't!"`` gives ``do``, ``n't``, ``!``; compounds such as ``well-known`` stay whole.
-    """
-    return _WORD.findall(_NOT.sub(" n't", text.lower().translate(_QUOTES)))
 
 
 def load_glove(name_or_path: str, notify: Listener = ignore) -> Glove:

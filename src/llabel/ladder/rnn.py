@@ -84,9 +84,10 @@ class RNNRung:
             notify: told of progress.
         """
         self.prepare(task.fields, task.classes, notify)
+        glove = load_glove(self.settings.embeddings, notify)
         self._read(
-            load_glove(self.settings.embeddings, notify),
-            frequent_words(task.train.texts),
+            glove,
+            frequent_words(task.train.texts, glove.words),
             self.settings.max_seq_length or MAX_LENGTH,
         )
         train, validation = self._rows(task.train), self._rows(task.validation)

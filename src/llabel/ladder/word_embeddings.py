@@ -13,9 +13,10 @@ from llabel.engine.checkpoint import CheckpointFolder
 from llabel.errors import InputError
 from llabel.events import Listener, RowsDone, StageStarted, ignore
 from llabel.ladder.contract import FitRecord, FitSettings
-from llabel.ladder.glove import Glove, fetch_glove, lasting_name, load_glove, words_of
+from llabel.ladder.glove import Glove, fetch_glove, lasting_name, load_glove
 from llabel.ladder.logistic import Logistic, fit_logistic, search_c
 from llabel.ladder.rung_folder import SavedRung, read_rung, write_rung
+from llabel.ladder.word_cutting import words_of
 from llabel.task import Label, Probabilities, Task, Text
 
 USUAL_C = 0.01  # features have variance 1, and a few hundred of them speak at once
@@ -177,7 +178,7 @@ class WordEmbeddingsRung:
 
 def _pool(glove: Glove, text: str) -> npt.NDArray[np.float32]:
     """(3 · dimensions,) mean, maximum and minimum over the words of a text that are known."""
-    rows = glove.rows(words_of(text))
+    rows = glove.rows(words_of(text, lower=False))
     if not rows:
         return np.zeros(3 * glove.vectors.shape[1], dtype=np.float32)
     vectors = glove.vectors[rows]  # (n_words, dimensions)

@@ -2,11 +2,11 @@
 
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from llabel.engine.batching import Example
-from llabel.ladder.glove import words_of
 from llabel.ladder.neural import CHARACTERS, example, share_room
+from llabel.ladder.word_cutting import form_of, words_of
 from llabel.task import Text
 
 PAD, SEPARATOR = 0, 1
@@ -25,7 +25,8 @@ class WordTokeniser:
 
     Args:
         vocabulary: words with ids of their own.
-        more: further words → number, for example those of word vectors.
+        more: further words → number, for example those of word vectors; a text's word is taken as
+            it is written where that is among them, else in lower case.
         max_length: most ids of a row; the longest fields are cut.
     """
 
@@ -60,12 +61,14 @@ class WordTokeniser:
     def ids(self, text: str) -> list[int]:
         """Ids of a text's words; a compound that is unknown counts as its parts."""
         found: list[int] = []
-        for word in words_of(text):
+        for written in words_of(text, lower=False):
+            word = form_of(written, self.more)
             number = self._known(word)
             if number is not None:
                 found.append(number)
             elif "-" in word:
-                found += [self._id(part) for part in word.split("-") if part]
+                parts = (form_of(part, self.more) for part in written.split("-") if part)
+                found += map(self._id, parts)
             else:
                 found.append(self._id(word))
         return found
@@ -83,12 +86,21 @@ class WordTokeniser:
         return 2 + zlib.crc32(word.encode("utf-8", "surrogatepass")) % BUCKETS
 
 
-def frequent_words(texts: Iterable[Text]) -> list[str]:
+def frequent_words(texts: Iterable[Text], more: Container[str] = ()) -> list[str]:
     """The training rows' words that occur `MIN_COUNT` times, the most frequent ones first.
+
+    Args:
+        texts: of the training rows.
+        more: words that are kept as they are written; others are taken in lower case.
 
     Returns:
         At most `MAX_WORDS`; equally frequent ones in alphabetical order.
     """
-    counts = Counter(word for fields in texts for text in fields for word in words_of(text))
+    counts = Counter(
+        form_of(word, more)
+        for fields in texts
+        for text in fields
+        for word in words_of(text, lower=False)
+    )
     often = [(-n, word) for word, n in counts.items() if n >= MIN_COUNT]
     return [word for _, word in sorted(often)[:MAX_WORDS]]
