@@ -58,11 +58,11 @@ def test_text_file_is_parsed_once_and_again_when_it_changes(
         second = load_glove(str(file))
     assert second.words == first.words
     np.testing.assert_array_equal(second.vectors, first.vectors)
-    assert second.digest() == first.digest()
+    assert second.digests() == first.digests()
     file.write_text(TEXT.replace("2.5", "2.75"), encoding="utf-8")
     changed = load_glove(str(file))
     assert changed.vectors[0, 1] == 2.75
-    assert changed.digest() != first.digest()
+    assert changed.digests()["digest"] != first.digests()["digest"]
 
 
 def test_a_damaged_or_closed_cache_does_not_matter(file: Path, cache: Path):

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,22 @@ def test_changed_or_lost_vectors_are_noticed(vectors: Path, tmp_path: Path):
     vectors.unlink()
     with pytest.raises(InputError, match="cannot find word embeddings"):
         WordEmbeddingsRung.load(tmp_path / "rung")
+
+
+def test_words_that_changed_places_are_noticed_unless_the_rung_is_older(
+    vectors: Path, tmp_path: Path
+):
+    fit(REVIEWS, vectors).save(tmp_path / "rung")
+    text = vectors.read_text(encoding="utf-8")
+    swapped = text.replace("good", "x").replace("bad", "good").replace("x", "bad")
+    vectors.write_text(swapped, encoding="utf-8")
+    with pytest.raises(InputError, match="are not those it was trained with"):
+        WordEmbeddingsRung.load(tmp_path / "rung")
+    vectors.write_text(text, encoding="utf-8")
+    record = json.loads((tmp_path / "rung/rung.json").read_text(encoding="utf-8"))
+    del record["settings"]["words_digest"]
+    (tmp_path / "rung/rung.json").write_text(json.dumps(record), encoding="utf-8")
+    WordEmbeddingsRung.load(tmp_path / "rung")
 
 
 def test_vectors_are_found_from_another_folder(

@@ -3,9 +3,10 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,9 +45,34 @@ class Glove:
                 found += [known[form] for form in forms if form in known]
         return found
 
-    def digest(self) -> str:
-        """Tell these vectors from others: a hash over their bytes, hexadecimal."""
-        return hashlib.blake2b(self.vectors.data, digest_size=16).hexdigest()
+    def digests(self) -> dict[str, str]:
+        """Tell these vectors and their words from others: hexadecimal hashes for `rung.json`."""
+        words = "\n".join(f"{word}\t{row}" for word, row in self.words.items())
+        return {
+            "digest": _hash(self.vectors.data),
+            "words_digest": _hash(words.encode("utf-8", "surrogatepass")),
+        }
+
+    def check(self, settings: Mapping[str, Any], folder: Path, name: str) -> None:
+        """Compare with the `digests` of the vectors that a rung was trained with.
+
+        Args:
+            settings: of the saved rung; where it is old, it lacks the digest of the words.
+            folder: it lies there.
+            name: of these vectors.
+
+        Raises:
+            InputError: they are others.
+        """
+        if any(settings.get(key, found) != found for key, found in self.digests().items()):
+            raise InputError(
+                f"{folder}: the word vectors {name} are not those it was trained with. Put the "
+                "old ones back, or train the rung again."
+            )
+
+
+def _hash(data: bytes | memoryview) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def load_glove(name_or_path: str, notify: Listener = ignore) -> Glove:

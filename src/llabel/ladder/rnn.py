@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from llabel.engine.batching import Batch
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.engine.model import pick_device
-from llabel.errors import InputError
 from llabel.events import Listener, ignore
 from llabel.ladder.contract import FitRecord, FitSettings
 from llabel.ladder.glove import Glove, fetch_glove, lasting_name, load_glove
@@ -150,7 +149,7 @@ class RNNRung:
             classes=self.classes_,
             settings={
                 "embeddings": lasting_name(self.settings.embeddings),
-                "digest": self.glove_.digest(),
+                **self.glove_.digests(),
                 "max_seq_length": self.tokeniser_.max_length,
             },
             arrays=arrays_of(self.network_),
@@ -170,11 +169,7 @@ class RNNRung:
         rung = cls(replace(FitSettings(device=device), embeddings=name))
         rung.prepare(saved.fields, saved.classes)
         glove = load_glove(name)
-        if glove.digest() != saved.settings["digest"]:
-            raise InputError(
-                f"{folder}: the word vectors {name} are not those it was trained with. Put the "
-                "old ones back, or train the rung again."
-            )
+        glove.check(saved.settings, folder, name)
         vocabulary = saved.words.get("vocabulary", ())
         rung._read(glove, vocabulary, int(saved.settings["max_seq_length"]))
         network = rung._untrained()

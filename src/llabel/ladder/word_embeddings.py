@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from llabel.engine.checkpoint import CheckpointFolder
-from llabel.errors import InputError
 from llabel.events import Listener, RowsDone, StageStarted, ignore
 from llabel.ladder.contract import FitRecord, FitSettings
 from llabel.ladder.glove import Glove, fetch_glove, lasting_name, load_glove
@@ -148,7 +147,7 @@ class WordEmbeddingsRung:
                 classes=self.classes_,
                 settings={
                     "embeddings": lasting_name(self.settings.embeddings),
-                    "digest": self.glove_.digest(),
+                    **self.glove_.digests(),
                 },
                 arrays={"mean": self.mean_, "scale": self.scale_} | self.model_.arrays(),
             ),
@@ -166,11 +165,7 @@ class WordEmbeddingsRung:
         rung = cls(replace(FitSettings(device=device), embeddings=name))
         rung.prepare(saved.fields, saved.classes)
         rung.glove_ = load_glove(name)
-        if rung.glove_.digest() != saved.settings["digest"]:
-            raise InputError(
-                f"{folder}: the word vectors {name} are not those it was trained with. Put the "
-                "old ones back, or train the rung again."
-            )
+        rung.glove_.check(saved.settings, folder, name)
         rung.mean_, rung.scale_ = saved.arrays["mean"], saved.arrays["scale"]
         rung.model_ = Logistic.from_arrays(saved.arrays, len(saved.classes))
         return rung
