@@ -20,7 +20,7 @@ from llabel.ladder.contract import FitSettings
 from llabel.ladder.encoder import EncoderRung
 from llabel.ladder.encoder_model import EncoderNetwork, load_encoder
 from llabel.ladder.pairs import PairTokeniser
-from tiny_encoders import save_bert, save_roberta
+from tiny_encoders import save_bert, save_kin, save_roberta
 from tiny_tasks import make_task
 
 TASK = make_task(train=12)
@@ -209,6 +209,32 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path):
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"lacks weights .*layer\.0\.attention\.self\.query"):
         EncoderRung(settings(tmp_path)).fit(TASK)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("fnet", {}, r"--encoder \S+: a model of the kind fnet says .* it minds their padding"),
+        ("convbert", {}, r"kind convbert says something else.*wants an encoder such as BERT"),
+        (
+            "nystromformer",
+            {"num_landmarks": 8},
+            r"kind nystromformer cannot be used as an encoder here \(shape",
+        ),
+    ],
+)
+def test_encoders_that_mind_padding_or_fail_are_refused(tmp_path, kind, changes, message):
+    with pytest.raises(InputError, match=message):
+        EncoderRung(settings(save_kin(tmp_path, kind, **changes))).fit(TASK)
+
+
+def test_an_encoder_that_calls_its_pooler_can_do_without(tmp_path, monkeypatch):
+    monkeypatch.setattr(encoder, "RECIPE", replace(encoder.RECIPE, min_steps=0, epochs=1))
+    rung = EncoderRung(settings(save_kin(tmp_path / "from", "squeezebert", embedding_size=32)))
+    rung.fit(TASK).save(tmp_path / "rung")
+    again = EncoderRung.load(tmp_path / "rung", device="cpu")
+    found = again.predict_proba(TASK.test.texts)
+    np.testing.assert_array_equal(found, rung.predict_proba(TASK.test.texts))
 
 
 def test_everything_is_trained_and_nothing_idle(bert, fitted):

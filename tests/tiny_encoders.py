@@ -19,12 +19,19 @@ SIZES = {
 
 def save_bert(folder: Path, **changes: Any) -> Path:
     """A random BERT that reads 64 tokens, the words of `make_task` among its word pieces."""
-    from transformers import BertConfig, BertModel, BertTokenizer
+    return save_kin(folder, "bert", **changes)
+
+
+def save_kin(folder: Path, kind: str, **changes: Any) -> Path:
+    """A random model of another kind, with the tokenizer of `save_bert`."""
+    from transformers import AutoConfig, AutoModel, BertTokenizer
 
     tokens = {token: row for row, token in enumerate((*SPECIAL_TOKENS, *WORDS))}
     BertTokenizer(vocab=tokens, model_max_length=64).save_pretrained(folder)
-    config = BertConfig(vocab_size=len(tokens), max_position_embeddings=64, **(SIZES | changes))
-    return _save(BertModel, config, folder)
+    config = AutoConfig.for_model(
+        kind, vocab_size=len(tokens), max_position_embeddings=64, **(SIZES | changes)
+    )
+    return _save(AutoModel.from_config, config, folder)
 
 
 def save_roberta(folder: Path) -> Path:

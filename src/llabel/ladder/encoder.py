@@ -16,6 +16,7 @@ from llabel.ladder.encoder_model import (
     DROPOUT,
     FOLDER,
     EncoderNetwork,
+    check_padding,
     digest_of,
     lasting_name,
     load_config,
@@ -111,7 +112,10 @@ class EncoderRung:
         return self
 
     def _untrained(self) -> "EncoderNetwork":
-        return EncoderNetwork(load_encoder(self.folder_), len(self.classes_))
+        network = EncoderNetwork(load_encoder(self.folder_), len(self.classes_))
+        texts = [("it",) * len(self.fields_), ("it is good, and it is new",) * len(self.fields_)]
+        check_padding(network, self.settings.encoder, self.tokeniser_.encode(texts)[0])
+        return network
 
     def _rows(self, split: Split) -> Rows:
         examples, truncated = self.tokeniser_.encode(split.texts, split.y.tolist())

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from llabel.assets import BUILT_IN, is_hub_id
-from llabel.engine.batching import Batch
+from llabel.engine.batching import Batch, Example, collate
 from llabel.errors import InputError
 from llabel.events import Listener, Note, ignore
 from llabel.ladder.rung_folder import replace_folder
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 FOLDER = "encoder"
 DROPOUT = 0.1
+TOLERANCE = 1e-3  # of the pooled states of a row, read alone and among longer ones
 LONGEST = 512  # tokens, where the encoder's publisher names no length
 # Their first positions are for padding, and are not for tokens.
 _POSITIONS_AFTER_PADDING = {
@@ -56,6 +58,11 @@ class EncoderNetwork(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Batch of (rows, seq) → (rows, n_classes) logits."""
+        logits: Tensor = self.head(self.dropout(self.pooled(batch)))
+        return logits
+
+    def pooled(self, batch: Batch) -> Tensor:
+        """Batch of (rows, seq) → (rows, hidden): mean of the states over each row's tokens."""
         lengths = batch.lengths.unsqueeze(1)  # (rows, 1)
         place = torch.arange(batch.input_ids.shape[1], device=lengths.device)  # (seq,)
         inside = place < lengths  # (rows, seq)
@@ -65,9 +72,8 @@ class EncoderNetwork(nn.Module):
         if self.types:
             inputs["token_type_ids"] = ((place >= batch.positions.unsqueeze(1)) & inside).long()
         states = self.encoder(**inputs).last_hidden_state  # (rows, seq, hidden)
-        mean = states.masked_fill(~inside.unsqueeze(2), 0.0).sum(dim=1) / lengths
-        logits: Tensor = self.head(self.dropout(mean))
-        return logits
+        mean: Tensor = states.masked_fill(~inside.unsqueeze(2), 0.0).sum(dim=1) / lengths
+        return mean
 
 
 def load_config(folder: Path, name: str) -> "PretrainedConfig":
@@ -175,10 +181,39 @@ def load_encoder(folder: Path) -> "PreTrainedModel":
         )
     if "input_ids" not in inspect.signature(model.forward).parameters:
         raise InputError(f"{folder} holds a {type(model).__name__}, which reads no text. {_GIVE}")
-    if hasattr(model, "pooler"):
-        model.pooler = None  # else it would be trained, saved, and never used
+    if hasattr(model, "pooler"):  # it would be trained, saved, and never used
+        model.pooler = nn.Identity()  # SqueezeBERT calls it in any case
     encoder: PreTrainedModel = model
     return encoder
+
+
+@torch.no_grad()
+def check_padding(network: EncoderNetwork, name: str, rows: Sequence[Example]) -> None:
+    """Compare what an encoder says of rows together, padded, and of each alone.
+
+    Args:
+        network: on the CPU, its encoder in evaluation mode, as `load_encoder` gives it.
+        name: of the encoder.
+        rows: of different lengths.
+
+    Raises:
+        InputError: they differ by more than 1e-3, or it cannot read them.
+    """
+    kind = network.encoder.config.model_type
+    try:
+        together = network.pooled(collate(rows))  # (rows, hidden)
+        alone = torch.cat([network.pooled(collate([row])) for row in rows])
+    except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
+        problem = " ".join(str(error).splitlines()[:1]) or type(error).__name__
+        raise InputError(
+            f"--encoder {name}: a model of the kind {kind} cannot be used as an encoder here "
+            f"({problem}). {_GIVE}"
+        ) from error
+    if not (together - alone).abs().max() <= TOLERANCE * alone.abs().max().clamp(min=1):
+        raise InputError(
+            f"--encoder {name}: a model of the kind {kind} says something else of a text when "
+            f"longer ones are read beside it, since it minds their padding. {_GIVE}"
+        )
 
 
 def save_encoder(folder: Path, encoder: Any, tokenizer: "PreTrainedTokenizerBase") -> None:
