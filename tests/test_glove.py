@@ -38,9 +38,9 @@ def test_rows_are_of_the_word_as_written_else_in_lower_case():
     assert known.rows(words) == [0, 1, 1, 2, 3, 3, 3, 4]
 
 
-@pytest.mark.parametrize("header", ["", "4 3\n"])
+@pytest.mark.parametrize("header", ["", "4 3\n", "\ufeff", "\ufeff4 3\n", "\n"])
 def test_text_file(file: Path, header: str):
-    file.write_text(header + TEXT, encoding="utf-8")
+    file.write_text(header + TEXT + "\n \n", encoding="utf-8")
     found = load_glove(str(file))
     assert found.words == {"the": 0, ". . .": 1, "café": 3}  # the first of equal words
     assert found.vectors.dtype == np.float32
@@ -89,6 +89,9 @@ def test_a_full_cache_does_not_matter(file: Path, cache: Path):
         ("the 1 2\ncat 1\n", "line 2: not a word and 2 numbers"),
         ("the 1 2\ncat 1 x\n", "line 2: not a word and 2 numbers"),
         ("the 1 2\ncat 1 nan\n", "line 2.*not finite"),
+        ("3 2\nthe 1 2\ncat 1 2\n", "holds 2 word vectors where its first line promises 3.*again"),
+        ("the end\ncat 1 2\n", "line 1: not a word"),
+        ("\n \n", "it is empty"),
         ("<html>\n<body>\n", "line 1: not a word"),
     ],
 )

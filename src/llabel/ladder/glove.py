@@ -1,5 +1,6 @@
 """Pre-trained word vectors."""
 
+import codecs
 import contextlib
 import hashlib
 import os
@@ -160,11 +161,16 @@ def _numbered(words: list[str]) -> dict[str, int]:
 def _parse(path: Path) -> tuple[list[str], npt.NDArray[np.float32]]:
     words: list[str] = []
     rows: list[npt.NDArray[np.float32]] = []
-    width = 0
+    width = promised = 0
     with path.open("rb") as file:
+        if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            file.seek(0)
         for number, line in enumerate(file, start=1):
             parts = line.rstrip().split(b" ")
-            if number == 1 and len(parts) == 2:  # word2vec begins with how many rows and columns
+            if parts == [b""]:
+                continue
+            if number == 1 and len(parts) == 2 and all(map(bytes.isdigit, parts)):
+                promised = int(parts[0])  # word2vec begins with how many rows and columns
                 continue
             width = width or len(parts) - 1
             try:
@@ -181,6 +187,11 @@ def _parse(path: Path) -> tuple[list[str], npt.NDArray[np.float32]]:
             rows.append(vector)
     if not rows:
         raise InputError(f"{path} holds no word vectors: it is empty.")
+    if len(rows) < promised:
+        raise InputError(
+            f"{path} holds {len(rows):,} word vectors where its first line promises "
+            f"{promised:,}: it was cut off. Fetch it again."
+        )
     return words, np.stack(rows)
 
 
