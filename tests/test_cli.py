@@ -95,6 +95,41 @@ def test_version() -> None:
     assert llabel("--version").output == f"llabel, version {__version__}\n"
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_terminal_that_lacks_our_characters(encoding: str, tmp_path: Path) -> None:
+    """The column's name and the note on it go through both streams of a real process."""
+    data = tmp_path / "\u0142\u0105ki.csv"
+    data.write_text("\u0142,y\n" + "".join(f"r\u00f3\u017ca {n},{n % 2}\n" for n in range(40)))
+    words = ["fit", str(data), "--text", "\u0142", "--label", "y", "--rung", "majority"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    for arguments in (["fit", "--help"], [*words, "--out", str(tmp_path / "run")]):
+        done = subprocess.run(
+            [sys.executable, "-m", "llabel", *arguments],
+            capture_output=True,
+            encoding=encoding,
+            check=False,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "majority" in done.stdout
+    assert (tmp_path / "run" / "run.json").is_file()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names are UTF-16 there")
+def test_words_that_no_record_can_hold_are_refused_before_any_work(
+    data: Path, tmp_path: Path
+) -> None:
+    out = os.fsencode(tmp_path) + b"/r\xe9sum\xe9"
+    words = ["fit", str(data), *COLUMNS, "--rung", "majority", "--out", out]
+    done = subprocess.run(
+        [sys.executable, "-m", "llabel", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert r"r\udce9sum\udce9' is no text in this system's encoding" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not os.path.exists(out)  # noqa: PTH110  # the name is bytes
+
+
 def test_commands_stand_in_the_order_of_work() -> None:
     places = [llabel("--help").output.index(f"│ {command} ") for command in COMMANDS]
     assert places == sorted(places)
