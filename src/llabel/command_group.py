@@ -15,7 +15,10 @@ from llabel.errors import InputError
 COMMAND_LINE = "llabel.command_line"  # where click's context keeps what the user typed
 _RESUMABLE = ("fit", "predict", "compare", "sweep")
 _INTERRUPTED = 130  # what shells expect of a process that Ctrl-C ended
-_FILES = {"ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "ENAMETOOLONG"}
+_FILES = {
+    *("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST"),
+    *("ENAMETOOLONG", "ELOOP"),
+}
 _OUT_OF_MEMORY = (
     "Out of memory. Try a smaller --token-budget or --max-seq-length, --gradient-checkpointing, "
     "--precision bfloat16 (GPU) or int8 (CPU), or a smaller model; with the same --out, add "
