@@ -15,6 +15,7 @@ from llabel.assets import own_vectors_digest, own_weights_digest
 from llabel.config import RunConfig, defaults, option
 from llabel.errors import InputError
 from llabel.events import EpochDone, Event, Listener, Note, StepDone
+from llabel.paths import at_home
 from llabel.record import RunRecord
 from llabel.template import template_digest
 
@@ -257,7 +258,7 @@ def refuse_data(path: Path, told: str, *sources: str | None) -> None:
         InputError: `path` is one of these files, or lies in one of these folders.
     """
     for source in filter(None, sources):
-        if path.resolve().is_relative_to(Path(source).expanduser().resolve()):
+        if path.resolve().is_relative_to(at_home(source).resolve()):
             raise InputError(f"{told} would overwrite the data {source}. Name another file.")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llabel.assets.catalogue import BUILT_IN
+from llabel.paths import at_home
 
 _NUMBERS = 64  # at least so many of each tensor, or all; rows are read whole
 
@@ -49,7 +50,7 @@ def own_weights_digest(name: str) -> str | None:
     """
     from safetensors import SafetensorError
 
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     if name in BUILT_IN or not folder.is_dir() or not any(folder.glob("*.safetensors")):
         return None
     try:
@@ -63,7 +64,7 @@ def own_vectors_digest(name: str) -> str | None:
 
     None for built-in ones, and where no vectors can be read.
     """
-    path = Path(name).expanduser()
+    path = at_home(name)
     if name in BUILT_IN or not path.exists():
         return None
     files = sorted([*path.glob("*_emb.npy"), *path.glob("*_index.parquet")]) or [path]

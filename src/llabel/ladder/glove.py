@@ -14,6 +14,7 @@ import numpy.typing as npt
 from llabel.assets import BUILT_IN, Progress, cache_folder, resolve_embeddings
 from llabel.errors import InputError
 from llabel.events import Fetching, Listener, ignore
+from llabel.paths import at_home
 from llabel.tensor_files import writing
 
 # As the corpus of GloVe 6B was cut (Penn Treebank): do n't, it 's, and punctuation on its own.
@@ -90,7 +91,7 @@ def lasting_name(name_or_path: str) -> str:
     """The same vectors' name from whatever folder it is asked for later."""
     if name_or_path in BUILT_IN:
         return name_or_path
-    return str(Path(name_or_path).expanduser().resolve())
+    return str(at_home(name_or_path).resolve())
 
 
 def _progress(notify: Listener) -> Progress:
