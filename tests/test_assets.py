@@ -15,12 +15,15 @@ import pytest
 
 from llabel.assets import (
     BUILT_IN,
+    asset_status,
+    cache_folder,
     is_hub_id,
     resolve_dataset,
     resolve_embeddings,
     resolve_encoder,
     resolve_model,
 )
+from llabel.assets.resolve import _folder
 from llabel.errors import InputError
 
 # --- names ---------------------------------------------------------------------------------------
@@ -127,6 +130,21 @@ def test_a_name_that_is_nothing_is_answered(resolve, name, message, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message):
         resolve(name)
+
+
+def test_a_cache_of_a_user_that_there_is_not(monkeypatch):
+    monkeypatch.setenv("LLABEL_CACHE", "~nobody-here/cache")
+    assert cache_folder() == Path("~nobody-here/cache")
+
+
+@pytest.mark.parametrize("manifest", ["[]", "3", '{"files": []}'])
+def test_a_damaged_asset_is_not_taken_for_a_whole_one(manifest, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLABEL_CACHE", str(tmp_path))
+    asset = BUILT_IN["boolq"]
+    folder = _folder(asset)
+    folder.mkdir(parents=True)
+    (folder / "asset.json").write_text(manifest)
+    assert not asset_status(asset).cached
 
 
 def test_a_local_data_set_is_returned_as_it_is(tmp_path):

@@ -95,6 +95,41 @@ def test_version() -> None:
     assert llabel("--version").output == f"llabel, version {__version__}\n"
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_terminal_that_lacks_our_characters(encoding: str, tmp_path: Path) -> None:
+    """The column's name and the note on it go through both streams of a real process."""
+    data = tmp_path / "\u0142\u0105ki.csv"
+    data.write_text("\u0142,y\n" + "".join(f"r\u00f3\u017ca {n},{n % 2}\n" for n in range(40)))
+    words = ["fit", str(data), "--text", "\u0142", "--label", "y", "--rung", "majority"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    for arguments in (["fit", "--help"], [*words, "--out", str(tmp_path / "run")]):
+        done = subprocess.run(
+            [sys.executable, "-m", "llabel", *arguments],
+            capture_output=True,
+            encoding=encoding,
+            check=False,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "majority" in done.stdout
+    assert (tmp_path / "run" / "run.json").is_file()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names are UTF-16 there")
+def test_words_that_no_record_can_hold_are_refused_before_any_work(
+    data: Path, tmp_path: Path
+) -> None:
+    out = os.fsencode(tmp_path) + b"/r\xe9sum\xe9"
+    words = ["fit", str(data), *COLUMNS, "--rung", "majority", "--out", out]
+    done = subprocess.run(
+        [sys.executable, "-m", "llabel", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert r"r\udce9sum\udce9' is no text in this system's encoding" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not os.path.exists(out)  # noqa: PTH110  # the name is bytes
+
+
 def test_commands_stand_in_the_order_of_work() -> None:
     places = [llabel("--help").output.index(f"│ {command} ") for command in COMMANDS]
     assert places == sorted(places)
@@ -140,6 +175,13 @@ WRONG: list[tuple[str, str]] = [
     ("check", "Missing, both.*DATA"),
     ("check {data} {columns} --model no-model", "'no-model': there is no such path"),
     ("check {data} {columns} --json {tmp}/no/x.json", "--json .*: the folder .* does not exist"),
+    ("check {data} {columns} --json -", "--json -: standard output has the tables. Name a file"),
+    ("check --config {tmp}/run.yaml --json {tmp}/run.yaml", "would overwrite .*run.yaml, which"),
+    (
+        "check {data} {columns} --template {tmp}/mine.txt --json {tmp}/mine.txt",
+        "would overwrite .*mine.txt, which is read",
+    ),
+    ("sweep --config {tmp}/five.yaml", "--out 5: it should be a valid string"),
     ("check {data} {columns} --max-seq-length 9999", "more than the context"),
     ("check {data} {columns} --max-seq-length 9", "Raise --max-seq-length"),
     ("check {data} {columns} --adapt-layers 9", "--adapt-layers 9: the model has 2 layers"),
@@ -160,6 +202,8 @@ WRONG: list[tuple[str, str]] = [
     ("predict {run} {data} -o {tmp}/x.xlsx", "write to a file ending in .csv, .jsonl, .parquet"),
     ("predict {run} {data} -o {tmp}/no/x.csv", "the folder .* does not exist"),
     ("predict {tmp} {data} -o {tmp}/x.csv", "holds no trained rung"),
+    ("evaluate {run} ~nobody-here/no.csv --json {tmp}/x.json", "there is no such file"),
+    ("predict {run} ~nobody-here/no.csv -o {tmp}/x.csv", "there is no such file"),
     ("predict {run} {tmp}/no.csv -o {tmp}/x.csv", "there is no such file"),
     ("assets --fetch smollm", "--fetch 'smollm': built in are smollm2-135m"),
     ("train", "No such command 'train'"),
@@ -176,6 +220,9 @@ def test_wrong_input_ends_with_a_remedy(
     finished: tuple[Path, Result, list[str]],
 ) -> None:
     (tmp_path / "bad.yaml").write_text("lora_alhpa: 3\n")
+    (tmp_path / "run.yaml").write_text(f"data: {data}\ntext: text\nlabel: label\n")
+    (tmp_path / "five.yaml").write_text((tmp_path / "run.yaml").read_text() + "out: 5\n")
+    (tmp_path / "mine.txt").write_text("{text} {note} Weather:")
     if "{columns}" in command and "--model" not in command:
         command += f" --model {tiny_llama}"
     line = command.format(data=data, columns=" ".join(COLUMNS), tmp=tmp_path, run=finished[0])
@@ -291,6 +338,22 @@ def test_check_and_prompt_take_the_run_yaml(
     result = llabel("prompt", "--config", config, "--row", "60", "--template", "plain")
     assert result.stdout.startswith("weather:60, label ")
     assert "\nLabel:" in result.stdout
+
+
+def test_a_file_of_settings_may_name_what_lies_at_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    write_weather(tmp_path / "weather.jsonl", 40)
+    (tmp_path / "map.yaml").write_text("sun: warm\n")
+    (tmp_path / "run.yaml").write_text(
+        "data: ~/weather.jsonl\nout: ~/run\ntext: text\nlabel: label\nrung: majority\n"
+        "map_labels: ~/map.yaml\n"
+    )
+    assert llabel("fit", "--config", tmp_path / "run.yaml").exit_code == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert "warm" in record["data"]["classes"]
 
 
 def test_texts_of_the_user_are_no_markup(tiny_llama: Path, tmp_path: Path) -> None:

@@ -152,6 +152,8 @@ def test_the_examples_are_whole_runs(path: Path) -> None:
     [
         ("r: 1\nepochs: 2\nr: 2", "r stands at line 1 and again at line 3"),
         ("lora-alpha: 1\nlora_alpha: 2", "lora_alpha stands at line 1 and again at line 2"),
+        ("label_words:\n  bad: no\n  bad: never", "bad stands at line 2 and again at line 3"),
+        ("data: 2024-02-30", r"value cannot be read \(day is out of range.*Put it in quotes"),
         ("a: b: c", "no YAML at line 1"),
         ("r: 1\n\tepochs: 1", "no YAML at line 2"),
         ("a: [", "no YAML"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from llabel.console import fetching, listen
+from llabel.console import PIPE_WIDTH, fetching, listen, messages
 from llabel.events import EpochDone, Event, Note, RowsDone, StageStarted, StepDone
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -68,6 +68,23 @@ def test_a_log_gets_a_line_every_ten_seconds(clock: SimpleNamespace) -> None:
     rows = [RowsDone(1) for _ in range(10)]
     lines = in_a_pipe(StageStarted("predicting", 10_000), *rows, wait=wait)
     assert len(lines) == 1 + 40 // 12
+
+
+@pytest.mark.parametrize("colours", [{}, {"FORCE_COLOR": "1"}])
+def test_a_file_gets_lines_whatever_its_colours(
+    colours: dict[str, str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    for name, value in colours.items():
+        monkeypatch.setenv(name, value)
+    with listen(messages()) as notify:
+        for event in (StageStarted("predicting", 4), RowsDone(4)):
+            notify(event)
+    assert COLOUR.sub("", capfd.readouterr().err).splitlines() == [
+        "predicting: 4 rows",
+        "predicting: 100%, 4/4 rows",
+    ]
+    assert messages().width == PIPE_WIDTH
 
 
 def test_a_log_has_no_control_characters_and_no_markup() -> None:

@@ -83,6 +83,10 @@ def test_a_step_has_the_product_of_both(rows: int, times: int) -> None:
             {"per_device_train_batch_size": 2, "batch_size": 8},
             "--per-device-train-batch-size 2: --batch-size 8 says the same",
         ),
+        (
+            {"per_device_batch_size": 2, "per_device_train_batch_size": 4},
+            "per_device_batch_size 2 and per_device_train_batch_size 4 are the same setting",
+        ),
         ({"per_device_batch_size": "few"}, "few: whole numbers are needed"),
         (
             {"per_device_batch_size": 2, "gradient_accumulation_steps": 0},

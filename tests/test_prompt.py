@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from llabel.errors import InputError
 from llabel.prompt import PromptEncoder, water_level
-from llabel.template import BUILT_IN_TEMPLATES, load_template
+from llabel.template import BUILT_IN_TEMPLATES, load_template, read_template, template_digest
 from tiny_models import BEGIN, SPECIAL_TOKENS
 
 BOOLQ = ("question", "passage")
@@ -219,6 +219,13 @@ def test_the_begin_token_is_kept_and_never_doubled(tiny_llama_bos, tmp_path):
     rendered = "### Question: why\n ### Context: so\n ### Answer:"
     assert list(plain) == list(own) == tokenizer(rendered)["input_ids"]
     assert [at for at, token in enumerate(plain) if token == tokenizer.bos_token_id] == [0]
+
+
+def test_a_template_may_lie_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.txt").write_text("{question} Answer:\n")
+    assert read_template("~/mine.txt") == "{question} Answer:"
+    assert template_digest("~/mine.txt") == template_digest(str(tmp_path / "mine.txt"))
 
 
 def test_half_a_surrogate_pair_is_one_unknown_character(qa):

@@ -5,6 +5,7 @@ import pytest
 from rich.console import Console
 
 from llabel.card import render_card
+from llabel.numbers import size, two_digits
 from llabel.record import RunRecord
 from llabel.result_view import render_evaluation, render_run
 
@@ -158,3 +159,19 @@ def test_an_evaluation_tells_what_was_answered_and_what_was_free() -> None:
     assert "all rows, free answers" in told["free"]
     assert "all rows, most probable label" in told["free"]
     assert "90.0% of its answers are labels (no label: 10.0%, 95 % interval" in told["free"]
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (two_digits(9.94), "9.9"),
+        (two_digits(9.96), "10"),
+        (two_digits(0.0996), "0.10"),
+        (size(0.9999), "1 MiB"),
+        (size(0.5), "512 KiB"),
+        (size(1023.4), "1,023 MiB"),
+        (size(1023.7), "1.0 GiB"),
+    ],
+)
+def test_numbers_that_are_rounded_up_to_the_next_unit(told: str, expected: str) -> None:
+    assert told == expected

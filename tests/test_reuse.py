@@ -55,8 +55,13 @@ def test_a_finished_run_is_taken_over_without_its_texts(
     assert "--no-texts" in record_of(out, "bag-of-words")["command"], "its own run by now"
 
 
-def test_what_cannot_be_taken_over_is_told(setup: RunConfig, source: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_taken_over_is_told(
+    setup: RunConfig, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     out, asked = tmp_path / "out", (str(source),)
+    with pytest.raises(InputError, match=f"{tmp_path}/none holds no run"):
+        climb(setup, out, reuse=("~/none",))
     other = cheap(write_weather(tmp_path / "other.jsonl", 90, seed=1))
     with pytest.raises(InputError, match="was trained or tested on other rows than these"):
         climb(other, out, reuse=asked)

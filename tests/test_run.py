@@ -17,14 +17,15 @@ from llabel.config import RunConfig
 from llabel.engine.answer import AnswerHead
 from llabel.engine.batching import Batch
 from llabel.errors import InputError
-from llabel.events import Event, Note, StageStarted, StepDone
-from llabel.folder import finished_run
+from llabel.events import Event, Note, StageStarted, StepDone, ignore
+from llabel.folder import InUseError, alone_with, claimed, finished_run
 from llabel.metrics import score
 from llabel.record import RunRecord
 from llabel.result_view import render_run
 from llabel.run import evaluate, fit
 from llabel.settings import RunSettings
 from runs import config, write_weather
+from small_disk import full_disk
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +146,50 @@ def test_weights_that_changed_are_another_model(
     assert finished_run(out, own, json.loads((out / "started.json").read_text())["fingerprint"])
 
 
+def test_word_vectors_that_changed_are_another_setting(data: Path, tmp_path: Path) -> None:
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text("warm 1 0\ncold 0 1\n")
+    given = {"text": "text,note", "label": "label", "rung": "word-embeddings"}
+    own = RunConfig.from_flat({"data": str(data), **given, "embeddings": str(vectors)})
+    out = tmp_path / "run"
+    out.mkdir()
+    with claimed(out, own, "0" * 64, overwrite=False, notify=ignore):
+        (out / "checkpoints").mkdir()
+    vectors.write_text("warm 1 0\ncold 1 1\n")
+    with pytest.raises(InputError, match=r"the word vectors in .*vectors.txt .* have changed"):
+        finished_run(out, own, "0" * 64)
+
+
+def test_a_full_disk_does_not_close_the_folder(setup: RunConfig, tmp_path: Path) -> None:
+    majority = replace(setup, run=RunSettings(rung="majority"))
+    out = tmp_path / "run"
+    with full_disk(100), pytest.raises(OSError, match="too large"):
+        fit(majority, out, command="")
+    assert not list(out.iterdir())
+    (out / ".started.json.123").write_text("{")  # of a process that was killed
+    assert fit(majority, out, command="")["rung"] == "majority"
+
+
+def test_the_folder_itself_is_locked_where_none_may_write_beside_it(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (tmp_path / ".run.lock").mkdir()  # a lock that cannot be opened, for root, too
+    with alone_with(out, "in use"):
+        assert [path.name for path in out.iterdir()] == [".run.lock"]
+        with pytest.raises(InUseError, match="in use"), alone_with(out, "in use"):
+            pass
+    assert not list(out.iterdir())
+
+
+@pytest.mark.parametrize("target", ["run", "nothing"])
+def test_a_link_that_leads_nowhere_is_no_folder(
+    setup: RunConfig, tmp_path: Path, target: str
+) -> None:
+    (tmp_path / "run").symlink_to(tmp_path / target)
+    with pytest.raises(InputError, match=r"Symlink loop|leads nowhere"):
+        fit(replace(setup, run=RunSettings(rung="majority")), tmp_path / "run", command="")
+
+
 def test_a_run_may_lie_where_one_stands(
     setup: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +230,17 @@ def test_overwriting_removes_the_run_and_spares_what_is_not_its_own(
     record = fit(setup, tmp_path / "run", command="", overwrite=True)
     assert record["training"]["steps"] == 16
     assert (tmp_path / "run" / "my notes.txt").read_text() == "r 4 looks best"
+
+
+def test_overwriting_leaves_alone_what_a_link_leads_to(setup: RunConfig, tmp_path: Path) -> None:
+    out, adapter = tmp_path / "run", tmp_path / "adapter"
+    fit(replace(setup, run=RunSettings(rung="majority")), out, command="")
+    adapter.mkdir()
+    (adapter / "weights").write_text("hours of work")
+    (out / "adapter").symlink_to(adapter)
+    fit(replace(setup, run=RunSettings(rung="lookup")), out, command="", overwrite=True)
+    assert (adapter / "weights").read_text() == "hours of work"
+    assert not (out / "adapter").exists()
 
 
 def test_overwriting_does_not_lose_an_interrupted_run_of_the_same_settings(

@@ -178,6 +178,19 @@ def test_a_model_whose_weights_changed_is_refused(
         go(values, tmp_path / "out")
 
 
+def test_word_vectors_that_changed_are_refused(
+    weather: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text("warm 1 0\n")
+    values = shared(weather, tiny_llama, rung="rnn,word-embeddings", embeddings=str(vectors))
+    folder, axes = SweepFolder(tmp_path / "out"), read_axes(values, searching=False)
+    folder.open(axes, None, {"rows": "abc"})
+    vectors.write_text("warm 0 1\n")
+    with pytest.raises(InputError, match=r"the word vectors in .*vectors.txt have changed"):
+        folder.open(axes, None, {"rows": "abc"})
+
+
 def test_rungs_that_were_half_written_or_removed_are_trained_again(
     weather: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

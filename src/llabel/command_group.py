@@ -1,7 +1,10 @@
 """How commands end where something went wrong: in a sentence, unless the fault is ours."""
 
+import codecs
 import errno
+import io
 import shlex
+import sys
 from typing import Any, NoReturn
 
 import rich_click as click
@@ -12,7 +15,10 @@ from llabel.errors import InputError
 COMMAND_LINE = "llabel.command_line"  # where click's context keeps what the user typed
 _RESUMABLE = ("fit", "predict", "compare", "sweep")
 _INTERRUPTED = 130  # what shells expect of a process that Ctrl-C ended
-_FILES = {"ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "ENAMETOOLONG"}
+_FILES = {
+    *("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST"),
+    *("ENAMETOOLONG", "ELOOP"),
+}
 _OUT_OF_MEMORY = (
     "Out of memory. Try a smaller --token-budget or --max-seq-length, --gradient-checkpointing, "
     "--precision bfloat16 (GPU) or int8 (CPU), or a smaller model; with the same --out, add "
@@ -23,8 +29,32 @@ _OUT_OF_MEMORY = (
 class Commands(click.RichGroup):
     """A group whose commands end in sentences where the user can do something about it."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program; what it prints may hold characters that the terminal's encoding lacks.
+
+        Ours (–, −, the frames of tables) and those of users' texts: a question mark stands for
+        each, in place of an error after the work is done.
+        """
+        for stream in (sys.stdout, sys.stderr):
+            if (
+                isinstance(stream, io.TextIOWrapper)
+                and codecs.lookup(stream.encoding).name != "utf-8"
+            ):
+                stream.reconfigure(errors="replace")
+        return super().main(*args, **kwargs)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the words typed, for the run's record."""
+        """Keep the words typed, for the run's record, which is UTF-8."""
+        for word in args:
+            try:
+                word.encode()
+            except UnicodeEncodeError:
+                _end(
+                    f"{word!a} is no text in this system's encoding "
+                    f"({sys.getfilesystemencoding()}), and what is typed stands in the run's "
+                    "record. Rename the file or folder, or type the text anew.",
+                    2,
+                )
         ctx.meta[COMMAND_LINE] = shlex.join(["llabel", *args])
         return super().parse_args(ctx, args)
 

@@ -1,7 +1,7 @@
 """One run's settings as a whole: from the command line or YAML, checked, to run.json."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import NoneType
@@ -302,18 +302,30 @@ def _mapping(text: str, path: Path) -> dict[str, Any]:
         line = f" at line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
         raise InputError(f"{path} is no YAML{line}: {problem}.") from error
+    except ValueError as error:  # 2024-02-30 looks like a date, and is none
+        raise InputError(
+            f"{path}: a value cannot be read ({error}). Put it in quotes if it is text."
+        ) from error
     if not isinstance(node, yaml.MappingNode):
         raise InputError(f"{path}: a file of lines such as `epochs: 2` is needed, one a setting.")
+    _refuse_twice(node, path, lambda key: key.replace("-", "_"))
+    for _, value in node.value:
+        if isinstance(value, yaml.MappingNode):  # label words; of settings none is deeper
+            _refuse_twice(value, path, str)
+    return {str(name).replace("-", "_"): value for name, value in values.items()}
+
+
+def _refuse_twice(node: Any, path: Path, spelt: Callable[[str], str]) -> None:
+    """Refuse a key that a YAML mapping has twice; YAML itself would take the last."""
     lines: dict[str, int] = {}
     for key, _ in node.value:
-        name, line = str(key.value).replace("-", "_"), key.start_mark.line + 1
+        name, line = spelt(str(key.value)), key.start_mark.line + 1
         if name in lines:
             raise InputError(
                 f"{path}: {name} stands at line {lines[name]} and again at line {line}. "
                 "Remove one of them."
             )
         lines[name] = line
-    return {str(name).replace("-", "_"): value for name, value in values.items()}
 
 
 def _hints() -> dict[str, Any]:

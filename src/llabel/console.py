@@ -1,6 +1,7 @@
 """What long work looks like: live bars in a terminal, a line now and then in a log or a pipe."""
 
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -55,8 +56,10 @@ def messages() -> Console:
 
 
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
+    # FORCE_COLOR colours what goes to a file, too; bars that move are for terminals alone.
+    moves = (sys.stderr if stderr else sys.stdout).isatty()
+    console = Console(stderr=stderr, highlight=False, force_interactive=None if moves else False)
+    if not moves and "COLUMNS" not in os.environ:
         console.width = PIPE_WIDTH
     return console
 

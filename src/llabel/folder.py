@@ -11,16 +11,18 @@ from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
-from llabel.assets import own_weights_digest
+from llabel.assets import own_vectors_digest, own_weights_digest
 from llabel.config import RunConfig, defaults, option
 from llabel.errors import InputError
 from llabel.events import EpochDone, Event, Listener, Note, StepDone
+from llabel.paths import at_home
 from llabel.record import RunRecord
 from llabel.template import template_digest
 
 _STARTED = "started.json"
 # Settings that may name files which change, how these are told apart, and what to say of it.
 _FILES: dict[str, tuple[Callable[[str], str | None], str]] = {
+    "embeddings": (own_vectors_digest, "the word vectors in {} (--embeddings) have changed"),
     "encoder": (own_weights_digest, "the weights in {} (--encoder) have changed"),
     "model": (own_weights_digest, "the weights in {} (--model) have changed"),
     "template": (template_digest, "the file {} of --template has changed"),
@@ -61,15 +63,18 @@ def alone_with(path: Path, otherwise: str) -> Iterator[None]:
 
     Raises:
         InUseError: one is there already; the message is `otherwise`.
-        InputError: it is the root of all folders, or lies where none can be made.
+        InputError: it is the root of all folders, lies where none can be made, or is a link that
+            leads to itself.
     """
-    path = path.resolve()  # "." has no name
+    try:
+        path = path.resolve()  # "." has no name
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path} cannot be written to ({error}). Name another folder.") from error
     if not path.name:
         raise InputError(f"{path} cannot be written to. Name a folder below it.")
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock = _locked(path)
     except Timeout as error:
         raise InUseError(otherwise) from error
     except OSError as error:
@@ -85,6 +90,28 @@ def alone_with(path: Path, otherwise: str) -> Iterator[None]:
         with suppress(OSError):  # Windows keeps open files
             Path(lock.lock_file).unlink()
         lock.release()
+
+
+def _locked(path: Path) -> FileLock:
+    """Hold the lock of `path`: beside it, or in it where it is a folder in one that is closed.
+
+    A mounted volume is such a folder.
+
+    Raises:
+        Timeout: another process holds it.
+        OSError: it can be written to neither place.
+    """
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise
+    except OSError:
+        if not path.is_dir():
+            raise
+        lock = FileLock(path / f".{path.name}.lock")
+        lock.acquire(timeout=0)
+    return lock
 
 
 def finished_run(out: Path, config: RunConfig, fingerprint: str) -> RunRecord | None:
@@ -130,9 +157,12 @@ def _opened(
 ) -> RunRecord | None:
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file. Name a folder.")
+    if out.is_symlink() and not out.exists():
+        raise InputError(f"--out {out} is a link that leads nowhere. Name a folder.")
     now = _identity(config, fingerprint)
     then = _started(out)
-    if then is None and out.is_dir() and any(out.iterdir()):
+    others = out.iterdir() if out.is_dir() else ()
+    if then is None and any(not path.name.startswith(".") for path in others):
         raise InputError(
             f"--out {out} holds files that are not llabel's. Name a new or empty folder."
         )
@@ -194,7 +224,7 @@ def _remove_run(out: Path) -> None:
     """Remove what a run leaves, and nothing else that may have been put there."""
     for name in _OURS:
         path = out / name
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
@@ -228,7 +258,7 @@ def refuse_data(path: Path, told: str, *sources: str | None) -> None:
         InputError: `path` is one of these files, or lies in one of these folders.
     """
     for source in filter(None, sources):
-        if path.resolve().is_relative_to(Path(source).expanduser().resolve()):
+        if path.resolve().is_relative_to(at_home(source).resolve()):
             raise InputError(f"{told} would overwrite the data {source}. Name another file.")
 
 
@@ -327,5 +357,9 @@ def write_json_lines(path: Path, lines: Iterable[Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write all of a file or nothing."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -96,14 +96,14 @@ def size(mib: float | None) -> str:
     """A size that is given in MiB: 12 KiB, 87 MiB, 1.2 GiB."""
     if mib is None:
         return NONE
-    if mib < 1:
+    if round(mib * 1024) < 1024:  # as it will be written
         return f"{max(1, round(mib * 1024))} KiB" if mib > 0 else "0 KiB"
-    return f"{mib:,.0f} MiB" if mib < 1024 else f"{mib / 1024:,.1f} GiB"
+    return f"{mib:,.0f} MiB" if round(mib) < 1024 else f"{mib / 1024:,.1f} GiB"
 
 
 def two_digits(value: float) -> str:
     """A positive number with two significant digits, never in powers of ten."""
-    if value >= 10:
+    if round(value, 1) >= 10:
         return f"{value:,.0f}"
     decimals = 1
     while decimals < 4 and round(value, decimals) < 10 ** (1 - decimals):

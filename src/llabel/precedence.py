@@ -75,6 +75,10 @@ def with_batch_size(values: Mapping[str, Any]) -> dict[str, Any]:
             shown = json.dumps(only)
             raise InputError(f"{name}: {values[name]!r} is not to be had: {reason}. Use {shown}.")
     values = {name: value for name, value in values.items() if name not in _FIXED}
+    same_setting = {name: str(values[name]) for name in _BATCH_NAMES if name in values}
+    if len(set(same_setting.values())) > 1:
+        told = " and ".join(f"{name} {value}" for name, value in same_setting.items())
+        raise InputError(f"{told} are the same setting. Remove one of them.")
     found = {_BATCH_NAMES.get(name, name): value for name, value in values.items()}
     parts = {name: found.pop(name) for name in (PER_DEVICE, ACCUMULATION) if name in found}
     if not parts:

@@ -23,6 +23,7 @@ from llabel.ladder import registry
 from llabel.ladder.contract import Rung
 from llabel.ladder.targets import each_target, target_folder
 from llabel.metrics import NO_LABEL, UNKNOWN
+from llabel.paths import at_home
 from llabel.task import ClassIndices, Label, Probabilities, Split, TargetLabel, Task, Text
 
 if TYPE_CHECKING:
@@ -283,7 +284,7 @@ def _job(
     digest = hashlib.sha256((folder / "rung.json").read_bytes())
     for weights in sorted(folder.rglob("*.safetensors")):
         digest.update(weights.read_bytes())
-    path = Path(data).expanduser()
+    path = at_home(data)
     files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.is_file() else []
     states = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
     digest.update(json.dumps([data, part, decode, states]).encode())

@@ -19,6 +19,7 @@ from llabel.ladder import registry
 from llabel.ladder.contract import Rung
 from llabel.metrics import report, score
 from llabel.names import label_columns
+from llabel.paths import at_home
 from llabel.predictions import confidence_of, confidences_of, refuse_silent
 from llabel.record import Data, JointRecord, RunRecord, target_records
 from llabel.rung_settings import ADAPTED
@@ -257,7 +258,7 @@ def evaluate(
 
 def _is_trained_on(data: str, record: RunRecord) -> bool:
     """Whether it is the single table that a run's parts were cut from."""
-    path, source = (Path(name).expanduser() for name in (data, record["data"]["source"]))
+    path, source = (at_home(name) for name in (data, record["data"]["source"]))
     whole = path.is_file() and path.resolve() == source.resolve()
     return whole and record["config"].get("split_column") is None
 

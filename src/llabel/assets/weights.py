@@ -1,11 +1,13 @@
-"""Which weights lie in a model's folder: a digest that is cheap for models of any size."""
+"""Which weights and word vectors lie in a folder or file that users may change: their digests."""
 
 import hashlib
 import math
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from llabel.assets.catalogue import BUILT_IN
+from llabel.paths import at_home
 
 _NUMBERS = 64  # at least so many of each tensor, or all; rows are read whole
 
@@ -48,10 +50,33 @@ def own_weights_digest(name: str) -> str | None:
     """
     from safetensors import SafetensorError
 
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     if name in BUILT_IN or not folder.is_dir() or not any(folder.glob("*.safetensors")):
         return None
     try:
         return weights_digest(folder)
     except (OSError, SafetensorError):
         return None
+
+
+def own_vectors_digest(name: str) -> str | None:
+    """SHA-256 over word vectors that are named by their file or folder, which may change.
+
+    None for built-in ones, and where no vectors can be read.
+    """
+    path = at_home(name)
+    if name in BUILT_IN or not path.exists():
+        return None
+    files = sorted([*path.glob("*_emb.npy"), *path.glob("*_index.parquet")]) or [path]
+    try:
+        states = [(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        found = [_file_digest(*state) for state in states]
+    except OSError:
+        return None
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()
+
+
+@lru_cache  # a comparison asks for each of its runs
+def _file_digest(file: Path, size: int, mtime_ns: int) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

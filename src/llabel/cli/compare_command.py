@@ -11,8 +11,8 @@ from llabel.cli.shared import (
     fetch_data,
     given_values,
     note_unread,
+    out_folder,
     out_option,
-    refuse_missing,
 )
 from llabel.command_group import COMMAND_LINE
 from llabel.options import COMPARISON, settings_options
@@ -63,8 +63,7 @@ def compare(
     from llabel.quiet import quiet_libraries
 
     values = {"trials": TRIALS} | given_values(ctx, data, config) | ({"out": out} if out else {})
-    refuse_missing(values, "out")
-    folder = Path(values.pop("out"))
+    folder = out_folder(values)
     asked, rest = compare_settings(values)
     settings = RunConfig.from_flat(rest)
     note_unread(ctx, asked.rungs)

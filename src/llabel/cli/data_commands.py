@@ -57,7 +57,11 @@ def check(
     from llabel.quiet import quiet_libraries
 
     settings = run_config(ctx, data, config)
-    refuse_unwritable(json_file, settings.source, settings.data.validation, settings.data.test)
+    refuse_unwritable(
+        json_file,
+        *(settings.source, settings.data.validation, settings.data.test),
+        files=(config, settings.data.map_labels, settings.llm.template),
+    )
     fetch_data(settings.source)
     loaded = run.load(settings)
     notes(messages(), loaded.notes)

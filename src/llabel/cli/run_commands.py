@@ -15,8 +15,8 @@ from llabel.cli.shared import (
     given_values,
     json_option,
     note_unread,
+    out_folder,
     out_option,
-    refuse_missing,
     refuse_unwritable,
     split_option,
 )
@@ -57,8 +57,7 @@ def fit(
     from llabel.result_view import render_run
 
     values = given_values(ctx, data, config) | ({"out": out} if out else {})
-    refuse_missing(values, "out")
-    folder = Path(values.pop("out"))
+    folder = out_folder(values)
     settings = RunConfig.from_flat(values)
     note_unread(ctx, [settings.run.rung])
     fetch_data(settings.source)

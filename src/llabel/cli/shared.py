@@ -9,6 +9,7 @@ import rich_click as click
 
 from llabel.errors import InputError
 from llabel.options import given
+from llabel.paths import at_home
 from llabel.precedence import layered
 from llabel.rung_settings import READS
 from llabel.settings import LLMSettings, RungName, SimplerSettings
@@ -95,16 +96,28 @@ def refuse_missing(values: Mapping[str, Any], *names: str) -> None:
         raise InputError(f"{error}{_columns_of(values)}") from error
 
 
+def out_folder(values: dict[str, Any]) -> Path:
+    """Take --out out of the settings, of which none that is needed may be missing.
+
+    Raises:
+        InputError: as `refuse_missing`, or --out is no text.
+    """
+    from llabel.config import checked
+
+    refuse_missing(values, "out")
+    return at_home(checked({"out": values.pop("out")})["out"])
+
+
 def _columns_of(values: Mapping[str, Any]) -> str:
     """What columns there are to name, if some are missing and the data lie here."""
     from llabel.data.cells import listed
     from llabel.data.sources import open_source
 
     data = values.get("data")
-    if not data or not Path(data).exists() or {"text", "label"} <= values.keys():
+    if not data or not at_home(str(data)).exists() or {"text", "label"} <= values.keys():
         return ""
     try:
-        return f"\nColumns of {data}: {listed(open_source(data).parts['train'].columns(()))}."
+        return f"\nColumns of {data}: {listed(open_source(str(data)).parts['train'].columns(()))}."
     except (InputError, KeyError):  # what is wrong with the data is said once they are read
         return ""
 
@@ -141,11 +154,28 @@ def fetch_data(data: str) -> None:
             fetch(asset, progress)
 
 
-def refuse_unwritable(path: Path | None, *sources: str | None) -> None:
-    """Before the work that would be lost, or the data of `sources` that would be replaced."""
+def refuse_unwritable(
+    path: Path | None, *sources: str | None, files: Sequence[str | Path | None] = ()
+) -> None:
+    """Before the work that would be lost, or what is read that would be replaced.
+
+    Args:
+        path: of --json.
+        sources: the data; of a folder, all that lies in it.
+        files: that settings are read from, if they are files.
+
+    Raises:
+        InputError: it cannot be written there.
+    """
     from llabel.folder import refuse_data
 
-    if path and not path.parent.is_dir():
+    if path is None:
+        return
+    if str(path) == "-":
+        raise InputError("--json -: standard output has the tables. Name a file.")
+    if not path.parent.is_dir():
         raise InputError(f"--json {path}: the folder {path.parent} does not exist.")
-    if path:
-        refuse_data(path, f"--json {path}", *sources)
+    refuse_data(path, f"--json {path}", *sources)
+    for file in (at_home(name) for name in files if name):
+        if path.exists() and file.exists() and path.samefile(file):
+            raise InputError(f"--json {path} would overwrite {file}, which is read. Name another.")

@@ -9,9 +9,9 @@ from llabel.cli.shared import (
     config_option,
     data_argument,
     fetch_data,
+    out_folder,
     out_option,
     preset_values,
-    refuse_missing,
 )
 from llabel.command_group import COMMAND_LINE
 from llabel.options import given, sweep_options
@@ -61,8 +61,7 @@ def sweep(
     values = layered(preset_values(ctx), file, command_line=given(ctx))
     values |= {"data": data} if data else {}
     values |= {"out": out} if out else {}
-    refuse_missing(values, "out")
-    folder = Path(values.pop("out"))
+    folder = out_folder(values)
     asked, rest = sweep_settings(values)
     fetch_data(str(rest["data"]))
     command = ctx.meta[COMMAND_LINE]

@@ -323,6 +323,7 @@ def _refuse_foreign(out: Path, asked: CompareSettings) -> None:
         raise InputError(f"--out {out} is a file. Name a folder.")
     ours = {RUNGS, CURVE, DRAWS, "compare.json", "report.html"}
     there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    there = {name for name in there if not name.startswith(".")}
     if there and not there & ours:
         raise InputError(
             f"--out {out} holds files that are no comparison of llabel's. Name a new or empty "

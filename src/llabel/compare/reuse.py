@@ -14,6 +14,7 @@ from llabel.compare.plan import PlannedRun
 from llabel.data import LoadedTask
 from llabel.errors import InputError
 from llabel.folder import read_json_lines, read_record, write_json, write_json_lines
+from llabel.paths import at_home
 from llabel.record import RunRecord
 from llabel.task import Task
 
@@ -48,7 +49,7 @@ def adopt(
         InputError: a run is of other rows, untested or not among `runs`; something else stands in
             its place; or a copy is there that `sources` does not name.
     """
-    asked = [Path(source) for source in sources]
+    asked = [at_home(source) for source in sources]
     places: dict[Path, Path] = {}
     for source in asked:
         folder = _place(source, read_record(source), runs, loaded)

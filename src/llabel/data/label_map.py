@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypedDict
 
 from llabel.data.cells import listed, shown
@@ -17,6 +16,7 @@ from llabel.data.classes import (
     written,
 )
 from llabel.errors import InputError
+from llabel.paths import at_home
 from llabel.task import Label
 
 _FORM = (
@@ -70,7 +70,7 @@ def read_label_map(path: str) -> LabelMap:
 
     option = f"--map-labels {path}"
     try:
-        node = yaml.compose(Path(path).read_text(encoding="utf-8-sig"), yaml.SafeLoader)
+        node = yaml.compose(at_home(path).read_text(encoding="utf-8-sig"), yaml.SafeLoader)
     except FileNotFoundError as error:
         raise InputError(f"{option}: there is no such file.") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -17,6 +17,7 @@ from llabel.data.tables import (
     table_suffix,
 )
 from llabel.errors import InputError
+from llabel.paths import at_home
 
 HUB_BATCH = 256  # rows held in memory at once
 PART_NAMES = {
@@ -94,7 +95,7 @@ def open_source(data: str) -> Source:
 
     if is_hub_id(data.partition(":")[0]):
         return _hub_source(data)
-    named = _at_home(data)
+    named = at_home(data)
     with faults_told(named):
         if table_suffix(named) and not named.exists():
             scan_rows(named)  # says that there is no such file, and which one is close
@@ -106,21 +107,13 @@ def open_source(data: str) -> Source:
     return Source(name, {"train": file_part(path, name)})
 
 
-def _at_home(name: str | Path) -> Path:
-    """The path with ``~`` written out, where there is such a user."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:
-        return Path(name)
-
-
 def file_part(path: str | Path, name: str) -> Part:
     """Make a part of one table file.
 
     Raises:
         InputError: there is no such file, or its name's ending says no table.
     """
-    return _shards_part([_at_home(path)], name)
+    return _shards_part([at_home(path)], name)
 
 
 def with_files(source: Source, validation: str | None, test: str | None) -> Source:

@@ -15,6 +15,7 @@ from llabel.engine.batching import Batch, Example, collate
 from llabel.errors import InputError
 from llabel.events import Listener, Note, ignore
 from llabel.ladder.rung_folder import replace_folder
+from llabel.paths import at_home
 from llabel.quiet import quiet_libraries
 from llabel.tensor_files import writing
 
@@ -241,4 +242,4 @@ def lasting_name(name: str) -> str:
     """The encoder's name, from whatever folder it is asked for later."""
     if name in BUILT_IN or is_hub_id(name):
         return name
-    return str(Path(name).expanduser().resolve())
+    return str(at_home(name).resolve())

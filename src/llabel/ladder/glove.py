@@ -15,7 +15,11 @@ import numpy.typing as npt
 from llabel.assets import BUILT_IN, Progress, cache_folder, resolve_embeddings
 from llabel.errors import InputError
 from llabel.events import Fetching, Listener, ignore
+<<<<<<< HEAD
 from llabel.ladder.word_cutting import form_of
+=======
+from llabel.paths import at_home
+>>>>>>> fix-cli
 from llabel.tensor_files import writing
 
 
@@ -106,7 +110,7 @@ def lasting_name(name_or_path: str) -> str:
     """The same vectors' name from whatever folder it is asked for later."""
     if name_or_path in BUILT_IN:
         return name_or_path
-    return str(Path(name_or_path).expanduser().resolve())
+    return str(at_home(name_or_path).resolve())
 
 
 def _progress(notify: Listener) -> Progress:

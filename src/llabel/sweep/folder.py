@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from llabel.assets import own_weights_digest
+from llabel.assets import own_vectors_digest, own_weights_digest
 from llabel.config import defaults, option
 from llabel.errors import InputError
 from llabel.folder import InUseError, alone_with, usual_settings, write_json
@@ -22,7 +22,8 @@ RECORD, TEST = "sweep.json", "test.json"
 _LAST = "rung.json"  # of what a rung writes
 CELL, RUNG, VALIDATION, LOG = "cell.json", "rung", "validation.safetensors", "train.log.jsonl"
 _STARTED = "started.json"
-_DEFAULTS, _TEMPLATES, _WEIGHTS = "defaults", "templates", "weights"  # keys in it
+# Keys in it.
+_DEFAULTS, _TEMPLATES, _VECTORS, _WEIGHTS = "defaults", "templates", "vectors", "weights"
 # Settings that may change between two calls: they decide no result.
 _FREE = ("checkpoint_minutes", "checkpoint_steps", "track", "no_texts")
 
@@ -198,6 +199,7 @@ def _beside(values: Mapping[str, list[Any]]) -> dict[str, Any]:
     return {
         _DEFAULTS: usual_settings(),
         _TEMPLATES: _digests(template_digest, values.get("template", ())),
+        _VECTORS: _digests(own_vectors_digest, values.get("embeddings", ())),
         _WEIGHTS: _digests(own_weights_digest, models),
     }
 
@@ -226,6 +228,7 @@ def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
         found.append(f"--search was over {_search(then)}, is over {_search(now)}")
     for files, what in (
         (_TEMPLATES, "the file {} of --template has changed"),
+        (_VECTORS, "the word vectors in {} have changed"),
         (_WEIGHTS, "the weights in {} have changed"),
     ):
         before = then.get(files, {})  # sweeps of old do not know them
