@@ -15,11 +15,8 @@ import numpy.typing as npt
 from llabel.assets import BUILT_IN, Progress, cache_folder, resolve_embeddings
 from llabel.errors import InputError
 from llabel.events import Fetching, Listener, ignore
-<<<<<<< HEAD
 from llabel.ladder.word_cutting import form_of
-=======
 from llabel.paths import at_home
->>>>>>> fix-cli
 from llabel.tensor_files import writing
 
 
