@@ -16,7 +16,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)
 
-demo: $(READY)  ## eight systems on 300 news articles, a verdict and a page: nine minutes on two older cores
+demo: $(READY)  ## eight systems on 300 news articles, a verdict and a page: nine to ten minutes on two older cores
 	$(BIN)/llabel compare --config examples/demo.yaml --out runs/demo
 
 test: check  ## linters, types, import rules and the whole test suite, a file at a time on each of two cores
