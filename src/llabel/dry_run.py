@@ -91,17 +91,18 @@ def find_row(config: RunConfig, row: str | None) -> tuple[Task, str, Text, int |
     whole = replace(config.data, train_rows=None, test_rows=None, sampling="stratified")
     task = load(replace(config, data=whole)).task
     parts: dict[str, list[int]] = defaultdict(list)
+    places = {}
     for split in (task.train, task.validation, task.test):
-        for name in split.ids:
+        for at, name in enumerate(split.ids):
             part, _, number = name.rpartition(":")
             parts[part].append(int(number))
+            places[name] = split, at
     own = task.train.ids[0].rpartition(":")[0]
     chosen = min(parts[own]) if row is None else row
     wanted = row if row and ":" in row else f"{own}:{chosen}"
-    for split in (task.train, task.validation, task.test):
-        if wanted in split.ids:
-            at = split.ids.index(wanted)
-            return task, wanted, split.texts[at], split.y[at].tolist()
+    if wanted in places:
+        split, at = places[wanted]
+        return task, wanted, split.texts[at], split.y[at].tolist()
     there = ", ".join(_span(part, numbers) for part, numbers in sorted(parts.items()))
     raise InputError(f"--row {row}: there is no such row in {task.name}. There are {there}.")
 

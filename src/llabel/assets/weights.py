@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llabel.assets.catalogue import BUILT_IN
-from llabel.paths import at_home
+from llabel.paths import at_home, sha256_of
 
 _NUMBERS = 64  # at least so many of each tensor, or all; rows are read whole
 
@@ -78,5 +78,4 @@ def own_vectors_digest(name: str) -> str | None:
 
 @lru_cache  # a comparison asks for each of its runs
 def _file_digest(file: Path, size: int, mtime_ns: int) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+    return sha256_of(file)

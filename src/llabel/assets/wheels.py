@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from llabel.errors import FetchError, InputError
+from llabel.paths import sha256_of
 
 Progress: TypeAlias = Callable[[str, float], None]
 """Called with what is being done and which share of it (0 to 1) is done."""
@@ -92,7 +93,7 @@ def download_wheel(wheel: Wheel, into: Path, progress: Progress | None = None) -
         raise FetchError(_failure(wheel, log.read_text(encoding="utf-8", errors="replace")))
 
     path = next(target.glob("*.whl"))
-    found = _sha256(path)
+    found = sha256_of(path)
     if found != wheel.sha256:
         raise InputError(_mismatch(wheel, found))
     return path
@@ -147,11 +148,6 @@ def _extract_file(archive: zipfile.ZipFile, path: str, target: Path) -> str:
             digest.update(chunk)
             file.write(chunk)
     return digest.hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _run(command: list[str], log: Path, scratch: Path, poll: Callable[[], None]) -> int:

@@ -27,6 +27,7 @@ from llabel.folder import (
     write_text,
 )
 from llabel.ladder import registry
+from llabel.paths import visible_names
 from llabel.predictions import refuse_silent
 from llabel.record import RunRecord
 from llabel.report import render_comparison
@@ -322,8 +323,7 @@ def _refuse_foreign(out: Path, asked: CompareSettings) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file. Name a folder.")
     ours = {RUNGS, CURVE, DRAWS, "compare.json", "report.html"}
-    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    there = {name for name in there if not name.startswith(".")}
+    there = visible_names(out)
     if there and not there & ours:
         raise InputError(
             f"--out {out} holds files that are no comparison of llabel's. Name a new or empty "

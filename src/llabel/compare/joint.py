@@ -23,6 +23,7 @@ from llabel.folder import (
     write_json_lines,
 )
 from llabel.ladder.targets import target_folder
+from llabel.paths import visible_names
 from llabel.record import RunRecord, target_records
 from llabel.rung_settings import ADAPTED
 from llabel.settings import CompareSettings, DataSettings
@@ -113,8 +114,7 @@ def each_target(config: RunConfig, asked: CompareSettings, out: Path) -> list[Jo
         folder = out / (f"target-{name}" if name in _TAKEN else name)
         found.append(Joint(target, folder, out, failed))
     ours = {joint.folder.name for joint in found} | {RUNGS, CURVE, DRAWS}
-    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if foreign := {name for name in there - ours if not name.startswith(".")}:
+    if foreign := visible_names(out) - ours:
         raise InputError(
             f"--out {out} holds {min(foreign)}, which is not of a comparison of "
             f"{' and '.join(config.targets)}. Name a new or empty folder."

@@ -117,9 +117,14 @@ def check_cell(value: Any, file: str, row: str, column: str) -> None:
         )
 
 
+def composed(text: str) -> str:
+    """The text in Unicode NFC: an accent and its letter are one character where there is one."""
+    return unicodedata.normalize("NFC", text)
+
+
 def bare(name: str) -> str:
     """A column's name without white space around it, in Unicode NFC."""
-    return unicodedata.normalize("NFC", name.strip())
+    return composed(name.strip())
 
 
 def matching(column: str, names: Iterable[str]) -> str | None:

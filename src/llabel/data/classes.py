@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from llabel.data.cells import did_you_mean, listed, row_name, shown
+from llabel.data.cells import composed, did_you_mean, listed, row_name, shown
 from llabel.errors import InputError
 from llabel.task import ClassIndices, Label
 
@@ -58,7 +58,7 @@ def normal_form(text: str) -> str:
     Unicode NFC, white space collapsed to single spaces and stripped, case folded: ``"Sci  Fi "`` →
     ``"sci fi"``. ``--normalise-labels`` replaces string labels by it.
     """
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    return " ".join(composed(text).casefold().split())
 
 
 def lookalike_form(text: str) -> str:
@@ -206,7 +206,7 @@ def meant(label: str, known: Iterable[str]) -> str:
     """
     known = list(known)
     for other in known:
-        if other != label and _composed(other) == _composed(label):
+        if other != label and composed(other) == composed(label):
             form = "NFC" if unicodedata.is_normalized("NFC", other) else "NFD"
             return (
                 f" {shown(label)} differs from the known {shown(other)} by its Unicode form only "
@@ -214,10 +214,6 @@ def meant(label: str, known: Iterable[str]) -> str:
                 f"any-{form.lower()}."
             )
     return did_you_mean(label, known)
-
-
-def _composed(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
 
 
 def are_whole(labels: Iterable[Any]) -> bool:

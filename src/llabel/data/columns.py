@@ -7,11 +7,9 @@ from typing import Any
 from llabel.data.cells import Row, cell_text, listed, shown
 from llabel.data.classes import LabelCells, Place, label_values
 from llabel.data.open_quotes import noting_joined
-from llabel.data.sources import Part, part_name
+from llabel.data.sources import ROLES, Part, part_name
 from llabel.errors import InputError
 from llabel.task import ClassIndices, Label, Split, Text
-
-ROLES = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)

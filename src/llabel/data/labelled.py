@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from llabel.data.cells import listed, matching, shown
 from llabel.data.classes import is_withheld, match_known
-from llabel.data.columns import ROLES, Columns, Table, read_part, refuse_empty, with_labels
+from llabel.data.columns import Columns, Table, read_part, refuse_empty, with_labels
 from llabel.data.label_map import MappedLabel, map_known
 from llabel.data.load import checked_columns, lacks_labels, without_dropped
-from llabel.data.sources import Source, open_source, part_name, require_part
+from llabel.data.sources import ROLES, Source, open_source, part_name, require_part
 from llabel.errors import InputError
 from llabel.task import Label, Split
 

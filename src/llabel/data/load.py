@@ -14,7 +14,6 @@ from llabel.data.classes import (
     sorted_classes,
 )
 from llabel.data.columns import (
-    ROLES,
     Columns,
     Table,
     read_part,
@@ -39,6 +38,7 @@ from llabel.data.notes import (
 from llabel.data.open_quotes import noting_joined
 from llabel.data.rows import fingerprint
 from llabel.data.sources import (
+    ROLES,
     Part,
     Source,
     open_source,

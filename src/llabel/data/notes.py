@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 
 from llabel.data.cells import listed, shown
-from llabel.data.columns import ROLES, Columns
-from llabel.data.sources import Part
+from llabel.data.columns import Columns
+from llabel.data.sources import ROLES, Part
 from llabel.task import Label, Split
 
 

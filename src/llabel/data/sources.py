@@ -25,7 +25,7 @@ PART_NAMES = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_PARTS = ("train", "validation", "test")
+ROLES = ("train", "validation", "test")
 _SHARD = re.compile(r"(?P<part>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
 
 
@@ -138,7 +138,7 @@ def _refuse_same_file(role: str, file: str, parts: Mapping[str, Part]) -> None:
     same = next(
         (
             name
-            for name in _PARTS
+            for name in ROLES
             if name != role
             and name in parts
             and own & {path.resolve() for path in parts[name].files}
@@ -245,7 +245,7 @@ def _complete(part: str, shards: list[_Shard]) -> list[Path]:
 
 
 def _rank(part: str) -> tuple[int]:
-    return (_PARTS.index(part) if part in _PARTS else len(_PARTS),)
+    return (ROLES.index(part) if part in ROLES else len(ROLES),)
 
 
 def _hub_source(data: str) -> Source:

@@ -47,11 +47,12 @@ def hold_out(
     Raises:
         InputError: a class has too few rows or groups.
     """
-    alike = None if groups is None else list(map(lookalike_form, groups))
-    _refuse_rare_classes(y, classes, alike, parts)
-    if groups is None or alike is None:
+    if groups is None:
+        _refuse_rare_classes(y, classes, None, parts)
         held = _held_rows(y, size, seed, others=len(parts) - 1)
     else:
+        alike = list(map(lookalike_form, groups))
+        _refuse_rare_classes(y, classes, alike, parts)
         held = _held_groups(y, size, seed, groups)
         # The folds depend on how many groups there are, so spellings are joined only where one of
         # them would stand on the other side: rows that were cut before stay where they were.

@@ -102,16 +102,11 @@ def settle(model: "PreTrainedModel", four_bit: FourBit, dtype: torch.dtype) -> N
         # turns to it for good as soon as a model is read in evaluation mode.
         module.support_avx512bf16_for_cpu = False
         if four_bit.stored:
-            module.__class__ = _layer_class()
+            from llabel.engine.four_bit_layer import Linear4bitAsAsked  # needs bitsandbytes
+
+            module.__class__ = Linear4bitAsAsked
     if layers and not four_bit.stored:
         _unpack(model, four_bit, dtype)
-
-
-def _layer_class() -> type:
-    """Imported where it is needed: bitsandbytes may be missing."""
-    from llabel.engine.four_bit_layer import Linear4bitAsAsked
-
-    return Linear4bitAsAsked
 
 
 def _unpack(model: Any, four_bit: FourBit, dtype: torch.dtype) -> None:

@@ -21,7 +21,7 @@ from llabel.engine.model import add_lora, compile_layers, load_adapter, pick_dev
 from llabel.engine.optimisers import refuse_missing
 from llabel.engine.packed_reader import PackedReader
 from llabel.engine.training import Progress, Watch, seeded
-from llabel.events import Listener, Note, StageStarted, ignore
+from llabel.events import Listener, Note, ignore
 from llabel.ladder.base_form import check_base, check_start, check_training
 from llabel.ladder.base_models import BaseModels
 from llabel.ladder.class_weight import weigh
@@ -139,11 +139,7 @@ class LLMRung:
             checkpoints, self.watch, notify,
         )  # fmt: skip
         weighted = weigh(train, task.train.y, self.settings.class_weight)
-        trials, chosen = tuning.search(weighted, task.validation)
-        if tuning.validated is None:
-            notify(StageStarted("scoring validation rows", len(task.validation)))
-            tuning.validated = self.predict_proba(task.validation.texts, notify)
-        self.validation_proba_ = tuning.validated
+        trials, chosen, self.validation_proba_ = tuning.search(weighted, task.validation)
         self.progress_ = tuning.progress
         rate = trials[chosen].settings["learning_rate"]
         refit: Trial | None = None

@@ -1,6 +1,5 @@
 """What a rung leaves on disk: `rung.json`, with its arrays and word lists in files beside it."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llabel.errors import InputError
+from llabel.paths import sha256_of
 from llabel.task import Label
 from llabel.tensor_files import writing
 
@@ -155,7 +155,7 @@ def read_rung(folder: Path, rung: str) -> SavedRung:
     with damage_told(folder / RECORD):
         files = record["files"]
         for name, digest in files.items():
-            if _sha256(folder / name) != digest:
+            if sha256_of(folder / name) != digest:
                 raise ValueError(f"{name} does not belong to it")
         return SavedRung(
             rung=rung,
@@ -172,7 +172,7 @@ def _write(path: Path, write: Callable[[Path], None]) -> str:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write(temporary)
-        digest = _sha256(temporary)
+        digest = sha256_of(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -204,8 +204,3 @@ def _read_arrays(path: Path) -> dict[str, Array]:
         return dict(load_file(path))
     except SafetensorError as error:
         raise ValueError(str(error)) from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -41,8 +41,6 @@ class Tuning:
         watch: sees every training while it goes on.
         notify: told of progress.
         progress: of the training whose adapters the model has, after `search` and `refit`.
-        validated: (n_validation, n_classes) probabilities after the best trial's best epoch; None
-            where that was before the last interruption.
     """
 
     model: "PeftModel"
@@ -54,16 +52,18 @@ class Tuning:
     watch: Watch | None
     notify: Listener
     progress: Progress = field(default_factory=Progress, init=False)
-    validated: Probabilities | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._start = self._adapter()
 
-    def search(self, examples: list[Example], validation: Split) -> tuple[tuple[Trial, ...], int]:
+    def search(
+        self, examples: list[Example], validation: Split
+    ) -> tuple[tuple[Trial, ...], int, Probabilities]:
         """One training a learning rate; leaves the best adapters in the model.
 
         Returns:
-            The trials, and which of them was the best on `validation`.
+            The trials, which of them was the best on `validation`, and what it says of these rows:
+            (n_validation, n_classes).
 
         Raises:
             DivergedError: every trial diverged.
@@ -72,6 +72,7 @@ class Tuning:
         best: _Adapter = {}
         last = Progress()
         proba: Probabilities | None = None
+        validated: Probabilities | None = None
 
         def train_once(number: int, rate: float, seconds: float | None) -> Trial:
             nonlocal last, proba
@@ -85,13 +86,17 @@ class Tuning:
             return trial_of(job, last)
 
         def keep(number: int) -> None:
-            self.progress, self.validated = last, proba
+            nonlocal validated
+            self.progress, validated = last, proba
             best.update(self._adapter())
 
-        found = best_of(rates, train_once, keep, budget=self.settings.budget)
+        trials, chosen = best_of(rates, train_once, keep, budget=self.settings.budget)
         self._put(best)
         self.model.eval()  # the last one may have diverged in the midst of training
-        return found
+        if validated is None:  # its best epoch was before the last interruption
+            self.notify(StageStarted("scoring validation rows", len(validation)))
+            validated = self.predict(validation.texts, self.notify)
+        return trials, chosen, validated
 
     def refit(self, examples: list[Example], rate: float, passes: float) -> Trial:
         """Train anew on other rows, without validation; where that diverges, nothing changes.
@@ -125,7 +130,10 @@ class Tuning:
     def _train(
         self, job: TrainingJob, checkpoints: CheckpointFolder | None
     ) -> tuple[Progress, Probabilities | None]:
-        """What one training came to, and the validation rows' probabilities (see `validated`)."""
+        """What one training came to, and the validation rows' probabilities at its best.
+
+        None where that epoch was before the last interruption.
+        """
         best: tuple[float, Probabilities | None] = (math.inf, None)
 
         def validation_loss() -> float:

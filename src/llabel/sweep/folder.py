@@ -13,6 +13,7 @@ from llabel.assets import own_vectors_digest, own_weights_digest
 from llabel.config import defaults, option
 from llabel.errors import InputError
 from llabel.folder import InUseError, alone_with, usual_settings, write_json
+from llabel.paths import visible_names
 from llabel.sweep.axes import Axes
 from llabel.sweep.cells import PlannedCell, apart
 from llabel.template import template_digest
@@ -57,7 +58,7 @@ class SweepFolder:
         with self.lock("started"):
             described, then = _described(axes, sampler, fingerprints), self._started()
             now = described | _beside(described["values"])
-            if then is None and any(not path.name.startswith(".") for path in self.out.iterdir()):
+            if then is None and visible_names(self.out):
                 raise InputError(
                     f"--out {self.out} holds files that are no sweep of llabel's. Name a new or "
                     "empty folder."
