@@ -2,15 +2,21 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from llabel import run
 from llabel.compare.compare import compare
+from llabel.compare.processes import RunFailedError
 from llabel.comparison import ComparedRung, CompareRecord
 from llabel.config import RunConfig
+from llabel.errors import InputError
 from llabel.events import Event, Listener, RungStarted, StageStarted, ignore
 from llabel.settings import CompareSettings, DataSettings, LLMSettings, RunSettings
 
@@ -18,12 +24,12 @@ CHEAP = ("majority", "lookup", "bag-of-words")
 COMMAND = "llabel compare weather.jsonl"
 
 
-def cheap(data: Path, run: RunSettings | None = None, **llm: Any) -> RunConfig:
+def cheap(data: Path, settings: RunSettings | None = None, **llm: Any) -> RunConfig:
     """Settings of a comparison that needs no model."""
     return RunConfig(
         source=str(data),
         data=DataSettings(text=("text", "note"), label="label"),
-        run=run or RunSettings(),
+        run=settings or RunSettings(),
         llm=LLMSettings(**llm),
     )
 
@@ -39,6 +45,21 @@ def climb(
     """Compare the cheap rungs, unless told otherwise."""
     told = replace(CompareSettings(rungs=CHEAP), **asked)
     return compare(config, told, out, command=COMMAND, overwrite=overwrite, notify=notify)
+
+
+@contextmanager
+def in_this_process() -> Iterator[None]:
+    """Runs are made in this process: starting others takes longer than these trainings."""
+
+    def fit_here(config: RunConfig, out: Path, **told: Any) -> None:
+        try:
+            run.fit(config, out, **told)
+        except (InputError, FloatingPointError) as error:  # as the other process would tell it
+            raise RunFailedError(str(error)) from error
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("llabel.compare.compare.fit_apart", fit_here)
+        yield
 
 
 def copied(finished: Path, out: Path, *without: str) -> Path:

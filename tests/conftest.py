@@ -17,6 +17,7 @@ import hypothesis
 import pytest
 
 from browser import running_browser
+from comparison_runs import in_this_process
 from llabel.assets import resolve_dataset, resolve_model
 from llabel.settings import LLMSettings
 from runs import write_weather
@@ -62,6 +63,13 @@ def llm_settings(tiny_llama: Path) -> Callable[..., LLMSettings]:
 def weather(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eighty rows, `text,note` and `label`, for sweeps of seconds."""
     return write_weather(tmp_path_factory.mktemp("data") / "weather.jsonl", 80)
+
+
+@pytest.fixture(scope="module")
+def runs_here() -> Iterator[None]:
+    """Runs of this module's comparisons are made in this process."""
+    with in_this_process():
+        yield
 
 
 @pytest.fixture

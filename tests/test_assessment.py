@@ -78,6 +78,7 @@ def test_the_majority_class_is_that_of_the_rows_that_rungs_learn_from(
     )  # of two new rows the one of the majority
 
 
+@pytest.mark.usefixtures("runs_here")
 def test_the_rung_majority_gains_nothing_over_the_majority_class(
     uneven: Path, tmp_path: Path
 ) -> None:
@@ -122,6 +123,7 @@ def test_the_sample_of_training_rows_has_a_row_of_each_class(tmp_path: Path) -> 
     assert run.fit(told, tmp_path / "run", command="")["metrics"]["train"]["rows"] == 310
 
 
+@pytest.mark.usefixtures("runs_here")
 def test_test_rows_have_no_say_in_the_best(locked: tuple[Path, ...], tmp_path: Path) -> None:
     rungs = ("majority", "bag-of-words")
     plain, _, poisoned = locked

@@ -17,6 +17,7 @@ from comparison_runs import (
     cheap,
     climb,
     copied,
+    in_this_process,
     lasting,
     lines_of,
     named,
@@ -75,9 +76,11 @@ def llm_setup(data: Path, tiny_llama: Path) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def llm_finished(llm_setup: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """The LLM's rungs beside two cheap ones, without texts."""
+    """The LLM's rungs beside two cheap ones, without texts; two of them in their processes."""
     out = tmp_path_factory.mktemp("llm") / "ladder"
-    return out, climb(llm_setup, out, rungs=("majority", "bag-of-words", *LLMS))
+    climb(llm_setup, out, rungs=("majority", LLMS[0]))
+    with in_this_process():
+        return out, climb(llm_setup, out, rungs=("majority", "bag-of-words", *LLMS))
 
 
 @pytest.fixture(params=["finished", "llm_finished"])
@@ -277,7 +280,8 @@ def test_seeds_repeat_the_trained_rungs_on_the_same_split(
 ) -> None:
     out = copied(llm_finished[0], tmp_path / "ladder", "llm-few-shot", "*zero-shot*")
     before = stamps(out)
-    record = climb(llm_setup, out, rungs=("majority", "bag-of-words", "llm-lora"), seeds=2)
+    with in_this_process():
+        record = climb(llm_setup, out, rungs=("majority", "bag-of-words", "llm-lora"), seeds=2)
     assert set(stamps(out)) - set(before) == {"llm-lora-seed-1"}
     assert before.items() <= stamps(out).items()
     seeds = {rung["name"]: rung["seeds"] for rung in record["rungs"]}
@@ -316,7 +320,8 @@ def test_the_learning_curve_leaves_the_test_part_alone(
     out = copied(reference, tmp_path / "ladder")
     whole = record["data"]["rows"]["train"]
     rungs = ("majority", "bag-of-words")
-    curve = climb(setup, out, rungs=rungs, curve=(whole, 30, 15, 30))["curve"]
+    with in_this_process():
+        curve = climb(setup, out, rungs=rungs, curve=(whole, 30, 15, 30))["curve"]
     for name in rungs:
         points = [point for point in curve if point["rung"] == name]
         assert [point["train_rows"] for point in points] == [15, 30, whole]
@@ -427,10 +432,11 @@ def test_half_done_runs_with_other_settings_are_refused_too(
 
 def test_texts_may_hold_what_ends_a_line_elsewhere(tmp_path: Path) -> None:
     data = write_weather(tmp_path / "weather.jsonl", 90, note="one\u2028two\u2029three\x85four")
-    first = climb(cheap(data), tmp_path / "first")
     out = tmp_path / "again"
     reused = (str(tmp_path / "first/rungs/bag-of-words"),)
-    again = climb(cheap(data, RunSettings(no_texts=True)), out, reuse=reused)
+    with in_this_process():
+        first = climb(cheap(data), tmp_path / "first")
+        again = climb(cheap(data, RunSettings(no_texts=True)), out, reuse=reused)
     for record in (first, again):
         assert named(record, "bag-of-words")["metrics"]["test"]["rows"] == 18
     assert all("text" not in line for line in lines_of(out / "rungs/bag-of-words", "test"))

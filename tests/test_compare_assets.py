@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from comparison_runs import cheap, climb
+from comparison_runs import cheap, climb, in_this_process
 from runs import write_weather
 
 
@@ -24,7 +24,8 @@ def test_a_finished_comparison_needs_no_asset(
 ) -> None:
     setup = cheap(write_weather(tmp_path / "weather.jsonl", 90))
     rungs = ("majority", "word-embeddings")
-    before = climb(setup, tmp_path / "out", rungs=rungs)
+    with in_this_process():
+        before = climb(setup, tmp_path / "out", rungs=rungs)
     monkeypatch.setenv("LLABEL_CACHE", str(tmp_path / "empty"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     assert climb(setup, tmp_path / "out", rungs=rungs, margin=0.05)["pairs"] == before["pairs"]

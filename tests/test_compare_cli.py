@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from comparison_runs import CHEAP, cheap, climb, lasting, stamps
+from comparison_runs import CHEAP, cheap, climb, in_this_process, lasting, stamps
 from llabel.cli import main
 from llabel.console import listen
 from llabel.events import Event, Note, RowsDone, RungDone, RungFailed, RungStarted, StageStarted
@@ -54,7 +54,8 @@ def test_free_answers_stand_beside_the_constrained_ones(
 ) -> None:
     asked = ("compare", data, *COLUMNS, "--rungs", "majority,llm-zero-shot", "--trials", "1")
     free = (*asked, "--model", tiny_llama, "--decode", "free", "--out", tmp_path / "free")
-    assert llabel(*free).exit_code == 0
+    with in_this_process():
+        assert llabel(*free).exit_code == 0
     majority, llm = json.loads((tmp_path / "free" / "compare.json").read_text())["rungs"]
     assert majority["free_answers"] is None
     assert llm["free_answers"]["unknown"] > 0, "an untrained model knows no labels"

@@ -1,7 +1,6 @@
 """Comparisons of several targets: one each, the tuned LLM trained once for all of them."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from llabel import run
 from llabel.cli import main
 from llabel.compare.compare import compare_each
-from llabel.compare.processes import RunFailedError
 from llabel.config import RunConfig
 from llabel.errors import InputError
 from llabel.events import Event, StageStarted
@@ -22,26 +19,12 @@ from test_target_runs import config
 from two_targets import write_letters
 
 RUNGS = ("majority", "bag-of-words", "llm-lora")
+pytestmark = pytest.mark.usefixtures("runs_here")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_letters(tmp_path_factory.mktemp("data") / "letters.jsonl", 60)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def trained_here() -> Iterator[None]:
-    """Runs are made in this process: starting others takes longer than these trainings."""
-
-    def fit_here(config: RunConfig, out: Path, **told: Any) -> None:
-        try:
-            run.fit(config, out, **told)
-        except InputError as error:  # as the other process would tell it
-            raise RunFailedError(str(error)) from error
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("llabel.compare.compare.fit_apart", fit_here)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +34,7 @@ def setup(data: Path, tiny_llama: Path) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def compared(
-    setup: RunConfig, tmp_path_factory: pytest.TempPathFactory
+    runs_here: None, setup: RunConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[Event], dict[str, Any]]:
     out = tmp_path_factory.mktemp("runs") / "both"
     events: list[Event] = []

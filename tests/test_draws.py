@@ -24,6 +24,7 @@ from llabel.verdict.candidates import Candidate, TestRows
 from runs import write_weather
 
 Finished = tuple[Path, CompareRecord]
+pytestmark = pytest.mark.usefixtures("runs_here")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,9 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def finished(setup: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished(
+    runs_here: None, setup: RunConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Finished:
     out = tmp_path_factory.mktemp("draws") / "out"
     return out, climb(setup, out, draws=2)
 

@@ -25,6 +25,7 @@ def llabel(*arguments: str | Path) -> str:
     return done.output
 
 
+@pytest.mark.usefixtures("runs_here")
 def test_compare_climbs_the_ladder_with_the_settings_of_the_preset(
     tiny_llama: Path, tmp_path: Path
 ) -> None:

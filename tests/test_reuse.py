@@ -14,6 +14,8 @@ from llabel.errors import InputError
 from llabel.settings import RunSettings
 from runs import config, write_weather
 
+pytestmark = pytest.mark.usefixtures("runs_here")
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
