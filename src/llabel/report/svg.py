@@ -95,9 +95,12 @@ def inline_svg(figure: "Figure", *, key: str, label: str) -> Markup:
     Returns:
         The element; its width and height are left to the style sheet.
     """
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     fix_layout(figure)
     out = StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
+    # Not savefig: it draws all twice, once for the layout, which has been fixed.
+    FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None})
     root = _without_namespaces(ET.fromstring(out.getvalue()))
     box = root.get("viewBox", "")
     root.attrib.clear()
@@ -116,8 +119,8 @@ def inline_svg(figure: "Figure", *, key: str, label: str) -> Markup:
 
 def fix_layout(figure: "Figure") -> None:
     """Let the axes make room for what there is now, once; what comes later moves them no more."""
-    if figure.get_layout_engine() is not None:
-        figure.draw_without_rendering()
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
         figure.set_layout_engine("none")
 
 
