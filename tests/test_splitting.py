@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
 
+from llabel.data.group_folds import GroupFolds
 from llabel.data.splitting import Sampling, hold_out, subsample
 from llabel.errors import InputError
 
@@ -172,3 +174,25 @@ def test_spellings_of_groups_move_rows_only_where_they_leak() -> None:
         assert len(held[1] & {first, *others}) in {0, 1 + len(others)}
         assert leaked[-1] or held[1] == held[0]
     assert 0 < sum(leaked) < len(leaked)
+
+
+@pytest.mark.filterwarnings("ignore:The least populated class")
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 30)), min_size=12, max_size=120),
+    st.integers(2, 8),
+    st.integers(0, 99),
+)
+def test_folds_of_groups_are_scikit_learn_s(
+    rows: list[tuple[int, int]], folds: int, seed: int
+) -> None:
+    y, groups = np.array(rows).T
+    assume(folds <= min(len(set(groups)), np.bincount(y).max()))
+    ours, theirs = (
+        [
+            held.tolist()
+            for _, held in kind(folds, shuffle=True, random_state=seed).split(y, y, groups)
+        ]
+        for kind in (GroupFolds, StratifiedGroupKFold)
+    )
+    assert ours == theirs
+    assert "_find_best_fold" in vars(StratifiedGroupKFold), "what GroupFolds does faster"

@@ -162,7 +162,7 @@ def _with_every_class(held: Rows, y: ClassIndices, seed: int, others: int) -> Ro
 
 
 def _held_groups(y: ClassIndices, size: float, seed: int, groups: Sequence[str]) -> Rows:
-    from sklearn.model_selection import StratifiedGroupKFold
+    from llabel.data.group_folds import GroupFolds
 
     _, codes = np.unique(np.asarray(groups, dtype=object), return_inverse=True)
     most = min(MAX_FOLDS, codes.max() + 1, np.bincount(y).max())
@@ -170,7 +170,7 @@ def _held_groups(y: ClassIndices, size: float, seed: int, groups: Sequence[str])
         ((folds, max(1, round(size * folds))) for folds in range(2, most + 1)),
         key=lambda pair: abs(pair[1] / pair[0] - size),
     )
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    splitter = GroupFolds(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         # A class in fewer groups than folds is fine: only some of the folds are held out.
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
