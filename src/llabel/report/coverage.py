@@ -127,6 +127,5 @@ def accuracy_over_coverage(
         low = min(0.98, *(y for line in lines for y in line.y))
         axes.set_ylim(low - 0.04 * (1 - low), 1 + 0.04 * (1 - low))
         score_ticks(axes)
-        figure.draw_without_rendering()
         name_ends(axes, lines, {name: style["color"] for name, style in styles.items()})
         return inline_svg(figure, key=key, label=label)

@@ -20,6 +20,7 @@ from llabel.report.svg import (
     drawing,
     fix_layout,
     inline_svg,
+    lay_out,
 )
 
 if TYPE_CHECKING:
@@ -194,7 +195,6 @@ def learning_curve(lines: Sequence[Line], *, key: str, label: str, size: Range) 
         axes.set_ylabel("accuracy on validation rows")
         _row_ticks(axes, sizes)
         score_ticks(axes)
-        figure.draw_without_rendering()
         name_ends(axes, lines, {name: style["color"] for name, style in styles.items()})
         return inline_svg(figure, key=key, label=label)
 
@@ -267,6 +267,9 @@ def line_style(place: int) -> dict[str, Any]:
 
 def name_ends(axes: "Axes", lines: Sequence[Line], colours: dict[str, object]) -> None:
     """Names to the right of the axes, moved apart, each tied to its line's end."""
+    figure = axes.get_figure(root=True)
+    assert figure
+    lay_out(figure)
     ends = [axes.transData.transform((line.x[-1], line.y[-1]))[1] for line in lines]
     box = axes.get_window_extent()
     places = spread(ends, FONT_SIZE * 1.35, box.y0 + 4, box.y1 - 4)

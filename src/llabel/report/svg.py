@@ -119,9 +119,14 @@ def inline_svg(figure: "Figure", *, key: str, label: str) -> Markup:
 
 def fix_layout(figure: "Figure") -> None:
     """Let the axes make room for what there is now, once; what comes later moves them no more."""
+    lay_out(figure)
+    figure.set_layout_engine("none")
+
+
+def lay_out(figure: "Figure") -> None:
+    """Let the axes make room for what there is now, so that places can be measured."""
     if (engine := figure.get_layout_engine()) is not None:
         engine.execute(figure)
-        figure.set_layout_engine("none")
 
 
 def drawable(text: str) -> str:

@@ -240,7 +240,6 @@ def interaction(
         axes.set_xticks(range(len(ticks)), [short(tick, _TICK) for tick in ticks])
         axes.set(xlim=(-0.2, len(ticks) - 0.8), xlabel=title, ylabel="validation log loss")
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
-        figure.draw_without_rendering()
         name_ends(axes, lines, {name: style["color"] for name, style in styles.items()})
         return inline_svg(figure, key=key, label=label)
 
