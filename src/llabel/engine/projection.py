@@ -23,27 +23,28 @@ COPIED = 2**30  # int8 weights, bytes: so many are copied for speed alone
 class Adapter:
     """The LoRA matrices of one layer, and the copies that the kernels read.
 
-    Ranks are padded to a multiple of the kernels' lanes with zeros.
+    A copy of a matrix (k, n) is (n / lanes, k, lanes): see `Part.matrix`. Ranks are padded to a
+    multiple of the lanes with zeros.
 
     Attributes:
         a: (r, in) the trained parameter A.
         b: (out, r) the trained parameter B.
         scaling: of their product.
-        wide: (in, r padded) A transposed; columns of its projection's.
-        tall: (r padded, in) A; rows of its projection's.
-        up: (r padded, out) B transposed, times `scaling`.
-        down: (out, r padded) B times `scaling`.
+        wide: copy of (in, r padded) A transposed; some columns of its projection's.
+        tall: copy of (r padded, in) A; some rows of its projection's.
+        up: copy of (r padded, out) B transposed, times `scaling`.
+        down: copy of (out, r padded) B times `scaling`.
     """
 
     wide: Tensor
     tall: Tensor
 
     def __init__(self, a: nn.Parameter, b: nn.Parameter, scaling: float, lanes: int) -> None:
-        self.a, self.b, self.scaling = a, b, scaling
+        self.a, self.b, self.scaling, self.lanes = a, b, scaling, lanes
         self.r = len(a)
         self.padded = -(-self.r // lanes) * lanes
-        self.up = torch.zeros(self.padded, len(b))
-        self.down = torch.zeros(len(b), self.padded)
+        self.up = torch.zeros(len(b) // lanes, self.padded, lanes)
+        self.down = torch.zeros(self.padded // lanes, len(b), lanes)
         self._seen: tuple[int, int] | None = None
 
     def refresh(self) -> None:
@@ -51,11 +52,10 @@ class Adapter:
         versions = (self.a._version, self.b._version)
         if versions == self._seen:
             return
-        a, b = self.a.detach(), self.b.detach()
-        self.wide[:, : self.r] = a.t()
-        self.tall[: self.r] = a
-        torch.mul(b, self.scaling, out=self.down[:, : self.r])
-        self.up[: self.r] = self.down[:, : self.r].t()
+        a = F.pad(self.a.detach(), (0, 0, 0, self.padded - self.r))
+        b = F.pad(self.b.detach() * self.scaling, (0, self.padded - self.r))
+        for copy, matrix in ((self.wide, a.t()), (self.tall, a), (self.up, b.t()), (self.down, b)):
+            copy.copy_(matrix.unflatten(1, (-1, self.lanes)).transpose(0, 1))
         self._seen = versions
 
 
@@ -219,14 +219,14 @@ class Projection:
             self.adapters.append(_adapter_of(layer, kernels.lanes))
             at += len(base.weight)
         self.ranks = sum(adapter.padded for adapter in self.trained)
-        self.wide = torch.zeros(weight.shape[1], self.ranks)
-        self.tall = torch.zeros(self.ranks, weight.shape[1])
+        width, lanes = weight.shape[1], kernels.lanes
+        self.wide = torch.zeros(self.ranks // lanes, width, lanes)
+        self.tall = torch.zeros(width // lanes, self.ranks, lanes)
         scales: tuple[Tensor | None, Tensor | None] = None, None
         if isinstance(frozen[0], Int8Linear):
             scales = frozen[0].unsmooth, torch.cat([layer.scale for layer in frozen])
             if not (own or int_mm_is_fast()):
                 weight = weight.float()  # once, for products in float: the same sums
-        width = weight.shape[1]
         ups, downs = self._parts()
         self.forward = Way(
             weight, *scales, [Part(0, width, 0, self.ranks, _at(self.wide))], ups, self.ranks,
@@ -249,8 +249,9 @@ class Projection:
             if adapter is None:
                 ups.append(Part(at, width, 0, 0, None))
                 continue
-            adapter.wide = self.wide[:, rank : rank + adapter.padded]
-            adapter.tall = self.tall[rank : rank + adapter.padded]
+            ranks = slice(rank, rank + adapter.padded)
+            adapter.wide = self.wide[ranks.start // adapter.lanes : ranks.stop // adapter.lanes]
+            adapter.tall = self.tall[:, ranks]
             ups.append(Part(at, width, rank, adapter.padded, _at(adapter.up)))
             downs.append(Part(at, width, rank, adapter.padded, _at(adapter.down)))
             rank += adapter.padded

@@ -20,7 +20,11 @@ _SKINNY = 48
 
 
 class Part(ctypes.Structure):
-    """Some of a side's columns, and an adapter's matrix between these and some ranks."""
+    """Some of a side's columns, and an adapter's matrix between these and some ranks.
+
+    The matrix is (width, ranks) where rows enter and (ranks, width) where they leave. One of (k, n)
+    stands as (n / lanes, k, lanes): what a register holds is followed by what it holds next.
+    """
 
     _fields_ = (
         ("column", ctypes.c_int64), ("width", ctypes.c_int64), ("rank", ctypes.c_int64),

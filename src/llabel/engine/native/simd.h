@@ -91,18 +91,30 @@ struct Keep {  // C itself
   vec operator()(int64_t i, int64_t j) const { return load(c + i * ldc + j); }
 };
 
+// B: elements (p, j) to (p, j + LANES) stand at p · row + j / LANES · group, for j a multiple of LANES.
+struct Right {
+  const float* at;
+  int64_t row, group;
+  const float* vector(int64_t p, int64_t j) const { return at + p * row + j / LANES * group; }
+};
+static inline Right as_rows(const float* b, int64_t ldb) { return {b, ldb, LANES}; }
+// (n / LANES, k, LANES): in rows, B's next LANES are on another page and, where rows are a power of
+// two long, in the same few sets of the cache.
+static inline Right as_panels(const float* b, int64_t k) { return {b, LANES, k * LANES}; }
+
 template <int ROWS, int VECS, class Start>
-static inline void tile(const float* a, int64_t row_stride, int64_t k_stride, const float* b,
-                        int64_t ldb, float* c, int64_t ldc, int64_t k, int64_t i, int64_t j,
+static inline void tile(const float* a, int64_t row_stride, int64_t k_stride, const Right& b,
+                        float* c, int64_t ldc, int64_t k, int64_t i, int64_t j,
                         const Start& start) {
   vec acc[ROWS][VECS];
   for (int r = 0; r < ROWS; r++)
     for (int v = 0; v < VECS; v++) acc[r][v] = start(i + r, j + v * LANES);
   a += i * row_stride;
-  b += j;
-  for (int64_t p = 0; p < k; p++) {
+  const float* columns = b.vector(0, j);
+  const int64_t step = b.row, group = b.group;
+  for (int64_t p = 0; p < k; p++, columns += step) {
     vec row[VECS];
-    for (int v = 0; v < VECS; v++) row[v] = load(b + p * ldb + v * LANES);
+    for (int v = 0; v < VECS; v++) row[v] = load(columns + v * group);
     for (int r = 0; r < ROWS; r++) {
       const vec x = splat(a[r * row_stride + p * k_stride]);
       for (int v = 0; v < VECS; v++) acc[r][v] = fused(x, row[v], acc[r][v]);
@@ -126,30 +138,17 @@ static inline void with_rows(int64_t rows, const F& f) {
 // whatever tile it falls in, so a row's result does not depend on the rows beside it.
 template <class Start>
 static inline void product(int64_t first, int64_t last, int64_t n, int64_t k, const float* a,
-                           int64_t row_stride, int64_t k_stride, const float* b, int64_t ldb,
-                           float* c, int64_t ldc, const Start& start) {
+                           int64_t row_stride, int64_t k_stride, const Right& b, float* c,
+                           int64_t ldc, const Start& start) {
   constexpr int64_t WIDTH = PANEL * LANES;
   const auto columns = [&](auto vectors, int64_t j) {
     constexpr int VECS = vectors;
     for (int64_t i = first; i < last; i += TILE_ROWS)
       with_rows<TILE_ROWS>(last - i, [&](auto rows) {
-        tile<rows, VECS>(a, row_stride, k_stride, b, ldb, c, ldc, k, i, j, start);
+        tile<rows, VECS>(a, row_stride, k_stride, b, c, ldc, k, i, j, start);
       });
   };
   int64_t j = 0;
   for (; j + WIDTH <= n; j += WIDTH) columns(std::integral_constant<int, PANEL>{}, j);
   for (; j < n; j += LANES) columns(std::integral_constant<int, 1>{}, j);
-}
-
-// The same over all m rows, for a large k: rows of a wide B lie on pages and in cache sets of their
-// own, and too many of them push each other out between two tiles. The sums are the same to the bit.
-template <class Start>
-static inline void deep_product(int64_t m, int64_t n, int64_t k, const float* a, int64_t row_stride,
-                                int64_t k_stride, const float* b, int64_t ldb, float* c,
-                                int64_t ldc, const Start& start) {
-  constexpr int64_t DEPTH = 64;
-  product(0, m, n, std::min(DEPTH, k), a, row_stride, k_stride, b, ldb, c, ldc, start);
-  for (int64_t p = DEPTH; p < k; p += DEPTH)
-    product(0, m, n, std::min(DEPTH, k - p), a + p * k_stride, row_stride, k_stride, b + p * ldb,
-            ldb, c, ldc, Keep{c, ldc});
 }

@@ -18,7 +18,7 @@ namespace {
 // Some of a side's columns, and a matrix of the adapters between these and some ranks.
 struct Part {
   int64_t column, width, rank, ranks;
-  const float* matrix;  // entering (width, ranks), leaving (ranks, width)
+  const float* matrix;  // entering (width, ranks), leaving (ranks, width); see `as_panels`
 };
 
 // One side of a frozen product with adapters: what enters it, or what leaves it.
@@ -87,9 +87,10 @@ void leave_columns(const Side& side, int64_t first, int64_t last, int64_t from, 
     if (low >= high) continue;
     const float* residual = side.residual + first * side.ld_residual + low;
     const auto add = [&](const auto& start) {
-      deep_product(last - first, high - low, part.ranks,
-                   side.middle + first * side.ranks + part.rank, side.ranks, 1,
-                   part.matrix + (low - part.column), part.width, out + low, side.width, start);
+      product(0, last - first, high - low, part.ranks,
+              side.middle + first * side.ranks + part.rank, side.ranks, 1,
+              as_panels(part.matrix + (low - part.column) * part.ranks, part.ranks), out + low,
+              side.width, start);
     };
     if (sums)
       add(Dequantised{sums + (low - from), side.rows + first, side.columns + low, residual, ld,
@@ -117,9 +118,9 @@ void leave(const Side& side, int64_t first, int64_t last, float* out) {
 void enter(const Side& side, int64_t first, int64_t last, const float* rows) {
   for (int64_t p = 0; p < side.n_parts; p++) {
     const Part& part = side.parts[p];
-    deep_product(last - first, part.ranks, part.width, rows + part.column, side.width, 1,
-                 part.matrix, part.ranks, side.middle + first * side.ranks + part.rank, side.ranks,
-                 Zero{});
+    product(0, last - first, part.ranks, part.width, rows + part.column, side.width, 1,
+            as_panels(part.matrix, part.width), side.middle + first * side.ranks + part.rank,
+            side.ranks, Zero{});
   }
   if (side.rounded)
     for (int64_t i = first; i < last; i++)
@@ -300,7 +301,16 @@ API void rotary_backward(float* grad, int64_t n, const Rotary* how, const Side* 
 API void transposed_product(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda,
                             const float* b, int64_t ldb, float* c) {
   constexpr int64_t WIDTH = PANEL * LANES;
+  // Rows of B lie on pages and in cache sets of their own: too many of them push each other out
+  // between two tiles. The sums are the same to the bit.
+  constexpr int64_t DEPTH = 64;
 #pragma omp parallel for schedule(static)
-  for (int64_t j = 0; j < n; j += WIDTH)
-    deep_product(m, std::min(WIDTH, n - j), k, a, 1, lda, b + j, ldb, c + j, n, Zero{});
+  for (int64_t j = 0; j < n; j += WIDTH) {
+    const auto add = [&](int64_t p, const auto& start) {
+      product(0, m, std::min(WIDTH, n - j), std::min(DEPTH, k - p), a + p * lda, 1, lda,
+              as_rows(b + p * ldb + j, ldb), c + j, n, start);
+    };
+    add(0, Zero{});
+    for (int64_t p = DEPTH; p < k; p += DEPTH) add(p, Keep{c + j, n});
+  }
 }
