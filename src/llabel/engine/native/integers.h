@@ -118,13 +118,12 @@ class IntRows {
   }
 
   void times(const int8_t* strip, int32_t* c) const {
-    constexpr int64_t TILE = 4;  // rows
     for (int64_t j = 0; j < STRIP; j += PANEL_COLUMNS)
-      for (int64_t i = 0; i < rows_; i += TILE) {
+      for (int64_t i = 0; i < rows_; i += TILE_ROWS) {
         const int16_t* a = wide_.get() + i * k_;
         const int8_t* panel = strip + j * k_;
         int32_t* out = c + i * STRIP + j;
-        with_rows<TILE>(rows_ - i, [&](auto rows) { int_tile<rows>(a, k_, panel, out); });
+        with_rows<TILE_ROWS>(rows_ - i, [&](auto rows) { int_tile<rows>(a, k_, panel, out); });
       }
   }
 
