@@ -143,11 +143,11 @@ API void attention(const float* tokens, int64_t heads, int64_t kv_heads, int64_t
       const int64_t ld = padded(limit);
       for (int64_t h = head * at.group(); h < (head + 1) * at.group(); h++) {
         const float* queries = tokens + (first + i) * at.token() + h * width;
-        product(0, block, ld, width, queries, at.token(), 1, as_rows(seen.keys.data(), seen.ld),
+        product(block, ld, width, queries, at.token(), 1, as_rows(seen.keys.data(), seen.ld),
                 scores.data(), ld, Zero{});
         const Mask mask{visible, tree_size, i, hidden ? hidden + 2 * (first + i) : nullptr};
         softmax(scores.data(), ld, block, before + i + 1, mask, scale, sums, log_sums);
-        product(0, block, width, limit, scores.data(), ld, 1, as_rows(seen.values.data(), width),
+        product(block, width, limit, scores.data(), ld, 1, as_rows(seen.values.data(), width),
                 out + ((first + i) * heads + h) * width, heads * width, Zero{});
         for (int64_t q = 0; q < block; q++) {
           float* row = out + ((first + i + q) * heads + h) * width;
@@ -189,9 +189,9 @@ API void attention_backward(const float* grad, const float* tokens, const float*
       for (int64_t h = head * at.group(); h < (head + 1) * at.group(); h++) {
         const float* queries = tokens + (first + i) * token + h * width;
         const float *g = grad + (first + i) * row + h * width, *o = out + (first + i) * row + h * width;
-        product(0, block, ld, width, queries, token, 1, as_rows(seen.keys.data(), seen.ld),
+        product(block, ld, width, queries, token, 1, as_rows(seen.keys.data(), seen.ld),
                 weights.data(), ld, Zero{});
-        product(0, block, ld, width, g, row, 1, as_rows(values.data(), seen.ld), d_scores.data(),
+        product(block, ld, width, g, row, 1, as_rows(values.data(), seen.ld), d_scores.data(),
                 ld, Zero{});
         for (int64_t q = 0; q < block; q++) {
           float *p = weights.data() + q * ld, *d = d_scores.data() + q * ld;
@@ -214,11 +214,11 @@ API void attention_backward(const float* grad, const float* tokens, const float*
             std::fill(d + before + none[0], d + before + none[1], 0.0f);
           }
         }
-        product(0, block, width, limit, d_scores.data(), ld, 1, as_rows(keys.data(), width),
+        product(block, width, limit, d_scores.data(), ld, 1, as_rows(keys.data(), width),
                 d_tokens + (first + i) * token + h * width, token, Zero{});
-        product(0, limit, width, block, d_scores.data(), 1, ld, as_rows(queries, token),
+        product(limit, width, block, d_scores.data(), 1, ld, as_rows(queries, token),
                 d_keys.data(), width, Keep{d_keys.data(), width});
-        product(0, limit, width, block, weights.data(), 1, ld, as_rows(g, row), d_values.data(),
+        product(limit, width, block, weights.data(), 1, ld, as_rows(g, row), d_values.data(),
                 width, Keep{d_values.data(), width});
       }
     }

@@ -91,15 +91,15 @@ struct Keep {  // C itself
   vec operator()(int64_t i, int64_t j) const { return load(c + i * ldc + j); }
 };
 
-// B: elements (p, j) to (p, j + LANES) stand at p · row + j / LANES · group, for j a multiple of LANES.
+// A product's B: from column j on, a multiple of LANES, row p's next LANES stand at
+// p · row + j / LANES · group.
 struct Right {
   const float* at;
   int64_t row, group;
-  const float* vector(int64_t p, int64_t j) const { return at + p * row + j / LANES * group; }
 };
 static inline Right as_rows(const float* b, int64_t ldb) { return {b, ldb, LANES}; }
-// (n / LANES, k, LANES): in rows, B's next LANES are on another page and, where rows are a power of
-// two long, in the same few sets of the cache.
+// (n / LANES, k, LANES): in rows, B's next LANES are on another page and, where a row is long by a
+// multiple of a large power of two, in the same few sets of the cache.
 static inline Right as_panels(const float* b, int64_t k) { return {b, LANES, k * LANES}; }
 
 template <int ROWS, int VECS, class Start>
@@ -110,11 +110,10 @@ static inline void tile(const float* a, int64_t row_stride, int64_t k_stride, co
   for (int r = 0; r < ROWS; r++)
     for (int v = 0; v < VECS; v++) acc[r][v] = start(i + r, j + v * LANES);
   a += i * row_stride;
-  const float* columns = b.vector(0, j);
-  const int64_t step = b.row, group = b.group;
-  for (int64_t p = 0; p < k; p++, columns += step) {
+  const float* columns = b.at + j / LANES * b.group;
+  for (int64_t p = 0; p < k; p++, columns += b.row) {
     vec row[VECS];
-    for (int v = 0; v < VECS; v++) row[v] = load(columns + v * group);
+    for (int v = 0; v < VECS; v++) row[v] = load(columns + v * b.group);
     for (int r = 0; r < ROWS; r++) {
       const vec x = splat(a[r * row_stride + p * k_stride]);
       for (int v = 0; v < VECS; v++) acc[r][v] = fused(x, row[v], acc[r][v]);
@@ -133,18 +132,18 @@ static inline void with_rows(int64_t rows, const F& f) {
   f(std::integral_constant<int, MOST>{});
 }
 
-// Rows [first, last) of C (·, n) = start + A (·, k) B (k, n), where A's element (i, p) stands at
+// C (m, n) = start + A (m, k) B (k, n), where A's element (i, p) stands at
 // i · row_stride + p · k_stride. n is a multiple of LANES. Each element sums over p in order,
 // whatever tile it falls in, so a row's result does not depend on the rows beside it.
 template <class Start>
-static inline void product(int64_t first, int64_t last, int64_t n, int64_t k, const float* a,
-                           int64_t row_stride, int64_t k_stride, const Right& b, float* c,
-                           int64_t ldc, const Start& start) {
+static inline void product(int64_t m, int64_t n, int64_t k, const float* a, int64_t row_stride,
+                           int64_t k_stride, const Right& b, float* c, int64_t ldc,
+                           const Start& start) {
   constexpr int64_t WIDTH = PANEL * LANES;
   const auto columns = [&](auto vectors, int64_t j) {
     constexpr int VECS = vectors;
-    for (int64_t i = first; i < last; i += TILE_ROWS)
-      with_rows<TILE_ROWS>(last - i, [&](auto rows) {
+    for (int64_t i = 0; i < m; i += TILE_ROWS)
+      with_rows<TILE_ROWS>(m - i, [&](auto rows) {
         tile<rows, VECS>(a, row_stride, k_stride, b, c, ldc, k, i, j, start);
       });
   };

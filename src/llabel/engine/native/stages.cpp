@@ -87,7 +87,7 @@ void leave_columns(const Side& side, int64_t first, int64_t last, int64_t from, 
     if (low >= high) continue;
     const float* residual = side.residual + first * side.ld_residual + low;
     const auto add = [&](const auto& start) {
-      product(0, last - first, high - low, part.ranks,
+      product(last - first, high - low, part.ranks,
               side.middle + first * side.ranks + part.rank, side.ranks, 1,
               as_panels(part.matrix + (low - part.column) * part.ranks, part.ranks), out + low,
               side.width, start);
@@ -118,7 +118,7 @@ void leave(const Side& side, int64_t first, int64_t last, float* out) {
 void enter(const Side& side, int64_t first, int64_t last, const float* rows) {
   for (int64_t p = 0; p < side.n_parts; p++) {
     const Part& part = side.parts[p];
-    product(0, last - first, part.ranks, part.width, rows + part.column, side.width, 1,
+    product(last - first, part.ranks, part.width, rows + part.column, side.width, 1,
             as_panels(part.matrix, part.width), side.middle + first * side.ranks + part.rank,
             side.ranks, Zero{});
   }
@@ -307,7 +307,7 @@ API void transposed_product(int64_t m, int64_t n, int64_t k, const float* a, int
 #pragma omp parallel for schedule(static)
   for (int64_t j = 0; j < n; j += WIDTH) {
     const auto add = [&](int64_t p, const auto& start) {
-      product(0, m, std::min(WIDTH, n - j), std::min(DEPTH, k - p), a + p * lda, 1, lda,
+      product(m, std::min(WIDTH, n - j), std::min(DEPTH, k - p), a + p * lda, 1, lda,
               as_rows(b + p * ldb + j, ldb), c + j, n, start);
     };
     add(0, Zero{});
