@@ -1,5 +1,6 @@
 """Sweeps with workers in processes of their own, which get killed."""
 
+import errno
 import json
 import os
 import random
@@ -16,6 +17,7 @@ import pytest
 from llabel.errors import InputError
 from llabel.events import CellSays, CellStarted, Event, StepDone
 from llabel.sweep.crew import ProcessWorker, threads_each
+from llabel.sweep.outcome import Order
 from llabel.sweep.study import open_study
 from sweep_runs import GRID, Here, go, lasting, read, shared
 
@@ -39,6 +41,8 @@ def alive(pid: int) -> bool:
 def test_a_worker_that_is_killed_takes_one_cell_along(
     weather: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "random.py").write_text("raise ImportError('a module of the user')")
+    monkeypatch.chdir(tmp_path)  # workers look for no modules where the user is
     workers: list[ProcessWorker] = []
 
     def hire(out: Path, threads: int | None) -> ProcessWorker:
@@ -63,6 +67,39 @@ def test_a_worker_that_is_killed_takes_one_cell_along(
     assert not any(alive(worker.process.pid) for worker in workers)
     again = go(values, tmp_path / "out")
     assert {cell["status"] for cell in again["cells"]} == {"done"}
+
+
+def test_a_listener_that_raises_takes_the_worker_along() -> None:
+    """The disk under a log may be full: nobody would read any longer what the worker says."""
+    worker = object.__new__(ProcessWorker)
+    told = json.dumps({"event": "Note", "text": "here"})
+    worker.process = subprocess.Popen(
+        [sys.executable, "-c", f"import time; print({told!r}, flush=True); time.sleep(20)"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8",
+    )  # fmt: skip
+
+    def full(event: Event) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        worker.carry_out(Order("cell", {}, ""), full)
+    assert worker.process.poll() is not None
+    worker.stop()
+
+
+def test_killed_altogether_it_goes_on_as_if_it_had_not_been(
+    weather: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = shared(weather, tmp_path, rung="majority,bag-of-words", train_rows="20,30,40,50")
+    out = tmp_path / "out"
+    process = begin(values, out)
+    wait_for(lambda: any(out.glob("cells/*/cell.json")), process)
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    monkeypatch.setattr("llabel.sweep.sweep.ProcessWorker", Here)
+    monkeypatch.setattr("llabel.sweep.sweep.render_sweep", lambda record: "")
+    assert lasting(go(values, out)) == lasting(go(values, tmp_path / "undisturbed"))
 
 
 def test_a_chosen_cell_that_cannot_be_tested_says_why(weather: Path, tmp_path: Path) -> None:

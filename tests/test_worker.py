@@ -54,8 +54,12 @@ def bag_of_words(data: Path, **llm: object) -> RunConfig:
     )
 
 
-def test_a_run_in_a_process_of_its_own_tells_its_events(tmp_path: Path) -> None:
+def test_a_run_in_a_process_of_its_own_tells_its_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = write_weather(tmp_path / "weather.jsonl", 60)
+    (tmp_path / "random.py").write_text("raise ImportError('a module of the user')")
+    monkeypatch.chdir(tmp_path)  # it looks for no modules where the user is
     seen: list[Event] = []
     out = tmp_path / "runs" / "bow"
     fit_apart(bag_of_words(data), out, command="by hand", overwrite=False, notify=seen.append)

@@ -50,7 +50,8 @@ def _carry_out(job: dict[str, Any], log: Path, notify: Listener) -> tuple[dict[s
     """The last line's values and the exit code of a process that does the job."""
     with log.open("wb") as printed:
         process = subprocess.Popen(
-            [sys.executable, "-m", "llabel.worker"],
+            # -P: else a user's random.py in this folder would stand for the standard library's.
+            [sys.executable, "-P", "-m", "llabel.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=printed,

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -150,7 +150,8 @@ class ProcessWorker:
         self.log = out / LOG
         with self.log.open("ab") as printed:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "llabel.sweep.worker", str(out)],
+                # -P: else a user's random.py in this folder would stand for the standard library's.
+                [sys.executable, "-P", "-m", "llabel.sweep.worker", str(out)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=printed,
@@ -164,20 +165,16 @@ class ProcessWorker:
         Raises:
             InputError: what the process could not do, in its own words.
         """
-        assert self.process.stdin
-        assert self.process.stdout
         ended: dict[str, Any] = {}
-        try:
-            self.process.stdin.write(encoded(order))
-            self.process.stdin.flush()
-            for line in self.process.stdout:
-                said = decode(line)
-                if isinstance(said, dict):
-                    ended = said
-                    break
+        for said in self._answers(order):
+            if isinstance(said, dict):
+                ended = said
+                break
+            try:
                 notify(said)
-        except (OSError, ValueError):  # it died before, or in the midst of a line
-            pass
+            except BaseException:  # nobody reads any longer what it says
+                end(self.process)
+                raise
         if "refused" in ended:
             raise InputError(ended["refused"])
         if ended:
@@ -186,6 +183,17 @@ class ProcessWorker:
         if code in {130, -signal.SIGINT}:
             raise KeyboardInterrupt
         raise WorkerDiedError(f"{how_it_died(code)} ({self.log} may have the details)")
+
+    def _answers(self, order: Order) -> Iterator[Event | dict[str, Any]]:
+        """What the process says of an order, as far as it comes."""
+        assert self.process.stdin
+        assert self.process.stdout
+        try:
+            self.process.stdin.write(encoded(order))
+            self.process.stdin.flush()
+            yield from map(decode, self.process.stdout)
+        except (OSError, ValueError):  # it died before, or in the midst of a line
+            return
 
     def stop(self) -> None:
         """See `Worker`."""
