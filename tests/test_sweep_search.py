@@ -1,5 +1,6 @@
 """Searches in this process: proposals, pruning, going on, and two that share a study."""
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,18 @@ def test_proposals_depend_on_seed_and_number_alone(tmp_path: Path) -> None:
 
 
 def test_halving_keeps_the_best_third(tmp_path: Path) -> None:
+def test_a_journal_whose_last_line_is_torn_goes_on(tmp_path: Path) -> None:
+    open_study(tmp_path).ask()
+    journal = tmp_path / "study.log"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code":4,"work')  # a kill, or a full disk
+    assert len(open_study(tmp_path).get_trials()) == 1
+    assert journal.read_bytes().startswith(whole)
+    assert open_study(tmp_path).ask().number == 1
+    assert len(open_study(tmp_path).get_trials()) == 2
+    assert all(map(json.loads, journal.read_text().splitlines()))
+
+
     study = open_study(tmp_path)
     ended: dict[int, int] = {}
     reasons: dict[int, str] = {}

@@ -1,5 +1,6 @@
 """The search's memory: an Optuna study in a journal file, shared by all processes in a sweep."""
 
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -61,6 +62,7 @@ def open_study(folder: Path, sampler: Any = None) -> "Study":
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     lock: Any = _Lock(folder / f".{STUDY}.lock")
+    _cut_torn_line(folder / STUDY, lock)
     backend = JournalFileBackend(str(folder / STUDY), lock_obj=lock)
     return optuna.create_study(
         study_name=_NAME,
@@ -70,6 +72,25 @@ def open_study(folder: Path, sampler: Any = None) -> "Study":
         direction="minimize",
         load_if_exists=True,
     )
+
+
+def _cut_torn_line(journal: Path, lock: _Lock) -> None:
+    """Drop what a killed process, or a full disk, left of a line.
+
+    The next line would be glued to it, and Optuna could not read the journal any more.
+    """
+    if not journal.is_file():
+        return
+    lock.acquire()
+    try:
+        with journal.open("r+b") as file:
+            written = file.seek(0, os.SEEK_END)
+            file.seek(max(0, written - 1))
+            if file.read(1) not in {b"", b"\n"}:
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
 
 def trial_of(study: "Study", number: int) -> "Trial":
