@@ -38,8 +38,9 @@ def sweep(
     The choice is made on the validation rows; the test part is read once, for the chosen cell.
 
     The same command goes on where an interrupted one stopped, and with more values adds cells to
-    those that are there. Several may work in the same --out at once. Cells that fail are rows with
-    their reason, and the exit code is 1.
+    those that are there (a search may be given more --trials, but no other values). Several may
+    work in the same --out at once. Cells that fail are rows with their reason, and the exit code
+    is 1.
 
     \b
     Examples:

@@ -36,7 +36,7 @@ class SweepFolder:
         self.out = out
 
     def open(self, axes: Axes, sampler: str | None, fingerprints: Mapping[str, str]) -> None:
-        """Make the folder, or go on in it; more values than last time are an extension.
+        """Make the folder, or go on in it; of a grid, more values are an extension.
 
         Args:
             axes: what varies and what does not.
@@ -64,9 +64,14 @@ class SweepFolder:
                     "empty folder."
                 )
             if then is not None and (changes := _changes(then, now)):
+                may = (
+                    "A search may be given more --trials, but no other values"
+                    if then["sampler"]
+                    else "A sweep may be given more values, not fewer or others"
+                )
                 raise InputError(
-                    f"--out {self.out} holds another sweep: {'; '.join(changes)}. A sweep may be "
-                    "given more values, not fewer or others. Choose another --out."
+                    f"--out {self.out} holds another sweep: {'; '.join(changes)}. {may}. Choose "
+                    "another --out."
                 )
             write_json(self.out / _STARTED, now)
         (self.out / CELLS).mkdir(exist_ok=True)
