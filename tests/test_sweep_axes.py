@@ -1,3 +1,5 @@
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -6,11 +8,12 @@ import pytest
 import rich_click as click
 from click.testing import CliRunner
 
+from llabel.compare.plan import command_line
 from llabel.errors import InputError
 from llabel.options import given, sweep_options
 from llabel.precedence import layered
 from llabel.presets import preset
-from llabel.sweep.axes import read_axes
+from llabel.sweep.axes import Axes, read_axes
 from llabel.sweep.cells import from_identity, grid, identity, planned, searched
 from llabel.sweep.sweep import _corners
 
@@ -103,6 +106,9 @@ def test_ranges_are_for_a_search() -> None:
         ({"r": "1..16"}, "--r: a range is for a search: add --search tpe"),
         ({"r": "16"}, "Nothing varies"),
         ({"seed": "1,2", "seeds": 2}, "--seed has several values already"),
+        ({"rung": "encoder", "r": "1,2"}, "--r varies.* effect on encoder.*: llm-lora, llm-qlora"),
+        ({"rung": "majority,lookup", "seeds": 2}, "--seed varies.* effect on majority, lookup"),
+        ({"epochs": "1,2", "max_steps": "9"}, "--epochs varies.* effect with --max-steps 9"),
     ],
 )
 def test_bad_values_are_told(values: dict[str, Any], message: str) -> None:
@@ -120,6 +126,8 @@ def test_bad_values_are_told(values: dict[str, Any], message: str) -> None:
         ({"learning_rate": "0..1"}, "--learning-rate '0'"),
         ({"r": "1..16", "seeds": 2}, "with one seed"),
         ({"seed": "0..5"}, "with one seed"),
+        ({"learning_rate": "1e-5:log..1e-2"}, "a range is written as LOW..HIGH.*:log"),
+        ({"rung": "encoder", "r": "1..16"}, "--r varies"),
     ],
 )
 def test_bad_searches_are_told(values: dict[str, Any], message: str) -> None:
@@ -163,6 +171,17 @@ def test_rungs_get_one_cell_for_what_they_do_not_read() -> None:
     assert all(cell.config.data.split_seed == 0 for cell in cells), "all cut the rows alike"
 
 
+def test_where_steps_are_counted_epochs_decide_nothing() -> None:
+    cells = grid(axes(r="1,2", max_steps="9"))
+    assert [cell.name for cell in cells] == [
+        "r1-alpha32-lr0.0005-seed0",
+        "r2-alpha32-lr0.0005-seed0",
+    ]
+    assert [cell.settings["epochs"] for cell in cells] == [None, None]
+    (nine, whole) = grid(axes(max_steps="9,none"))
+    assert (nine.settings["epochs"], whole.settings["epochs"]) == (None, 3)
+
+
 def test_scaling_is_that_of_peft() -> None:
     (plain, stable) = grid(axes(r="4", lora_alpha="16", use_rslora="false,true"))
     assert (plain.scaling, stable.scaling) == (4, 8)
@@ -203,8 +222,9 @@ def test_a_search_s_names_tell_values_apart_that_look_alike() -> None:
 
 def test_names_of_folders_have_an_end() -> None:
     more = dict.fromkeys(("model", "template", "encoder", "device"), ("a" * 40, "b" * 40))
-    names = [cell.name for cell in grid(axes(**more, system=("c" * 40, "d" * 40)))]
-    assert len(set(names)) == 16, "an encoder is nothing to LoRA"
+    found = axes(**more, system=("c" * 40, "d" * 40), rung="encoder,llm-lora")
+    names = [cell.name for cell in grid(found)]
+    assert len(set(names)) == 4 + 16, "an encoder is nothing to LoRA"
     assert max(map(len, names)) < 170
 
 
@@ -240,6 +260,24 @@ def test_what_only_fit_can_do_is_refused(values: dict[str, Any]) -> None:
     assert axes(r="1,2", decode="labels", untested=False).lists == {"r": (1, 2)}
 
 
+seen: dict[str, Any] = {}
+
+
+@click.command()
+@sweep_options
+@click.pass_context
+def command(ctx: click.Context, **_: Any) -> None:
+    seen.clear()
+    seen.update(layered(command_line=given(ctx)))
+
+
+def typed(*arguments: str) -> Axes:
+    """What these options of `llabel sweep` come to."""
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 0, result.output
+    return read_axes(DATA | seen, searching=False)
+
+
 @pytest.mark.parametrize(
     ("arguments", "name", "value"),
     [
@@ -253,14 +291,28 @@ def test_what_only_fit_can_do_is_refused(values: dict[str, Any]) -> None:
 def test_a_sweep_takes_the_same_other_names_of_options(
     arguments: list[str], name: str, value: Any
 ) -> None:
-    seen: dict[str, Any] = {}
+    assert typed("--r", "1,2", *arguments).shared[name] == value
 
-    @click.command()
-    @sweep_options
-    @click.pass_context
-    def command(ctx: click.Context, **_: Any) -> None:
-        seen.update(layered(command_line=given(ctx)))
 
-    result = CliRunner().invoke(command, ["--r", "1,2", *arguments])
-    assert result.exit_code == 0, result.output
-    assert read_axes(DATA | seen, searching=False).shared[name] == value
+def test_what_is_on_or_off_is_said_as_to_fit_or_with_both_values() -> None:
+    words = (
+        "--no-double-quant",
+        "--refit",
+        "--compile",
+        "--no-compile",
+        "--use-rslora",
+        "true,false",
+    )
+    found = typed(*words)
+    assert (found.shared["double_quant"], found.shared["refit"]) == (False, True)
+    assert found.lists == {"compile": (True, False), "use_rslora": (True, False)}
+    words = shlex.split(command_line(grid(found)[0].config, Path("o")))[3:-2]
+    again = typed(*(word for word in words if word != "--untested"), "--r", "1,2")
+    assert again.shared["double_quant"] is False, "a cell's own command may go on as a sweep"
+
+
+def test_help_tells_what_is_on_or_off() -> None:
+    result = CliRunner(env={"COLUMNS": "300"}).invoke(command, ["--help"])
+    assert re.search(
+        r"--double-quant/--no-double-quant .*\[true,false; default: true\]", result.output
+    )

@@ -120,6 +120,21 @@ class _FloatOrNone(click.FloatRange):
         return super().convert(value, param, ctx)
 
 
+class _Switch(click.RichOption):
+    """True or false, or both: `--compile true,false`; `--compile` and `--no-compile` as in fit."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.secondary_opts = [f"--no-{flag[2:]}" for flag in self.opts]
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """The option itself, and the one that says no; click has that for plain flags only."""
+        super().add_to_parser(parser, ctx)
+        parser.add_option(
+            self, self.secondary_opts, dest=self.name, action="append_const", const="false"
+        )
+
+
 def settings_options(*names: str, **defaults: Any) -> Callable[[_Command], _Command]:
     """Decorate a command with the options of these settings; of all without names.
 
@@ -195,11 +210,12 @@ def _values_option(
     keywords["metavar"] = "VALUES"
     if default is MISSING:
         keywords["help"] += " Required, here or in --config."
-    elif default not in (None, ()) and kind is not bool:
+    elif kind is bool:
+        keywords |= {"help": f"{text} [true,false; default: {str(default).lower()}]"}
+        keywords |= {"is_flag": False, "flag_value": "true", "cls": _Switch}
+    elif default not in (None, ()):
         shown = ",".join(default) if isinstance(default, tuple) else default
         keywords |= {"help": f"{text} [default: {shown}]"}
-    if kind is bool:
-        keywords |= {"is_flag": False, "flag_value": "true"}
     return click.option(*_flags(field.name), field.name, **keywords)
 
 

@@ -55,3 +55,12 @@ VARIED = (
     | frozenset(field.name for room in (LLMSettings, SimplerSettings) for field in fields(room))
 ) - {"label_words"}
 """Settings that a sweep may vary. The others decide on which rows cells are judged, or nothing."""
+
+
+def readers_of(setting: str) -> frozenset[RungName]:
+    """The rungs whose results a setting may change; one of the rows changes all of them."""
+    if setting == "seed":  # all read it, to cut the rows, which a sweep cuts once
+        return frozenset(SEEDED)
+    if not any(setting in read for read in READS.values()):
+        return frozenset(READS)
+    return frozenset(rung for rung, read in READS.items() if setting in read)

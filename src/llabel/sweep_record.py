@@ -15,7 +15,7 @@ PERPLEXITY_ROWS = 256  # validation rows whose prompts are read as plain text
 
 Status: TypeAlias = Literal["done", "pruned", "failed"]
 AXES = ("r", "lora_alpha", "lr", "epochs", "seed")
-"""What every cell's `settings` hold, in this order; None where the cell's rung does not read it."""
+"""What every cell's `settings` hold, in this order; None where it decides nothing there."""
 
 
 class Range(TypedDict):
@@ -136,7 +136,7 @@ class Cell(TypedDict):
         folder: relative to DIR. A cell whose `rung/` is kept there can answer: `llabel predict
             DIR/FOLDER/rung …`.
         settings: `AXES` and every other axis, by name. Those that decide nothing in this cell (r of
-            a bag of words) are None.
+            a bag of words, epochs beside `max_steps`) are None.
         rung: the system.
         scaling: lora_alpha / r, or lora_alpha / √r with rsLoRA; None without LoRA.
         scaling_lr: scaling · lr; None without LoRA.

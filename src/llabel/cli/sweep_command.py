@@ -9,6 +9,7 @@ from llabel.cli.shared import (
     config_option,
     data_argument,
     fetch_data,
+    note_unread,
     out_folder,
     out_option,
     preset_values,
@@ -54,6 +55,7 @@ def sweep(
     from llabel.config import read_yaml, sweep_settings
     from llabel.console import messages, output
     from llabel.quiet import quiet_libraries
+    from llabel.sweep.axes import read_axes
     from llabel.sweep.sweep import sweep as carry_out
     from llabel.sweep_progress import listen
     from llabel.sweep_view import render_sweep
@@ -64,6 +66,8 @@ def sweep(
     values |= {"out": out} if out else {}
     folder = out_folder(values)
     asked, rest = sweep_settings(values)
+    axes = read_axes(rest, searching=asked.search is not None, seeds=asked.seeds)
+    note_unread(ctx, axes.rungs)
     fetch_data(str(rest["data"]))
     command = ctx.meta[COMMAND_LINE]
     with quiet_libraries(), listen(messages()) as notify:

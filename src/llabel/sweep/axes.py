@@ -10,7 +10,8 @@ from typing import Any, Literal, get_origin
 
 from llabel.config import checked, defaults, kind_of, option, short
 from llabel.errors import InputError
-from llabel.rung_settings import VARIED
+from llabel.rung_settings import READS, VARIED, readers_of
+from llabel.settings import RungName
 from llabel.sweep_record import Range
 
 # Texts that are cut at their commas into values; others (columns, modules, prose) are values whole.
@@ -34,6 +35,12 @@ class Axes:
     shared: dict[str, Any]
     lists: dict[str, tuple[Any, ...]]
     ranges: dict[str, Range]
+
+    @property
+    def rungs(self) -> tuple[RungName, ...]:
+        """The systems of all cells."""
+        found: tuple[RungName, ...] = self.lists.get("rung", ())
+        return found or (self.shared.get("rung", defaults()["rung"]),)
 
     @property
     def names(self) -> list[str]:
@@ -93,6 +100,8 @@ def read_axes(values: Mapping[str, Any], *, searching: bool, seeds: int = 1) -> 
         problems.append(
             f"{option(name)}: a range is for a search: add --search tpe, or list values, as {_HOW}."
         )
+    axes = Axes(shared, _in_order(lists), _in_order(ranges))
+    problems = problems or list(_unread(axes))
     if problems:
         raise InputError("\n".join(problems))
     if not lists and not ranges:
@@ -100,7 +109,26 @@ def read_axes(values: Mapping[str, Any], *, searching: bool, seeds: int = 1) -> 
             "Nothing varies. Give at least one setting several values, as --r 1,16,128 "
             "(or a range, as --search tpe --lr 1e-5..1e-2)."
         )
-    return Axes(shared, _in_order(lists), _in_order(ranges))
+    return axes
+
+
+def _unread(axes: Axes) -> Iterator[str]:
+    """Say along which axes all cells would be alike."""
+    rungs = ", ".join(axes.rungs)
+    for name in (*axes.lists, *axes.ranges):
+        readers = readers_of(name)
+        if not readers.intersection(axes.rungs):
+            more = ", ".join(rung for rung in READS if rung in readers)
+            yield (
+                f"{option(name)} varies, and is without effect on {rungs}. Leave it out, or add a "
+                f"--rung that it tells on: {more}."
+            )
+    steps = axes.shared.get("max_steps")
+    if steps is not None and {"epochs"} & (axes.lists.keys() | axes.ranges.keys()):
+        yield (
+            f"--epochs varies, and is without effect with --max-steps {steps}, which says how long "
+            "every training is. Leave one of them out (or say --max-steps none)."
+        )
 
 
 def _in_order(axes: dict[str, Any]) -> dict[str, Any]:
@@ -168,6 +196,11 @@ def _cut(name: str, value: Any) -> Iterator[Any]:
 def _range(name: str, text: str) -> Range:
     """`LOW..HIGH`, with `:log` or `:linear` behind it."""
     limits, _, scale = text.partition(":")
+    if _DOTS not in limits:
+        raise InputError(
+            f"{option(name)} {text}: a range is written as LOW..HIGH, such as 1e-5..1e-2; :log or "
+            ":linear stands behind it."
+        )
     try:
         low, high = (checked({name: part.strip()})[name] for part in limits.split(_DOTS, 1))
     except InputError as error:

@@ -150,13 +150,22 @@ def _settings(config: RunConfig, axes: Axes) -> dict[str, Any]:
     flat = config.flat()
     names = [*("r", "lora_alpha", "learning_rate", "epochs", "seed"), *axes.lists, *axes.ranges]
     read = {n: flat.get(n) if n not in known or n in READS[rung] else None for n in names}
+    if config.llm.max_steps is not None:  # these say how long it is trained, whatever the epochs
+        read["epochs"] = None
     assert tuple(map(short, names[: len(AXES)])) == AXES
     return {short(name): value for name, value in read.items()}
 
 
 def _name(config: RunConfig, settings: Mapping[str, Any]) -> str:
-    """Short, and the same whatever else varies: r16-alpha32-lr0.0005-epochs3-seed0."""
-    parts = [f"{name.removeprefix('lora_')}{_word(settings[name])}" for name in AXES]
+    """Short, and the same whatever else varies: r16-alpha32-lr0.0005-epochs3-seed0.
+
+    A name is no identity: cells that an older llabel named otherwise are found by what they are.
+    """
+    parts = [
+        f"{name.removeprefix('lora_')}{_word(settings[name])}"
+        for name in AXES
+        if settings[name] is not None
+    ]
     if config.run.rung not in ADAPTED:
         parts = [config.run.rung, f"seed{config.llm.seed}"]
     elif config.run.rung != ADAPTED[0]:
