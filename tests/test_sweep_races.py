@@ -1,12 +1,15 @@
 """Several processes at one sweep, and workers that die late: nothing finished is lost or mixed."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
-from llabel.errors import FetchError
+from llabel.errors import FetchError, InputError
 from llabel.events import CellAgain, CellDone, CellStarted, Event, Listener, Note
 from llabel.ladder.llm import LLMRung
 from llabel.sweep.axes import read_axes
@@ -124,3 +127,57 @@ def test_a_model_that_nobody_has_is_told_before_anything_runs(
     both = shared(weather, tiny_llama, rung="majority,llm-lora", epochs="1")
     states = [cell["status"] for cell in go(both, tmp_path / "both")["cells"]]
     assert states == ["done", "failed"]
+
+
+@pytest.fixture
+def hub_model(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int], None]:
+    """What puts `org/tiny`, its weights multiplied, into the Hub's cache as its newest commit."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    repo = tmp_path / "hub" / "models--org--tiny"
+
+    def push(factor: int) -> None:
+        commit = f"{len(list(repo.glob('snapshots/*'))):040d}"
+        folder = shutil.copytree(tiny_llama, repo / "snapshots" / commit)
+        weights = load_file(folder / "model.safetensors")
+        several = {name: factor * some for name, some in weights.items()}
+        save_file(several, folder / "model.safetensors", {"format": "pt"})
+        (repo / "refs").mkdir(exist_ok=True)
+        (repo / "refs" / "main").write_text(commit)
+
+    return push
+
+
+def test_a_hub_model_of_which_there_are_other_weights_now_is_refused(
+    weather: Path, hub_model: Callable[[int], None], tmp_path: Path
+) -> None:
+    values, out = (
+        shared(weather, Path("org/tiny"), rung="majority", train_rows="20,30"),
+        tmp_path / "o",
+    )
+    hub_model(1)
+    go(values, out)
+    hub_model(1)  # a commit of something else
+    go(values, out)
+    hub_model(2)
+    with pytest.raises(InputError, match="the weights in org/tiny have changed"):
+        go(values, out)
+    started = json.loads((out / "started.json").read_text())
+    del started["weights"]
+    (out / "started.json").write_text(json.dumps(started))  # as an older llabel left it
+    go(values, out)
+
+
+def test_weights_that_change_while_a_sweep_runs_are_kept_out_of_it(
+    weather: Path, hub_model: Callable[[int], None], tmp_path: Path
+) -> None:
+    def push(event: Event) -> None:
+        if isinstance(event, CellDone) and event.status == "done":
+            hub_model(2)
+
+    hub_model(1)
+    values = shared(weather, Path("org/tiny"), lora_alpha="0", r="2,4")
+    one, other = go(values, tmp_path / "out", push)["cells"]
+    assert (one["status"], other["status"]) == ("done", "failed")
+    assert "the weights in org/tiny (--model) have changed since the sweep began" in other["reason"]

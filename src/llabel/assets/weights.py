@@ -44,19 +44,35 @@ def weights_digest(folder: Path) -> str:
 
 
 def own_weights_digest(name: str) -> str | None:
-    """`weights_digest` of a model that is named by its folder, whose files may change.
+    """`weights_digest` of a model whose files may change: of a folder, or of the Hub.
 
-    None for what has a fixed version (built in, or of the Hub), and where no weights can be read.
+    Of the Hub it is what lies in its local cache, which the last download brought up to date. None
+    for what is built in, whose version is fixed, and where no weights can be read.
     """
     from safetensors import SafetensorError
 
+    if name in BUILT_IN:
+        return None
     folder = at_home(name)
-    if name in BUILT_IN or not folder.is_dir() or not any(folder.glob("*.safetensors")):
+    if not folder.exists() and (cached := _hub_snapshot(name)) is not None:
+        folder = cached
+    if not folder.is_dir() or not any(folder.glob("*.safetensors")):
         return None
     try:
         return weights_digest(folder)
     except (OSError, SafetensorError):
         return None
+
+
+def _hub_snapshot(name: str) -> Path | None:
+    """The folder of a Hub model's last download; None where there is none. The Hub is not asked."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(name, "config.json")
+    except ValueError:  # no Hub id
+        return None
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def own_vectors_digest(name: str) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 from llabel.assets import own_vectors_digest, own_weights_digest
-from llabel.config import defaults, option
+from llabel.config import RunConfig, defaults, option
 from llabel.errors import InputError
 from llabel.folder import InUseError, alone_with, usual_settings, write_json
 from llabel.paths import visible_names
@@ -102,6 +102,20 @@ class SweepFolder:
         known = (self._started() or {}).get(_TEMPLATES, {}).get(template)
         if known and template_digest(template) not in {None, known}:
             raise InputError(f"the file {template} of --template has changed since the sweep began")
+
+    def refuse_other_weights(self, config: RunConfig) -> None:
+        """Keep weights that were replaced while the sweep runs out of it; the Hub's may be.
+
+        Raises:
+            InputError: a model's weights are not what they were when the sweep was started.
+        """
+        then, flat = (self._started() or {}).get(_WEIGHTS, {}), config.flat()
+        for setting in ("model", "encoder"):
+            name = flat.get(setting, "")
+            if name in then and own_weights_digest(name) not in {None, then[name]}:
+                raise InputError(
+                    f"the weights in {name} (--{setting}) have changed since the sweep began"
+                )
 
     def _started(self) -> dict[str, Any] | None:
         try:

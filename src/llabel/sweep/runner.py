@@ -102,6 +102,7 @@ class Runner:
         values, y = outcome(order, "done"), task.validation.y
         before: Untouched | None = None
         if config.run.rung in ADAPTED:
+            asked = self._prepared(order, notify)  # before the model is read, too
             before = read_untouched(self.folder, config, task, self.models, notify)
         if before and is_control(config):
             write_proba(place / VALIDATION, before.proba)
@@ -117,7 +118,6 @@ class Runner:
     def _fitted(self, order: Order, place: Path, notify: Listener) -> Rung:
         """The cell's rung, trained; from its checkpoints where there are some."""
         config, task = order.config, self._task(order)
-        rung = self._rung(order)
         checkpoints = CheckpointFolder(
             place / _CHECKPOINTS / "training",
             every_steps=config.run.checkpoint_steps,
@@ -127,7 +127,7 @@ class Runner:
             tracked(config, self.folder.out, order.name, notify) as tracking,
             TrainingLog(place / LOG, tracking) as log,
         ):
-            rung.prepare(task.fields, task.classes, log)
+            rung = self._prepared(order, log)
             rung.fit(task, checkpoints=checkpoints, notify=log)
             scores = score(task.validation.y, rung.validation_proba_)
             assert scores
@@ -136,6 +136,13 @@ class Runner:
 
     def _rung(self, order: Order) -> Rung:
         if order.config.run.rung not in ADAPTED:
+    def _prepared(self, order: Order, notify: Listener) -> Rung:
+        """The cell's rung before it is trained; its model is here now, whatever the Hub has."""
+        task = self._task(order)
+        rung = self._rung(order).prepare(task.fields, task.classes, notify)
+        self.folder.refuse_other_weights(order.config)
+        return rung
+
             return registry.make(order.config)
         watch = None if order.trial is None else Halving(self.folder.out, order.trial)
         return registry.make(order.config, models=self.models, watch=watch)
@@ -163,8 +170,7 @@ class Runner:
         config, task = order.config, self._task(order)
         if "few-shot" not in config.run.rung:
             return registry.load(place / RUNG, device=config.llm.device)
-        rung = self._rung(order).prepare(task.fields, task.classes, notify)
-        return rung.fit(task, notify=notify)
+        return self._prepared(order, notify).fit(task, notify=notify)
 
     def _test(self, order: Order, place: Path, notify: Listener) -> None:
         """Read the test part, once, and write `test.json`."""
