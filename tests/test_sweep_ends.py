@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
+from llabel.cli import main
 from llabel.errors import InputError
 from llabel.events import CellDone, Event
 from llabel.ladder.llm import LLMRung
@@ -16,6 +18,7 @@ from llabel.sweep.axes import read_axes
 from llabel.sweep.cells import grid
 from llabel.sweep.choose import choose
 from llabel.sweep.folder import SweepFolder
+from llabel.sweep.results import _agreed, _beside
 from llabel.sweep.rows import Rows, load_all, rows_key
 from llabel.sweep.untouched import _name
 from runs import write_weather
@@ -92,6 +95,67 @@ def test_rungs_and_training_sizes_are_axes_too(
     assert bag["cost"]["trainable_parameters"] > 0
     assert record["chosen"]["recommended"] in {cell["name"] for cell in record["cells"]}
     assert not any(cell["control"] for cell in record["cells"])
+
+
+def test_what_cells_share_is_told_of_all_rungs(
+    weather: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    values = shared(weather, tiny_llama, rung="majority,llm-lora", lora_alpha="0", precision="int8")
+    out = tmp_path / "out"
+    first = go(values, out)
+    assert first["config"]["learning_rate"] == 3e-3
+    assert "rung" not in first["config"]
+    assert first["environment"]["device"] == "cpu"
+    assert first["environment"]["precision"] == "float32, int8"
+    for path in out.glob("cells/*/cell.json"):
+        cell = json.loads(path.read_text())
+        del cell["machine"]  # as an older llabel left it
+        path.write_text(json.dumps(cell))
+    assert go(values, out)["environment"] == first["environment"]
+    four_bit = shared(weather, tiny_llama, rung="llm-lora,llm-qlora", r="2,4")
+    assert "base" not in _agreed(grid(read_axes(four_bit, searching=False)))
+
+
+def test_cells_that_an_older_llabel_named_otherwise_are_found(tmp_path: Path) -> None:
+    values = shared(tmp_path / "x.csv", tmp_path, r="2,4", max_steps="9")
+    first, second = grid(read_axes(values, searching=False))
+    old = tmp_path / "out" / "cells" / f"{first.name}-epochs3"
+    old.mkdir(parents=True)
+    (old / "cell.json").write_text(json.dumps({"config": first.identity}))
+    places = SweepFolder(tmp_path / "out").placed([first, second])
+    assert [place.name for place in places] == [old.name, second.name]
+
+
+def test_a_sweep_may_lie_where_the_user_is(
+    weather: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    monkeypatch.chdir(mine)
+    record = go(shared(weather, tmp_path, rung="majority", train_rows="20,30"), Path())
+    assert record["cells"][0]["command"].endswith("--out ../mine-majority-seed0-train-rows-20")
+    (mine / "below").mkdir()
+    monkeypatch.chdir(mine / "below")
+    assert _beside(Path(".."), "a").resolve() == tmp_path / "mine-a"
+    assert _beside(Path("runs/mine"), "a") == Path("runs/mine-a")
+
+
+def test_options_without_effect_are_told(weather: Path, tmp_path: Path) -> None:
+    words = [
+        "sweep",
+        str(weather),
+        "--text",
+        "text",
+        "--label",
+        "label",
+        "--rung",
+        "majority,lookup",
+    ]
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(
+        main, [*words, "--r", "4", "--out", str(tmp_path)]
+    )
+    assert result.exit_code == 0, result.output
+    assert "Without effect on majority, lookup: --r." in result.output
 
 
 def test_columns_are_an_axis_whose_cells_are_judged_on_the_same_rows(

@@ -286,12 +286,18 @@ def environment(device: str, precision: str) -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads() if torch else 1,
-        "device": torch.cuda.get_device_name(device)
-        if torch and device.startswith("cuda")
-        else device,
+        "device": device_name(device),
         "precision": precision,
         "packages": {name: version(name) for name in (*packages, *_loaded("bitsandbytes"))},
     }
+
+
+def device_name(device: str) -> str:
+    """What stands behind `cuda`; the CPU is only called so."""
+    torch = sys.modules.get("torch")
+    if torch and device.startswith("cuda"):
+        return str(torch.cuda.get_device_name(device))
+    return device
 
 
 def _loaded(*names: str) -> list[str]:

@@ -241,9 +241,10 @@ class SweepRecord(TypedDict):
     Attributes:
         schema: `SCHEMA`.
         title: of the page.
-        command, environment: as in run.json.
-        config: settings that all cells share, one level as in run.json; `lr` is `learning_rate`
-            there.
+        command, environment: as in run.json; `device` and `precision` are those of all cells that
+            are done, with commas where they differ.
+        config: settings that all cells share which read them, one level as in run.json; `lr` is
+            `learning_rate` there.
         data: as in run.json; `truncated` is the chosen cell's, empty where that is not known.
         axes: settings with several listed values, by the names that `Cell.settings` uses.
         search: None for a full grid.

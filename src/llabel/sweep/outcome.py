@@ -7,10 +7,10 @@ from typing import Any
 from llabel.config import RunConfig
 from llabel.engine.updates import in_all, updates
 from llabel.events import Listener, StageStarted
-from llabel.ladder.contract import FitRecord
+from llabel.ladder.contract import FitRecord, Rung
 from llabel.ladder.llm import LLMRung
 from llabel.ladder.perplexity import perplexity
-from llabel.record import peak_rss_mb
+from llabel.record import device_name, peak_rss_mb
 from llabel.sweep.cells import from_identity
 from llabel.sweep.untouched import Untouched
 from llabel.sweep_record import CellCost, LayerUpdate, Perplexity, Status, WeightUpdate
@@ -71,7 +71,15 @@ def outcome(
         "perplexity": None,
         "cost": None,
         "truncated": None,
+        "machine": None,
     }
+
+
+def of_machine(rung: Rung) -> dict[str, Any]:
+    """Where a cell ran, and in which precision: another machine may write the sweep up."""
+    device = getattr(rung, "device_", None) or getattr(rung, "device", "cpu")
+    precision = getattr(rung, "precision", "float32")
+    return {"machine": {"device": device_name(str(device)), "precision": precision}}
 
 
 def of_control(before: Untouched) -> dict[str, Any]:

@@ -11,10 +11,10 @@ import numpy as np
 from llabel.assessment import data_record
 from llabel.compare.diagnosis import loss_points
 from llabel.compare.plan import command_line
-from llabel.config import short
+from llabel.config import RunConfig, short
 from llabel.data import LoadedTask
 from llabel.metrics import log_loss
-from llabel.record import environment
+from llabel.record import device_name, environment
 from llabel.rung_settings import ADAPTED
 from llabel.statistics.effects import analyse
 from llabel.sweep.arrays import read_proba
@@ -98,20 +98,17 @@ def assemble(
         test: of the chosen one.
         command: what the user typed.
     """
-    config = cells[0].config
-    rows = [
-        cell_row(cell, place, folder.out)
-        for cell, place in zip(cells, folder.placed(cells), strict=True)
-    ]
+    placed = list(zip(cells, folder.placed(cells), strict=True))
+    rows = [cell_row(cell, place, folder.out) for cell, place in placed]
     task = loaded.task
     varied = {*axes.lists, *axes.ranges, "untested"}
     return SweepRecord(
         schema=SCHEMA,
         title=f"{task.name}: {' × '.join(axes.names)}",
         command=command,
-        environment=environment(*_machine(config)),
-        config={name: value for name, value in config.flat().items() if name not in varied},
-        data=data_record(config, loaded, _truncated(folder, chosen)),
+        environment=environment("cpu", "float32") | _machines(placed),
+        config={name: value for name, value in _agreed(cells).items() if name not in varied},
+        data=data_record(cells[0].config, loaded, _truncated(folder, chosen)),
         axes={short(name): list(values) for name, values in axes.lists.items()},
         search=search,
         cells=rows,
@@ -120,6 +117,19 @@ def assemble(
         test=test,
         prior_log_loss=_prior_log_loss(task),
     )
+
+
+def _agreed(cells: Sequence[PlannedCell]) -> dict[str, Any]:
+    """Settings that are alike on all rungs that read them: llm-qlora has a base of its own."""
+    flats = {cell.config.run.rung: cell.config.flat() for cell in cells}.values()
+    values: dict[str, Any] = {}
+    for flat in flats:
+        values = flat | values
+    return {
+        name: value
+        for name, value in values.items()
+        if all(flat.get(name, value) == value for flat in flats)
+    }
 
 
 def _truncated(folder: SweepFolder, chosen: Chosen | None) -> dict[str, int]:
@@ -168,10 +178,15 @@ def cell_row(cell: PlannedCell, place: Path, out: Path) -> Cell:
         weights=found.get("weights"),
         perplexity=found.get("perplexity"),
         cost=found.get("cost"),
-        command=""
-        if cell.control
-        else command_line(cell.config, out.with_name(f"{out.name}-{place.name}")),
+        command="" if cell.control else command_line(cell.config, _beside(out, place.name)),
     )
+
+
+def _beside(out: Path, cell: str) -> Path:
+    """Where a cell is trained alone: beside the sweep's folder, also where `out` has no name."""
+    if out.name in {"", ".."}:  # "." and ".."
+        return out / ".." / f"{out.resolve().name}-{cell}"
+    return out.with_name(f"{out.name}-{cell}")
 
 
 def _epoch_losses(log: Path) -> list[float]:
@@ -189,10 +204,25 @@ def _epoch_losses(log: Path) -> list[float]:
     return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
 
-def _machine(config: Any) -> tuple[str, str]:
-    """Device and precision of the LLM, where there is one."""
+def _machines(placed: Sequence[tuple[PlannedCell, Path]]) -> dict[str, str]:
+    """Devices and precisions of the cells that are done, each once; as here where none is."""
+    done = [
+        found.get("machine") or _machine_here(cell.config)  # cells of old do not tell
+        for cell, place in placed
+        if (found := read_cell(place)) and found["status"] == "done"
+    ]
+    used = done or [_machine_here(placed[0][0].config)]
+    return {
+        name: ", ".join(dict.fromkeys(one[name] for one in used))
+        for name in ("device", "precision")
+    }
+
+
+def _machine_here(config: RunConfig) -> dict[str, str]:
+    """What a cell would run on in this process."""
     if config.run.rung not in ADAPTED:
-        return "cpu", "float32"
+        return {"device": "cpu", "precision": "float32"}
     from llabel.ladder.label_model import device_of, precision_of
 
-    return str(device_of(config.llm)), precision_of(config.llm)
+    device = device_name(str(device_of(config.llm)))
+    return {"device": device, "precision": precision_of(config.llm)}

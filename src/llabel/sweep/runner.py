@@ -33,7 +33,7 @@ from llabel.sweep.folder import (
     is_finished,
     read_test,
 )
-from llabel.sweep.outcome import Order, moved, of_control, of_training, outcome
+from llabel.sweep.outcome import Order, moved, of_control, of_machine, of_training, outcome
 from llabel.sweep.pruning import Halving, PrunedError
 from llabel.sweep.untouched import Untouched, read_untouched, some_texts
 from llabel.sweep_record import TestMetrics
@@ -106,10 +106,12 @@ class Runner:
             before = read_untouched(self.folder, config, task, self.models, notify)
         if before and is_control(config):
             write_proba(place / VALIDATION, before.proba)
-            return values | of_control(before) | {"validation": score(y, before.proba)}
+            values |= of_control(before) | of_machine(asked)
+            return values | {"validation": score(y, before.proba)}
         rung = self._fitted(order, place, notify)
         write_proba(place / VALIDATION, rung.validation_proba_)
-        values |= of_training(rung.record_) | {"validation": score(y, rung.validation_proba_)}
+        values |= of_training(rung.record_) | of_machine(rung)
+        values |= {"validation": score(y, rung.validation_proba_)}
         if before:
             values |= moved(cast(LLMRung, rung), before, some_texts(task.validation), notify)
         run.save(rung, place / RUNG, with_texts=not config.run.no_texts)
@@ -134,8 +136,6 @@ class Runner:
             tracking.tell(scores, "validation")
         return rung
 
-    def _rung(self, order: Order) -> Rung:
-        if order.config.run.rung not in ADAPTED:
     def _prepared(self, order: Order, notify: Listener) -> Rung:
         """The cell's rung before it is trained; its model is here now, whatever the Hub has."""
         task = self._task(order)
@@ -143,6 +143,8 @@ class Runner:
         self.folder.refuse_other_weights(order.config)
         return rung
 
+    def _rung(self, order: Order) -> Rung:
+        if order.config.run.rung not in ADAPTED:
             return registry.make(order.config)
         watch = None if order.trial is None else Halving(self.folder.out, order.trial)
         return registry.make(order.config, models=self.models, watch=watch)
