@@ -327,6 +327,8 @@ def test_nothing_runs_where_the_folder_is_none(
         ({"label": "no-such-column"}, "no-such-column"),
         ({"data": "no-such-file.csv"}, "no-such-file.csv"),
         ({"track": "trackio"}, r"pip install 'llabel\[trackio\]'"),
+        ({"adapt_layers": "1,9"}, "--adapt-layers 9: the model has 2 layers"),
+        ({"target_modules": ("q_proj", "q_prj")}, "no linear layer 'q_prj'.*q_proj"),
     ],
     ids=str,
 )

@@ -17,7 +17,7 @@ from llabel.sweep.cells import grid
 from llabel.sweep.crew import WorkerDiedError
 from llabel.sweep.folder import read_test
 from llabel.sweep.outcome import Order
-from llabel.sweep.sweep import _by_kind
+from llabel.sweep.sweep import _by_model, _kinds
 from sweep_runs import Here, go, read, shared
 
 pytestmark = pytest.mark.usefixtures("cells_here")
@@ -110,8 +110,27 @@ def test_cells_that_share_a_model_are_done_together(weather: Path, tmp_path: Pat
     values = shared(weather, tmp_path, r="2,4") | {"model": "a,b"}
     cells = grid(read_axes(values, searching=False, seeds=1))
     assert [cell.config.llm.model for cell in cells] == ["a", "b", "a", "b"]
-    models = [(cell.config.llm.model, cell.config.llm.r) for cell in _by_kind(cells)]
+    models = [(cell.config.llm.model, cell.config.llm.r) for cell in _by_model(cells)]
     assert models == [("a", 2), ("a", 4), ("b", 2), ("b", 4)]
+    values = shared(weather, tmp_path, r="2,4", compile="false,true")
+    fused = [c.config.llm.compile for c in _by_model(grid(read_axes(values, searching=False)))]
+    assert fused == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("values", "kinds"),
+    [
+        ({"r": "2,4", "learning_rate": "1e-4,1e-3"}, 1),
+        ({"base": "nf4-stored", "compile": "false,true"}, 2),
+        ({"adapt_layers": "8,99"}, 2),
+    ],
+    ids=str,
+)
+def test_what_may_be_impossible_is_looked_at_before_anything_runs(
+    weather: Path, tmp_path: Path, values: dict[str, str], kinds: int
+) -> None:
+    cells = grid(read_axes(shared(weather, tmp_path, **values), searching=False))
+    assert len(_kinds(cells)) == kinds
 
 
 def test_a_model_that_nobody_has_is_told_before_anything_runs(

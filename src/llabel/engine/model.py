@@ -215,6 +215,29 @@ def adapted_layers(layers: int | None, total: int) -> int:
     return total if layers is None else layers
 
 
+def check_adapters(folder: Path, settings: LoraSettings) -> None:
+    """Refuse adapters that the model at `folder` has no place for, before its weights are read.
+
+    Raises:
+        InputError: as `adapted_layers`; as `add_lora` of target modules; or no causal LM.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if settings.layers is None and settings.target_modules == "all-linear":
+        return  # every model has that
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):  # no weights, only what they would be called
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder} holds no causal language model that transformers can load: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    _targets(model, settings)
+    _upper_layers(model, settings)
+
+
 def add_lora(model: "PreTrainedModel", settings: LoraSettings) -> "PeftModel":
     """Wrap `model` with fresh adapters (A random, B zero: nothing changes until training).
 
@@ -227,17 +250,13 @@ def add_lora(model: "PreTrainedModel", settings: LoraSettings) -> "PeftModel":
     if settings.r < 1:
         raise InputError(f"--r {settings.r}: the rank must be at least 1.")
     targets: str | list[str] = _targets(model, settings)
-    upper: list[int] | None = None
-    if settings.layers is not None:
-        total = int(model.config.get_text_config().num_hidden_layers)
-        upper = list(range(total - adapted_layers(settings.layers, total), total))
     config = LoraConfig(
         r=settings.r,
         lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]  # PEFT divides, any number does
         lora_dropout=settings.lora_dropout,
         target_modules=targets,
         exclude_modules=_beside_the_decoder(model),
-        layers_to_transform=upper,
+        layers_to_transform=_upper_layers(model, settings),
         use_rslora=settings.use_rslora,
         task_type=TaskType.CAUSAL_LM,
     )
@@ -284,6 +303,14 @@ def _targets(model: "PreTrainedModel", settings: LoraSettings) -> str | list[str
                 f"Use all-linear, or some of {', '.join(known)}."
             )
     return names
+
+
+def _upper_layers(model: "PreTrainedModel", settings: LoraSettings) -> list[int] | None:
+    """The layers that get adapters; None is all."""
+    if settings.layers is None:
+        return None
+    total = int(model.config.get_text_config().num_hidden_layers)
+    return list(range(total - adapted_layers(settings.layers, total), total))
 
 
 def _beside_the_decoder(model: "PreTrainedModel") -> str | None:

@@ -17,7 +17,7 @@ from llabel.engine.batching import Example
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.engine.four_bit import parameter_count, weight_bytes
 from llabel.engine.loftq import start_from_rounding
-from llabel.engine.model import add_lora, compile_layers, load_adapter, pick_device
+from llabel.engine.model import add_lora, check_adapters, compile_layers, load_adapter, pick_device
 from llabel.engine.optimisers import refuse_missing
 from llabel.engine.packed_reader import PackedReader
 from llabel.engine.training import Progress, Watch, seeded
@@ -93,6 +93,7 @@ class LLMRung:
         self.fields_, self.classes_ = tuple(fields), tuple(classes)
         self._ask(self.models.prompting(self.settings, self.fields_, self.classes_, notify))
         refuse_missing(self.settings.optim)
+        check_adapters(self.folder_, lora_settings(self.settings))
         check_start(self.settings, self.folder_)
         check_training(self.settings, self.folder_, self.device)
         check_base(self.settings, self.folder_, self.device, self.precision, notify)

@@ -15,6 +15,7 @@ from llabel.events import CellAgain, Listener, Note, SweepStarted, ignore
 from llabel.folder import write_json, write_text
 from llabel.ladder import registry
 from llabel.report import render_sweep
+from llabel.rung_settings import ADAPTED, UNTOUCHED
 from llabel.settings import SweepSettings
 from llabel.sweep.axes import Axes, read_axes
 from llabel.sweep.cells import PlannedCell, distinct, grid, planned
@@ -39,6 +40,10 @@ from llabel.sweep_record import Search, SweepRecord, Test
 from llabel.tracking import refuse_missing_tracker
 
 PAGE = "report.html"
+_NUMBERS = (int, float)  # a bool is none of them: it says what is done, not how much
+_CHECKED = ("max_seq_length", "adapt_layers")  # numbers that a model may be too small for
+# What decides which frozen model a worker has to load, and how rows become prompts.
+_OF_MODEL = (UNTOUCHED - {"token_budget"}) | {"rung", "compile", "gradient_checkpointing"}
 
 
 def sweep(
@@ -130,28 +135,21 @@ def _corners(axes: Axes) -> list[PlannedCell]:
 
 
 def _kinds(cells: list[PlannedCell]) -> list[RunConfig]:
-    """One cell's settings of each kind: those that differ by numbers alone are prepared alike."""
+    """One cell's settings of each kind: those that differ by most numbers are prepared alike."""
     found: dict[str, RunConfig] = {}
     for cell in cells:
-        found.setdefault(_kind(cell), cell.config)
+        kind = {n: v for n, v in cell.identity.items() if type(v) not in _NUMBERS or n in _CHECKED}
+        found.setdefault(str(sorted(kind.items())), cell.config)
     return list(found.values())
 
 
-def _by_kind(cells: list[PlannedCell]) -> list[PlannedCell]:
-    """Cells of a kind one after the other: a worker keeps one base model, and the prompts of it."""
+def _by_model(cells: list[PlannedCell]) -> list[PlannedCell]:
+    """Cells of a model one after the other: a worker keeps one, and the prompts of it."""
     found: dict[str, list[PlannedCell]] = {}
     for cell in cells:
-        found.setdefault(_kind(cell), []).append(cell)
+        model = {n: v for n, v in cell.identity.items() if n in _OF_MODEL}
+        found.setdefault(str(sorted(model.items())), []).append(cell)
     return [cell for some in found.values() for cell in some]
-
-
-def _kind(cell: PlannedCell) -> str:
-    values = {
-        name: value
-        for name, value in cell.identity.items()
-        if not isinstance(value, int | float) or name == "max_seq_length"
-    }
-    return str(sorted(values.items(), key=str))
 
 
 @dataclass(slots=True)
@@ -209,7 +207,7 @@ class _Sweep:
                 for cell, place in zip(self.cells, places, strict=True)
                 if not is_finished(place)
             ]
-            plan = GridPlan(self.folder, _by_kind(left), self.order, self.rows, self.notify)
+            plan = GridPlan(self.folder, _by_model(left), self.order, self.rows, self.notify)
             done = len(self.cells) - len(left)
             self.notify(SweepStarted(len(self.cells), done, sum(map(self.rows, left))))
         watched = WrittenSoFar(plan, lambda: self._write_so_far(plan, command), self.notify)
