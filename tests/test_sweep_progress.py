@@ -95,6 +95,32 @@ def test_rows_of_systems_that_are_not_counted_move_nothing(
     assert whole(view) == (0, 100)
 
 
+def test_where_no_rows_are_counted_cells_are(view: _View, clock: SimpleNamespace) -> None:
+    tell(view, clock, SweepStarted(4, 1, 0, True), CellStarted("majority", 0))
+    assert whole(view) == (1, 4)
+    tell(view, clock, done("majority"), CellStarted("encoder", 0))
+    clock.seconds += 300
+    tell(view, clock, done("encoder"))
+    assert whole(view) == (3, 4)
+    assert view.whole is not None
+    assert view.task(view.whole).time_remaining == 302, "as long as the last one"
+    assert said(view)[0] == "4 cells, 1 finished before"
+
+
+def test_that_time_is_left_for_uncounted_systems_is_told(
+    view: _View, clock: SimpleNamespace
+) -> None:
+    tell(view, clock, SweepStarted(2, 0, 1200, True))
+    assert whole(view) == (0, 1200)
+    (line,) = said(view)
+    assert line.startswith("2 cells; 1,200 rows to train on (of LoRA alone: the time left does")
+
+
+def said(view: _View) -> list[str]:
+    lines: list[str] = view.console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return lines
+
+
 def test_what_comes_after_the_last_cell_is_shown(view: _View, clock: SimpleNamespace) -> None:
     tell(view, clock, SweepStarted(1, 0, 0), CellStarted("a", 0), done("a"))
     tell(view, clock, CellAgain("a", "testing the chosen one"))

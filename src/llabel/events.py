@@ -137,12 +137,15 @@ class SweepStarted:
     Attributes:
         cells: in all; of a search, those it may try.
         done: of them, finished before.
-        rows: that the others will train on, all epochs together, at most.
+        rows: that the others will train on, all epochs together, at most; 0 where none of them
+            trains an adapter.
+        uncounted: whether some of them train otherwise, which `rows` does not count.
     """
 
     cells: int
     done: int
     rows: int
+    uncounted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

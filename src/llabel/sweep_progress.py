@@ -1,5 +1,6 @@
 """What a sweep looks like while it runs: a bar for all of it, and one for each running cell."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -102,8 +103,8 @@ class _View:
                 self.note(text)
             case Fetching(what, share) if share in {0, 1}:
                 self.note(f"{what}: {'fetched' if share else 'being fetched'}")
-            case SweepStarted(cells, done, rows):
-                self.begin(cells, done, rows)
+            case SweepStarted():
+                self.begin(event)
             case CellStarted(cell, rows):
                 self.start(cell, rows)
             case CellSays(cell, inner) if cell in self.running:
@@ -119,14 +120,24 @@ class _View:
             self.noted.add(text)
             notes(self.console, [text])
 
-    def begin(self, cells: int, done: int, rows: int) -> None:
-        """The whole begins."""
+    def begin(self, event: SweepStarted) -> None:
+        """The whole begins; where no rows are counted, its cells are."""
+        cells, done, rows = event.cells, event.done, event.rows
         self.count = _Count(cells, done, rows, time.monotonic())
-        self.whole = self.progress.add_task("sweep", total=rows or None, told=self.counted())
+        total, before = (rows, 0) if rows else (cells, done)
+        if not rows:  # one cell may take longer than what is looked back on else
+            self.progress.speed_estimate_period = math.inf
+        self.whole = self.progress.add_task(
+            "sweep", total=total, completed=before, told=self.counted()
+        )
         if self.live:
             self.progress.start()
-        before = f", {done} finished before" if done else ""
-        notes(self.console, [f"{cells} cells{before}; {rows:,} rows to train on"])
+        told = f"{cells} cells" + (f", {done} finished before" if done else "")
+        if rows:
+            told += f"; {rows:,} rows to train on"
+        if rows and event.uncounted:
+            told += " (of LoRA alone: the time left does not count the other systems)"
+        notes(self.console, [told])
 
     def counted(self) -> str:
         """How many cells are done."""
@@ -221,7 +232,9 @@ class _View:
             self.settle(cell, 0)
             self.progress.remove_task(cell.task)
         if self.whole is not None:
-            self.progress.update(self.whole, told=self.counted())
+            self.progress.update(
+                self.whole, told=self.counted(), advance=0 if self.count.rows else 1
+            )
         line = f"{event.cell}: {event.status}"
         if event.log_loss is not None:
             line += f", log loss {event.log_loss:.4f}, accuracy {event.accuracy:.4f}"

@@ -190,7 +190,7 @@ class _Sweep:
 
     def train(self, crew: Crew, command: str) -> None:
         """All cells, or all trials; what there is so far is written now and then."""
-        asked = self.asked
+        asked, others = self.asked, not set(self.axes.rungs).issubset(ADAPTED)
         plan: GridPlan
         if asked.search:
             plan = search = SearchPlan(
@@ -199,7 +199,7 @@ class _Sweep:
             )  # fmt: skip
             done = len(search.settled())
             most = self._most_rows() * max(0, asked.trials - done)
-            self.notify(SweepStarted(asked.trials, done, most))
+            self.notify(SweepStarted(asked.trials, done, most, others))
         else:
             places = self.folder.placed(self.cells)
             left = [
@@ -209,7 +209,8 @@ class _Sweep:
             ]
             plan = GridPlan(self.folder, _by_model(left), self.order, self.rows, self.notify)
             done = len(self.cells) - len(left)
-            self.notify(SweepStarted(len(self.cells), done, sum(map(self.rows, left))))
+            rows = sum(map(self.rows, left))
+            self.notify(SweepStarted(len(self.cells), done, rows, others))
         watched = WrittenSoFar(plan, lambda: self._write_so_far(plan, command), self.notify)
         try:
             crew.carry_out(watched, self.notify)
