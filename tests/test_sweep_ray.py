@@ -51,6 +51,17 @@ def test_a_cluster_comes_to_the_same_results(
     assert go(values, out, ray="default", jobs=2) == found | {"environment": found["environment"]}
 
 
+def test_a_cluster_ends_cheap_cells_as_this_process_does(
+    two_workers: Any, weather: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llabel.sweep.sweep.render_sweep", lambda record: "")
+    values = shared(weather, tmp_path, rung="majority,bag-of-words", train_rows="20,40")
+    found = go(values, tmp_path / "ray", ray="default", jobs=1)
+    assert {cell["status"] for cell in found["cells"]} == {"done"}
+    monkeypatch.setattr("llabel.sweep.sweep.ProcessWorker", Here)
+    assert lasting(found) == lasting(go(values, tmp_path / "alone"))
+
+
 def actor() -> int:
     """The process of the only one at work: Ray writes what it does into its title."""
     table = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
@@ -111,6 +122,8 @@ CORES, GPU, TWO_GPUS = {"CPU": 8.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 16.0, "GP
         ([CORES, {"CPU": 0.0}], None, (1, {"num_cpus": 8})),
         ([GPU, CORES], 2, (2, {"num_cpus": 4, "num_gpus": 0.5})),
         ([GPU, CORES], None, (1, {"num_cpus": 8, "num_gpus": 1})),
+        ([TWO_GPUS], None, (2, {"num_cpus": 8, "num_gpus": 1})),
+        ([TWO_GPUS, GPU, CORES], None, (3, {"num_cpus": 8, "num_gpus": 1})),
         ([TWO_GPUS, GPU], 3, (3, {"num_cpus": 8, "num_gpus": 1})),
         ([TWO_GPUS, GPU], 4, (4, {"num_cpus": 5, "num_gpus": 0.5})),
         ([GPU], 6, (6, {"num_cpus": 1, "num_gpus": 0.1666})),

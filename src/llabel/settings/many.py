@@ -60,7 +60,10 @@ class SweepSettings:
     jobs: Annotated[
         int | None,
         Ge(1),
-        Help("Cells at a time, the cores shared among them. Default: 1; with --ray, one a node."),
+        Help(
+            "Cells at a time, the cores shared among them. Default: 1; with --ray, one a GPU, or "
+            "one a node without GPUs. Several GPUs of one machine need --ray."
+        ),
     ] = None
     ray: Annotated[
         str | None,

@@ -90,7 +90,7 @@ def cluster(
         address: of the cluster, or `DEFAULT`.
         out: folder of the sweep.
         loaded: its rows, by `rows_key`.
-        jobs: workers at a time; None is one a node, of those with a GPU if there are any.
+        jobs: workers at a time; None is one a GPU, or one a node where there are none.
 
     Raises:
         InputError: there is no cluster at the address.
@@ -128,11 +128,11 @@ def _share(nodes: list[dict[str, float]], jobs: int | None) -> tuple[int, dict[s
 
     Args:
         nodes: resources of each.
-        jobs: workers at a time; None is one a node.
+        jobs: workers at a time; None is one a GPU, or one a node where there are none.
     """
     gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
     places = gpus or [node for node in nodes if node.get("CPU", 0) > 0] or nodes
-    jobs = jobs or len(places)
+    jobs = jobs or sum(int(node["GPU"]) for node in gpus) or len(places)
     rooms, share = [jobs] * len(places), {}
     if gpus:
         a_gpu = ceil(jobs / sum(int(node["GPU"]) for node in gpus))
