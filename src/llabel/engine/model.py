@@ -107,7 +107,7 @@ def load_model(
 
     Raises:
         InputError: unknown precision, int8 on a GPU or for a model without linear layers, or a
-            folder that is no causal LM.
+            folder that is no causal LM, or lacks some of its weights, or has them in other shapes.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -127,12 +127,14 @@ def load_model(
     if rope is not None:
         place["config"] = scaled_config(folder, rope)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report, and told better than there
             **place,
         )
     except (OSError, ValueError, SafetensorError) as error:
@@ -140,6 +142,8 @@ def load_model(
             f"{folder} holds no causal language model with safetensors weights that transformers "
             f"can load: {str(error).splitlines()[0]}"
         ) from error
+    model: PreTrainedModel = loaded[0]
+    _refuse_other_tensors(model, loaded[1], folder)
     if four_bit is not None:
         if not four_bit_layers(model):
             raise InputError(
@@ -158,6 +162,45 @@ def load_model(
                 "Use --precision float32."
             )
     return model.eval()
+
+
+def _refuse_other_tensors(model: "PreTrainedModel", report: dict[str, Any], folder: Path) -> None:
+    """Whatever the files lack, or have in another shape, transformers has made up at random.
+
+    A head that shares the embeddings' weights is not missing, and buffers are computed.
+
+    Args:
+        model: as it was loaded.
+        report: transformers' `missing_keys`, and `mismatched_keys` with both shapes.
+        folder: named in the message.
+
+    Raises:
+        InputError: there is such a weight.
+    """
+    if missing := sorted(report["missing_keys"] & {name for name, _ in model.named_parameters()}):
+        raise InputError(
+            f"{folder} lacks weights of its {type(model).__name__} ({_some(missing)}), which would "
+            "be random. Give the folder of a whole causal language model; if its head shares the "
+            "weights of the embeddings, its config.json must say so (tie_word_embeddings: true)."
+        )
+    other = {name: (tuple(found), tuple(asked)) for name, found, asked in report["mismatched_keys"]}
+    for name, layer in four_bit_layers(model).items():  # which transformers does not look at
+        linear: Any = layer
+        found, asked = linear.weight.quant_state.shape, (linear.out_features, linear.in_features)
+        if tuple(found) != asked:
+            other[f"{name}.weight"] = tuple(found), asked
+    if other:
+        name, (found, asked) = min(other.items())
+        raise InputError(
+            f"{folder}: its weights have not the shapes that its config.json says: {name} is "
+            f"{found}, not {asked} ({len(other)} in all). Put weights and config.json of one model "
+            "there."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first three."""
+    return ", ".join(names[:3]) + (f" … {len(names)} in all" if len(names) > 3 else "")
 
 
 def _turn_conv1d(module: torch.nn.Module) -> None:
