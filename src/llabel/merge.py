@@ -19,6 +19,7 @@ from llabel.errors import InputError
 from llabel.events import Listener, StageStarted, ignore
 from llabel.folder import alone_with, read_record, write_text
 from llabel.ladder import registry
+from llabel.ladder.llm_folder import ADAPTER_FILE
 from llabel.rung_settings import ADAPTED
 from llabel.task import Label, Probabilities, TargetLabel, Text
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from llabel.ladder.llm import LLMRung
 
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
-_ADAPTER_FILE = "adapter/adapter_model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +150,9 @@ def _refuse_others(folder: Path) -> None:
             f"{folder} holds the rung {name}, which has no adapter to merge. Give a run of "
             f"{' or '.join(ADAPTED)}."
         )
-    if not (folder / _ADAPTER_FILE).is_file():
+    if not (folder / ADAPTER_FILE).is_file():
         raise InputError(
-            f"{folder} has no {_ADAPTER_FILE}: it was removed, or never written. Train the run "
+            f"{folder} has no {ADAPTER_FILE}: it was removed, or never written. Train the run "
             "again with --overwrite."
         )
 

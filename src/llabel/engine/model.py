@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PRECISIONS = ("float32", "bfloat16", "int8")
+_TRAIN_AGAIN = "Train the run again with --overwrite."
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,14 +301,51 @@ def remove_lora(model: "PreTrainedModel") -> "PreTrainedModel":
 
 
 def load_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
-    """Wrap `model` with the adapter saved at `folder` (PEFT's own format, safetensors)."""
-    from peft import PeftModel
+    """Wrap `model` with the adapter saved at `folder` (PEFT's own format, safetensors).
 
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise InputError(f"{folder} holds no adapter_model.safetensors.")
-    # Else PEFT reads it through the GPU wherever there is one.
-    place: dict[str, Any] = {"torch_device": str(model.device)}
-    return PeftModel.from_pretrained(model, str(folder), is_trainable=False, **place)
+    Raises:
+        InputError: there is none, it cannot be read, or it is not one for this model.
+    """
+    from peft import PeftConfig, PeftModelForCausalLM
+    from safetensors import SafetensorError
+
+    for name in (
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ):  # else PEFT asks the Hub for them
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} holds no {name}. {_TRAIN_AGAIN}")
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        config.inference_mode = True
+        # What `PeftModel.from_pretrained` does, which does not tell the tensors that fit nothing.
+        tuned = PeftModelForCausalLM(model, config)
+        found = tuned.load_adapter(
+            str(folder),
+            "default",
+            # Else PEFT reads it through the GPU wherever there is one.
+            torch_device=str(model.device),
+            key_mapping=getattr(model, "_checkpoint_conversion_mapping", None),
+        )
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{folder} holds no adapter that PEFT can read "
+            f"({type(error).__name__}: {str(error).partition(chr(10))[0]}): it is damaged, or of "
+            f"another model. {_TRAIN_AGAIN}"
+        ) from error
+    except RuntimeError as error:
+        if "size mismatch" not in str(error):  # out of memory, for example
+            raise
+        raise InputError(
+            f"The adapter in {folder} has tensors of other shapes than the model's layers: it is "
+            f"another model's. Give it its own, or train it again. {str(error).splitlines()[-1]}"
+        ) from error
+    if strange := sorted([*found.missing_keys, *found.unexpected_keys]):
+        raise InputError(
+            f"The adapter in {folder} is none of this {type(model).__name__}: {_some(strange)} "
+            "stand in one of the two alone. Give it its own model, or train it again."
+        )
+    return tuned
 
 
 def _targets(model: "PreTrainedModel", settings: LoraSettings) -> str | list[str]:

@@ -40,6 +40,7 @@ from llabel.ladder.llm_folder import (
     ADAPTER,
     RungRecord,
     read_rung,
+    refuse_other_adapter,
     refuse_other_weights,
     save_rung,
 )
@@ -330,10 +331,11 @@ class LLMRung:
         `auto`.
 
         Raises:
-            InputError: the folder holds no finished rung of this kind, or the base model's weights
-                are others by now.
+            InputError: the folder holds no finished rung of this kind, its adapter is damaged or
+                of another training, or the base model's weights are others by now.
         """
         record = read_rung(folder, *ADAPTED)
+        refuse_other_adapter(record, folder)
         rung = cls(to_predict(record.settings, changes))
         rung.fields_, rung.classes_ = record.fields, record.classes
         model = resolve_model(rung.settings.model)
