@@ -391,6 +391,8 @@ def test_assets() -> None:
         (FloatingPointError("the loss became nan: lower the learning rate"), 1, "the loss became"),
         (MemoryError(), 1, "Error: Out of memory. Try a smaller --token-budget"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "Error: Out of memory"),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel"), 1, "CUDA error: out of memory\n"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when"), 1, "Error: Out of memory"),
         (OSError(28, "No space left on device", "x.bin"), 1, "No space left on device: x.bin"),
         (KeyboardInterrupt(), 130, "Stopped. The same command goes on from where it was last"),
     ],
