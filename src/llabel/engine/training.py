@@ -332,8 +332,9 @@ class Trainer:
                 if f"optimizer.{key}.{name}" in tensors
             }
             if state:  # else it never had a gradient, or all is done
-                on_gpu = self.settings.fused
-                optimizer.state[parameter] = unpacked_state(state, parameter.device, on_gpu=on_gpu)
+                optimizer.state[parameter] = unpacked_state(
+                    state, parameter, optimizer, on_gpu=self.settings.fused
+                )
         torch.set_rng_state(tensors["rng.cpu"])
         if "rng.cuda" in tensors and self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
