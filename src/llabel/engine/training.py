@@ -112,7 +112,9 @@ class Trainer:
     """Trains the parameters of `module` that require gradients.
 
     On CUDA, going on is as exact as PyTorch's kernels are: flash attention's backward pass adds up
-    long rows in whatever order they come.
+    long rows in whatever order they come. Where `loss` keeps what it made of a row (see
+    `llabel.engine.lower_states`), it makes it anew, beside other rows, which in float32 may round
+    otherwise.
 
     Args:
         module: put into training mode by `run`.
