@@ -369,8 +369,13 @@ def _schedule(
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch within a block, and leave the caller's random state as it was."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    """Seed torch within a block, and leave the caller's random state as it was.
+
+    That of the CPU and of all CUDA devices, which are all seeded; before CUDA is in use there is
+    nothing to leave.
+    """
+    in_use = device.type == "cuda" or torch.cuda.is_initialized()
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if in_use else []):
         torch.manual_seed(seed)
         yield
 
