@@ -107,9 +107,7 @@ def _merge(
         gc.collect()
         notify(StageStarted("asking the merged model", len(texts)))
         after = read_merged(rung, place).predict_proba(texts, notify)
-        trie = rung.trie_
-        spans = [(t.first, t.stop) for t in trie.targets] or [(0, len(trie.words))]
-        found = _compared(before, after, spans)
+        found = _compared(before, after, rung.trie_.spans)
         write_text(place / "README.md", _card(rung, folder, dtype, found))
         if found.within(max_flips):
             if out.exists():

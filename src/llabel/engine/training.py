@@ -22,6 +22,7 @@ from llabel.engine.checkpoint import CheckpointFolder, Snapshot
 from llabel.engine.optimisers import STATE, make_optimizer, packed_state, unpacked_state
 from llabel.engine.prefix import pays
 from llabel.events import EpochDone, Listener, Note, StageStarted, StepDone, ignore
+from llabel.settings import steps_per_epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,6 @@ class TrainingSettings:
     max_steps: int | None = None
     warmup_steps: int | None = None
     optim: str = "adamw"
-
-    def steps_per_epoch(self, rows: int) -> int:
-        """Steps of one pass over so many rows; the last may be of fewer than the others."""
-        return math.ceil(rows / self.batch_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +144,8 @@ class Trainer:
             FloatingPointError: the loss became infinite or NaN before any epoch was validated.
         """
         settings = self.settings
-        steps_per_epoch = settings.steps_per_epoch(len(examples))
-        steps = settings.max_steps or max(1, round(steps_per_epoch * settings.epochs))
+        per_epoch = steps_per_epoch(len(examples), settings.batch_size)
+        steps = settings.max_steps or max(1, round(per_epoch * settings.epochs))
         parameters = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
         optimizer = make_optimizer(
             settings.optim,
@@ -161,10 +158,10 @@ class Trainer:
         rate_at = _schedule(optimizer, settings, steps)
         torch.manual_seed(settings.seed)
         progress, best = self._resume(parameters, optimizer)
-        rows_in_all = round(len(examples) * steps / steps_per_epoch)
+        rows_in_all = round(len(examples) * steps / per_epoch)
         self.notify(StageStarted(self.stage, rows_in_all, progress.rows, progress.step))
         while progress.step < steps and not progress.stopped:
-            epoch, at = divmod(progress.step, steps_per_epoch)
+            epoch, at = divmod(progress.step, per_epoch)
             rows = row_order(len(examples), settings.seed, epoch)
             rows = rows[at * settings.batch_size : (at + 1) * settings.batch_size]
             started = time.perf_counter()
@@ -192,12 +189,12 @@ class Trainer:
             )
             self.notify(
                 StepDone(
-                    self.stage, progress.step, steps, progress.step / steps_per_epoch, loss, rate,
+                    self.stage, progress.step, steps, progress.step / per_epoch, loss, rate,
                     len(rows), tokens, seconds,
                 )
             )  # fmt: skip
             out_of_time = self._out_of_time(progress) and progress.step < steps
-            ended = out_of_time or progress.step == steps or progress.step % steps_per_epoch == 0
+            ended = out_of_time or progress.step == steps or progress.step % per_epoch == 0
             if ended:
                 progress, best = self._end_of_epoch(progress, epoch + 1, parameters, best)
             if progress.reason != "diverged":
