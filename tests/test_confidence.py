@@ -78,6 +78,12 @@ def test_where_all_is_right_no_temperature_is_chosen():
     assert fit_temperature(np.array([0, 1]), np.array([[0.9, 0.1], [0.4, 0.6]])) == 1.0
 
 
+def test_a_loss_that_is_nothing_over_a_range_chooses_no_temperature():
+    proba = np.array([[0.99, 0.01]] * 30)  # the loss is exactly 0 at 0.1 as well as at 0.05
+    assert log_loss(np.zeros(30, int), scaled(proba, 0.1)) == 0.0
+    assert fit_temperature(np.zeros(30, int), proba) == 1.0
+
+
 def test_a_coin_is_never_sure():
     y, proba = np.array([0, 1] * 50), np.array([[0.99, 0.01]] * 100)
     assert scaled(proba, fit_temperature(y, proba)).max() < 0.56
