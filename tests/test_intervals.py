@@ -160,6 +160,13 @@ def test_all_right_or_all_wrong_still_has_a_width(right):
     assert found["macro_f1_ci95"] == found["accuracy_ci95"]
 
 
+def test_macro_f1_of_rows_all_right_lies_within_its_interval_though_a_class_is_missing():
+    y = np.zeros(200, dtype=int)
+    found = bootstrap_scores(y, np.tile([0.9, 0.1], (200, 1)), y)
+    assert macro_f1(y, y, 2) == found["macro_f1_ci95"][1] == 0.5
+    assert found["macro_f1_ci95"][0] == found["accuracy_ci95"][0] / 2
+
+
 def test_effective_wilson_is_wilson_for_independent_rows():
     error = Spread(np.zeros(1), 0.8 * 0.2 / 500, 0.0, 1e9)
     assert effective_wilson(0.8, error, 500) == pytest.approx(wilson_interval(400, 500))

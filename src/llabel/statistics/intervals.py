@@ -140,7 +140,7 @@ def bootstrap_scores(
         accuracy_ci = effective_wilson(float(once.accuracy.mean()), accuracy, units.count)
     return ScoreIntervals(
         accuracy_ci95=list(accuracy_ci),
-        macro_f1_ci95=_raised(once.macro_f1, macro_f1, fallback=accuracy_ci),
+        macro_f1_ci95=_raised(once, macro_f1, accuracy_ci),
         log_loss_ci95=_percentile(once.log_loss, loss),
         ece_ci95=_bias_aware(once.ece, ece),
     )
@@ -224,14 +224,17 @@ def _percentile(points: Floats, error: Spread) -> list[float]:
     return np.clip(limits, 0, np.inf).tolist()
 
 
-def _raised(points: Floats, error: Spread, fallback: Interval) -> list[float]:
+def _raised(once: _Draws, error: Spread, accuracy_ci: Interval) -> list[float]:
     """Percentiles less the bias, wide enough for no more of it and for as much in the score.
 
-    `fallback` where every resample says the same (all right, all wrong).
+    Where every resample says the same (all right, all wrong) it is the interval of the accuracy,
+    in proportion: classes without a row are 0 in the macro mean, however right all answers are.
     """
+    estimate, bias = float(once.macro_f1.mean()), min(error.bias, 0.0)
     if np.ptp(error.deviations) == 0:
-        return list(fallback)
-    estimate, bias = float(points.mean()), min(error.bias, 0.0)
+        accuracy = float(once.accuracy.mean())
+        scale = estimate / accuracy if accuracy > 0 else 1.0
+        return [scale * limit for limit in accuracy_ci]
     low, high = np.quantile(error.deviations, [0.025, 0.975])
     return np.clip([estimate + low - bias, estimate + high - 2 * bias], 0, 1).tolist()
 
