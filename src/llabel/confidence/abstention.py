@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from llabel.metrics import wilson_interval
+from llabel.metrics import wilson_interval, wilson_limits
 
 ABSTAIN = "abstain"  # what stands in place of a label
 CURVE_POINTS = 50
@@ -145,8 +145,10 @@ def smallest_threshold(right: _Mask, confidence: _Values, target: float) -> tupl
         The threshold, and whether it reaches the target; where none does, the one whose bound is
         highest, which may be well below.
     """
+    from scipy.special import ndtri
+
     thresholds, counts, good = _by_threshold(right, confidence)
-    bounds = _lower_bounds(good, counts)
+    bounds, _ = wilson_limits(good / counts, counts, ndtri(0.5 + 0.5 * ONE_SIDED))
     reached = np.flatnonzero(bounds >= target)
     at = int(reached[-1]) if len(reached) else int(bounds.argmax())
     return float(thresholds[at]), bool(len(reached))
@@ -158,14 +160,3 @@ def _by_threshold(right: _Mask, confidence: _Values) -> tuple[_Values, Any, Any]
     sure, good = confidence[order], np.cumsum(right[order])
     ends = np.flatnonzero(np.append(sure[1:] != sure[:-1], True))
     return sure[ends], ends + 1, good[ends]
-
-
-def _lower_bounds(good: Any, counts: Any) -> _Values:
-    """Lower ends of `wilson_interval` for many counts at once (Wilson 1927)."""
-    from scipy.stats import norm
-
-    z2 = norm.ppf((1 + ONE_SIDED) / 2) ** 2
-    share = good / counts
-    spread = np.sqrt(z2 * (share * (1 - share) / counts + z2 / (4 * counts**2)))
-    bounds: _Values = (share + z2 / (2 * counts) - spread) / (1 + z2 / counts)
-    return bounds

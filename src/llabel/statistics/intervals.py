@@ -15,6 +15,7 @@ from llabel.metrics import (
     Interval,
     confidence_bins,
     wilson_interval,
+    wilson_limits,
 )
 from llabel.statistics.resampling import Floats, Part, Spread, row_weights, spread, units_of
 from llabel.task import ClassIndices
@@ -161,10 +162,8 @@ def effective_wilson(p: float, error: Spread, units: int, confidence: float = 0.
     from scipy.stats import t
 
     effective = p * (1 - p) / error.variance if error.variance > 0 else float(units)
-    q2 = float(t.ppf((1 + confidence) / 2, error.df)) ** 2
-    centre = (p + q2 / (2 * effective)) / (1 + q2 / effective)
-    half = np.sqrt(q2 * (p * (1 - p) / effective + q2 / (4 * effective**2))) / (1 + q2 / effective)
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    low, high = wilson_limits(p, effective, float(t.ppf((1 + confidence) / 2, error.df)))
+    return float(low), float(high)
 
 
 def _columns(y: ClassIndices, proba: Floats, answers: npt.NDArray[np.int64]) -> _Columns:
