@@ -111,7 +111,7 @@ def read_labels(
 
 def label_words(cells: LabelCells) -> set[str]:
     """How the labels of a part are written, without what stands for a missing one."""
-    return {str(cell) for cell in cells.values if not _is_missing(cell, cells.typed)}
+    return {str(cell) for cell in cells.values if not is_missing(cell, cells.typed)}
 
 
 def is_withheld(cells: LabelCells, known: Iterable[Any], *, normalise: bool = False) -> bool:
@@ -122,7 +122,7 @@ def is_withheld(cells: LabelCells, known: Iterable[Any], *, normalise: bool = Fa
     names = frozenset(map(str, known))
     words = _words(names, normalise)
     found = {
-        None if _is_missing(cell, cells.typed, words, normalise) else str(cell)
+        None if is_missing(cell, cells.typed, words, normalise) else str(cell)
         for cell in cells.values
     }
     return found <= {None} or (found <= {None, "-1", "-1.0"} and not names & {"-1", "-1.0"})
@@ -255,7 +255,7 @@ def label_values(
     """
     words = _words(known, normalise)
     values = [
-        None if _is_missing(cell, part.typed, words, normalise) else _plain(column, cell, *at)
+        None if is_missing(cell, part.typed, words, normalise) else _plain(column, cell, *at)
         for cell, at in zip(part.values, part.places, strict=True)
     ]
     if not normalise:
@@ -267,9 +267,17 @@ def _words(known: frozenset[str], normalise: bool) -> frozenset[str]:
     return frozenset(map(normal_form, known)) if normalise else known
 
 
-def _is_missing(
+def is_missing(
     cell: Any, typed: bool, known: frozenset[str] = frozenset(), normalise: bool = False
 ) -> bool:
+    """Whether a cell says nothing: it is empty, null or NaN, or a word for that in CSV and TSV.
+
+    Args:
+        cell: as read.
+        typed: see `LabelCells`.
+        known: words that say something, though they look like a missing value.
+        normalise: whether these are in `normal_form`.
+    """
     if isinstance(cell, str):
         if typed or cell.strip() not in _NOTHING:
             return not cell.strip()
