@@ -83,7 +83,8 @@ def read_labels(
     TRUE/FALSE) is boolean, and one of whole numbers as they are usually written (``7``, ``-1``, or
     ``7.0``, but not ``007``) is of integers. Whole floats of other formats (1.0) become integers.
     ``NA``, ``NaN``, ``null`` and the like are missing labels there, not classes, unless another
-    part, in a format with types, has that text as a label.
+    part, in a format with types, has that text as a label. Where the parts with types hold strings
+    only, labels of CSV and TSV parts are strings as well, whatever they look like.
 
     Args:
         column: its name, for messages.
@@ -100,7 +101,8 @@ def read_labels(
     values = [label_values(column, part, known, normalise=normalise) for part in parts]
     refuse_missing(column, parts, values)
     untyped = [index for index, part in enumerate(parts) if not part.typed]
-    if untyped:
+    typed = {type(v) for index in range(len(parts)) if index not in untyped for v in values[index]}
+    if untyped and typed != {str}:
         strings = {value for index in untyped for value in values[index]}
         convert = _conversion(parts[untyped[0]].places[0][0], column, strings)
         for index in untyped:
