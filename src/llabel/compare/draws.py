@@ -87,18 +87,10 @@ def told(drawn: Sequence[DrawnRuns], out: Path) -> list[Draw]:
 def all_rows(drawn: Sequence[DrawnRuns]) -> Task:
     """The rows of all draws: validation and test one after the other, training of the first.
 
-    Where there are no groups, a row is its own: the same row in two draws is one group.
-
-    Raises:
-        InputError: the draws have different classes.
+    Where there are no groups, a row is its own: the same row in two draws is one group. The classes
+    are those of the whole table, and so the same in all draws.
     """
     tasks = [one.loaded.task for one in drawn]
-    if other := next((task for task in tasks if task.classes != tasks[0].classes), None):
-        lacking = set(tasks[0].classes).symmetric_difference(other.classes)
-        raise InputError(
-            f"The draws differ in their classes: {', '.join(map(str, lacking))} is not in all of "
-            "them. Merge or drop rare labels with --map-labels."
-        )
     return replace(
         tasks[0],
         validation=_joined([task.validation for task in tasks]),

@@ -73,11 +73,7 @@ def assemble(
 def assemble_draws(
     config: RunConfig, asked: CompareSettings, drawn: Sequence[DrawnRuns], out: Path, command: str
 ) -> CompareRecord:
-    """The same of several draws of the rows, put together.
-
-    Raises:
-        InputError: the draws have different classes.
-    """
+    """The same of several draws of the rows, put together."""
     task = all_rows(drawn)
     first = drawn[0].loaded
     facts = replace(first, task=replace(first.task, test=task.test))
