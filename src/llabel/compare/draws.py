@@ -71,6 +71,22 @@ def planned_draws(
         )
 
 
+def same_test_rows(asked: CompareSettings, loaded: Sequence[LoadedTask]) -> Iterator[str]:
+    """What the user should know where no draw tests other rows, as the test part is given."""
+    tasks = [one.task for one in loaded]
+    if len({task.test.ids for task in tasks}) > 1:
+        return
+    others = (
+        "only training and validation rows are drawn anew"
+        if len({task.train.ids for task in tasks}) > 1
+        else f"nor do they learn from others. Only the seeds differ, as with --seeds {asked.draws}"
+    )
+    yield (
+        f"--draws {asked.draws}: all draws test the same {len(tasks[0].test):,} rows, as the test "
+        f"part is given; {others}."
+    )
+
+
 def told(drawn: Sequence[DrawnRuns], out: Path) -> list[Draw]:
     """What the record says of each draw."""
     return [

@@ -35,7 +35,7 @@ from llabel.data import LoadedTask, unseen_rows
 from llabel.record import Baseline, environment
 from llabel.settings import CompareSettings
 from llabel.statistics.paired import Pair, compare_pair, holm
-from llabel.statistics.resampling import resampled
+from llabel.statistics.resampling import numbered, resampled
 from llabel.task import Split, Task
 from llabel.verdict import Candidate, decide
 
@@ -288,6 +288,7 @@ def _verdict(
         [_candidate(rung, rank) for rank, rung in enumerate(done.values())],
         unseen=unseen,
         groups=resampled(task.test.groups),
+        ids=numbered(task.test.ids),
         margin=margin,
         failed=failed,
     )
