@@ -162,6 +162,39 @@ def test_what_fails_in_one_draw_is_no_row_of_all(
     assert {pair[side] for pair in record["pairs"] for side in ("a", "b")} == {"majority", "lookup"}  # type: ignore[literal-required]
 
 
+def test_intervals_are_over_groups_everywhere(setup: RunConfig, tmp_path: Path) -> None:
+    """Eight rows a user, all alike: run.json, card, references and table say the same of them."""
+    rows = write_weather(tmp_path / "weather.jsonl", 40).read_text().splitlines()
+    repeated = [json.loads(row) | {"who": f"u{n}"} for n, row in enumerate(rows) for _ in range(8)]
+    (tmp_path / "weather.jsonl").write_text("".join(json.dumps(row) + "\n" for row in repeated))
+    config = replace(
+        setup,
+        source=str(tmp_path / "weather.jsonl"),
+        data=replace(setup.data, group="who"),
+    )
+    out = tmp_path / "out"
+    record = climb(config, out, rungs=("majority", "bag-of-words"), draws=2)
+    for draw in record["draws"]:
+        one = read(out / draw["folder"])
+        for rung in one["rungs"]:
+            folder = out / draw["folder"] / rung["folder"]
+            alone = json.loads((folder / "run.json").read_text())
+            for part in ("validation", "test", "test_unseen"):
+                interval = alone["metrics"][part]["accuracy_ci95"]
+                assert interval == rung["metrics"][part]["accuracy_ci95"]
+            assert alone["baselines"]["majority"] == one["baselines"]["majority"]
+            assert (
+                "Wilson's at the effective number of rows, as rows that share their who"
+                in (folder / "README.md").read_text()
+            )
+        majority = named(one, "majority")["metrics"]["test"]["accuracy_ci95"]  # type: ignore[arg-type,index]
+        assert one["baselines"]["majority"]["accuracy_ci95"] == majority
+    of_all = named(record, "majority")["metrics"]
+    assert of_all
+    expected = pytest.approx(of_all["test"]["accuracy_ci95"])
+    assert record["baselines"]["majority"]["accuracy_ci95"] == expected
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [

@@ -15,7 +15,12 @@ from llabel.metrics import (
     score,
     wilson_interval,
 )
-from llabel.statistics.intervals import bootstrap_scores, effective_wilson
+from llabel.statistics.intervals import (
+    bootstrap_scores,
+    effective_wilson,
+    score_with_groups,
+    share_interval,
+)
 from llabel.statistics.resampling import Spread, resampled, units_of
 
 SIMULATIONS = 600
@@ -120,6 +125,23 @@ def test_rows_as_groups_and_equal_seeds_change_little():
         assert grouped[name] == pytest.approx(plain[name], abs=0.01)
         assert repeated[name] == pytest.approx(plain[name], abs=0.01)
     assert plain["accuracy_ci95"] == list(wilson_interval(int((answers == y).sum()), 500))
+
+
+def test_a_share_has_the_interval_that_the_accuracy_has():
+    y, proba, answers, _ = draw(np.random.default_rng(7), 90)
+    y, proba, answers = y.repeat(5), proba[0].repeat(5, axis=0), answers[0].repeat(5)
+    names = [f"user {row // 5}" for row in range(450)]
+    found = bootstrap_scores(y, proba, answers, groups=resampled(names))["accuracy_ci95"]
+    rows = wilson_interval(int((answers == y).sum()), 450)
+    assert share_interval(answers == y, names) == tuple(found)
+    scores = score(y, proba)
+    right = proba.argmax(axis=1) == y
+    of_users = list(share_interval(right, names))
+    assert score_with_groups(y, proba, groups=names) == scores | {"accuracy_ci95": of_users}
+    assert np.ptp(found) > 1.5 * np.ptp(rows)
+    for groups in (None, ["one user"] * 450):
+        assert share_interval(answers == y, groups) == rows
+    assert score_with_groups(y, proba) == scores
 
 
 def test_groups_that_share_their_fate_widen_every_interval():

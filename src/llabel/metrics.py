@@ -34,7 +34,8 @@ class Scores(TypedDict):
     Attributes:
         rows: number of rows, at least 1.
         accuracy: share of right answers, 0..1.
-        accuracy_ci95: [lower, upper] of the 95 % Wilson score interval of the accuracy.
+        accuracy_ci95: [lower, upper] of the 95 % Wilson score interval of the accuracy; where rows
+            have groups, at the effective number of rows (`statistics.intervals.score_with_groups`).
         macro_f1: unweighted mean of F1 over all classes of the task, 0..1.
         log_loss: mean negative natural logarithm of the true class's probability, 0..34.54.
         ece: expected calibration error, 0..1.

@@ -14,15 +14,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from llabel.assessment import baselines
+from llabel.assessment import baselines, baselines_right
 from llabel.compare.answers import FinishedRung, Outcome, PartAnswers, read_answers
 from llabel.comparison import Draw
 from llabel.config import RunConfig
 from llabel.data import LoadedTask, unseen_rows
 from llabel.errors import InputError
-from llabel.metrics import NOT_ASKED, wilson_interval
+from llabel.metrics import NOT_ASKED, Interval, wilson_interval
 from llabel.record import Baseline
 from llabel.settings import CompareSettings
+from llabel.statistics.intervals import share_interval
 from llabel.task import Split, Task
 
 DRAWS = "draws"  # subfolder of DIR
@@ -144,7 +145,24 @@ def mean_baselines(drawn: Sequence[DrawnRuns]) -> dict[str, Baseline]:
     ]
     names = [name for name in each[0] if all(name in found for found in each)]
     rows = len({row for one in drawn for row in one.loaded.task.test.ids})  # drawn again: one row
-    return {name: _mean([found[name] for found in each], rows) for name in names}
+    found = {name: _mean([found[name] for found in each], rows) for name in names}
+    if all(one.loaded.task.test.groups for one in drawn):
+        for name, interval in _intervals_over_groups(drawn, names):
+            found[name]["accuracy_ci95"] = list(interval)
+    return found
+
+
+def _intervals_over_groups(
+    drawn: Sequence[DrawnRuns], names: Sequence[str]
+) -> Iterator[tuple[str, Interval]]:
+    """Of the baselines' mean accuracy, each draw a training that was asked its own rows."""
+    each = [baselines_right(one.loaded.task, refit=one.config.llm.refit) for one in drawn]
+    groups = _joined([one.loaded.task.test for one in drawn]).groups
+    sizes = [len(one.loaded.task.test) for one in drawn]
+    asked = np.repeat(np.eye(len(drawn), dtype=bool), sizes, axis=1)  # (draws, n)
+    for name in names:
+        right = np.concatenate([found[name][0] for found in each])
+        yield name, share_interval(asked & right, groups, asked=asked)
 
 
 def _mean(found: Sequence[Baseline], rows: int) -> Baseline:

@@ -1,6 +1,6 @@
 """Intervals of one system's scores, over rows or groups and over trainings."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -13,12 +13,22 @@ from llabel.metrics import (
     NOT_ASKED,
     UNKNOWN,
     Interval,
+    Scores,
     confidence_bins,
+    score,
     wilson_interval,
     wilson_limits,
 )
-from llabel.statistics.resampling import Floats, Part, Spread, row_weights, spread, units_of
-from llabel.task import ClassIndices
+from llabel.statistics.resampling import (
+    Floats,
+    Part,
+    Spread,
+    resampled,
+    row_weights,
+    spread,
+    units_of,
+)
+from llabel.task import ClassIndices, Probabilities
 
 RESAMPLES = 2_000
 
@@ -145,6 +155,62 @@ def bootstrap_scores(
         log_loss_ci95=_percentile(once.log_loss, loss),
         ece_ci95=_bias_aware(once.ece, ece),
     )
+
+
+def score_with_groups(
+    y: ClassIndices,
+    proba: Probabilities,
+    predicted: ClassIndices | None = None,
+    groups: Sequence[str] | None = None,
+) -> Scores | None:
+    """`llabel.metrics.score`, its interval of the accuracy over groups: `share_interval`.
+
+    Args:
+        y, proba, predicted: as for `score`.
+        groups: (n,) the group of each row, or None.
+    """
+    found = score(y, proba, predicted)
+    if found and groups is not None:
+        answers = proba.argmax(axis=1) if predicted is None else predicted
+        found["accuracy_ci95"] = list(share_interval(answers == y, groups))
+    return found
+
+
+def share_interval(
+    right: npt.NDArray[np.bool_],
+    groups: Sequence[str] | None = None,
+    *,
+    asked: npt.NDArray[np.bool_] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Bound a share of rows, such as an accuracy, at 95 %, as `bootstrap_scores` does.
+
+    Args:
+        right: (n,) or (n_trainings, n) which rows count, n at least 1.
+        groups: (n,) the group of each row, or None. Where all are of one, rows are resampled.
+        asked: (n_trainings, n) which rows each training was asked; None for all.
+        resamples: bootstrap draws.
+        seed: of the bootstrap.
+    """
+    right = np.atleast_2d(right)
+    found = resampled(groups)
+    if found is None and len(right) == 1:
+        return wilson_interval(int(right.sum()), right.shape[1])
+    counted = np.ones_like(right) if asked is None else asked
+    units = units_of(right.shape[1], found)
+
+    def shares(weights: Floats) -> Floats:
+        total = counted @ weights.T  # (n_trainings, draws)
+        total[total == 0] = np.nan
+        shared: Floats = right @ weights.T / total
+        return shared
+
+    rng = np.random.default_rng(seed)
+    draws = np.concatenate([shares(w) for w in row_weights(units, resamples, rng)], axis=1)
+    points = shares(np.ones((1, right.shape[1])))[:, 0]
+    error = spread([Part(points, draws)], units.count, rng)
+    return effective_wilson(float(points.mean()), error, units.count)
 
 
 def effective_wilson(p: float, error: Spread, units: int, confidence: float = 0.95) -> Interval:
