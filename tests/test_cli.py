@@ -316,7 +316,9 @@ def test_a_built_in_data_set_comes_with_a_bar(
 def test_check(data: Path, tiny_llama: Path, tmp_path: Path) -> None:
     result = llabel(
         *("check", data, *COLUMNS, "--model", tiny_llama, "--json", tmp_path / "found.json"),
-        *("--adapt-layers", "1", "--gradient-checkpointing"),
+        *("--adapt-layers", "1", "--gradient-checkpointing", "--r", "8", "--lora-dropout", "0"),
+        *("--target-modules", "q_proj,v_proj", "--base", "auto", "--trials", "2"),
+        *("--max-steps", "4", "--batch-size", "4"),
     )
     assert result.exit_code == 0
     found = json.loads((tmp_path / "found.json").read_text())
