@@ -112,14 +112,15 @@ def contrasts_of(page: Any) -> dict[str, float]:
     )
 
 
-def check_labels_apart(page: Any) -> None:
-    """No text of a wide drawing covers another."""
+def check_labels_apart(page: Any, drawings: str = ".wide svg") -> None:
+    """No text of a drawing covers another."""
     boxes = page.evaluate(
-        """[...document.querySelectorAll('.wide svg')].map(svg =>
+        """drawings => [...document.querySelectorAll(drawings)].map(svg =>
           [...svg.querySelectorAll('text')].map(text => {
             const box = text.getBoundingClientRect()
             return [text.textContent, box.left, box.top + 2, box.right, box.bottom - 2]
-          }))"""
+          }))""",
+        drawings,
     )
     for texts in boxes:
         for place, (name, left, top, right, bottom) in enumerate(texts):

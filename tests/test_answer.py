@@ -3,9 +3,11 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from llabel.engine.answer import AnswerHead
 from llabel.engine.batching import FULL_VOCABULARY, Example, collate, shared_tokens
+from llabel.engine.linear import quantise_frozen
 from llabel.engine.prefix import pays
 from llabel.errors import InputError
 from llabel.labels import compile_labels
@@ -28,8 +30,6 @@ GPT |= {"eos_token_id": 0, "bos_token_id": 0, "initializer_range": 0.15}
 
 
 def configuration(kind: str, **changes: Any) -> Any:
-    import transformers
-
     shared = {name: value for name, value in SMALL.items() if kind != "GPTNeoX" or "kv" not in name}
     settings = GPT if kind in {"GPT2", "Bloom"} else shared
     return getattr(transformers, f"{kind}Config")(**(settings | changes))
@@ -261,8 +261,6 @@ def unequal(request):
     """A tiny model for which it matters how long the longest row of a pass is."""
     case = request.param
     nested = case.kind in {"Mpt", "Gemma3", "Gemma4"}
-    import transformers
-
     made = getattr(transformers, f"{case.kind}Config")
     return random_model(made(**({} if nested else SMALL) | case.changes))
 
@@ -288,6 +286,20 @@ def test_short_and_long_rows_are_read_as_alone(unequal, words):
             behind = collate([Example(rests[row]) for row in chosen], pad_token=3)
             found = head.log_probs(behind, prefix)
             torch.testing.assert_close(found, expected[chosen], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_few_bits_do_not_hide_that_places_are_those_in_memory(precision, words):
+    (case,) = (case for case in UNEQUAL if case.kind == "Mpt")
+    model = random_model(transformers.MptConfig(**case.changes))
+    if precision == "int8":
+        quantise_frozen(model.get_decoder())
+    else:
+        model.bfloat16()
+    head = AnswerHead(model, trie(WORDS[words]))
+    assert head.reader.tree is None
+    assert head.read_prefix(SHARED) is None
 
 
 @pytest.mark.parametrize("words", WORDS)

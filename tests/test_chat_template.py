@@ -37,7 +37,14 @@ MISTRAL = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
     "{% else %} {{ m.content }}<|endoftext|>{% endif %}{% endfor %}"
 )
-ENDS = {CHATML: "<|im_end|>", LLAMA_3: "<|im_end|>", GEMMA: "<|im_end|>", MISTRAL: "<|endoftext|>"}
+PHI_3 = (  # a conversation without a question ends in a token of its own
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% else %}{{ eos_token }}{% endif %}"
+)
+ENDS = {
+    **dict.fromkeys((CHATML, LLAMA_3, GEMMA, PHI_3), "<|im_end|>"),
+    MISTRAL: "<|endoftext|>",
+}
 FIELDS = ("question", "passage")
 
 

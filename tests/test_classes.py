@@ -64,6 +64,18 @@ def test_csv_and_json_parts_agree_on_types(tmp_path: Path) -> None:
     assert task.test.y.tolist() == [1]
 
 
+@pytest.mark.parametrize("words", [("1", "2"), ("true", "false")])
+def test_csv_labels_are_texts_where_the_typed_parts_have_texts(
+    tmp_path: Path, words: tuple[str, str]
+) -> None:
+    rows = [{"text": t, "label": y} for t, y in rows_of(20, words)]
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    write_csv(tmp_path / "test.csv", rows_of(4, words, start=50))
+    task = load(str(tmp_path)).task
+    assert task.classes == tuple(sorted(words))
+    assert [task.classes[index] for index in task.test.y] == [*words, *words]
+
+
 def test_normalised_labels(tmp_path: Path) -> None:
     data = write_csv(tmp_path / "t.csv", rows_of(40, ["Sci  Fi", "sci fi ", "Crime", "crime"]))
     with pytest.raises(InputError) as error:

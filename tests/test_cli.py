@@ -316,7 +316,9 @@ def test_a_built_in_data_set_comes_with_a_bar(
 def test_check(data: Path, tiny_llama: Path, tmp_path: Path) -> None:
     result = llabel(
         *("check", data, *COLUMNS, "--model", tiny_llama, "--json", tmp_path / "found.json"),
-        *("--adapt-layers", "1", "--gradient-checkpointing"),
+        *("--adapt-layers", "1", "--gradient-checkpointing", "--r", "8", "--lora-dropout", "0"),
+        *("--target-modules", "q_proj,v_proj", "--base", "auto", "--trials", "2"),
+        *("--max-steps", "4", "--batch-size", "4"),
     )
     assert result.exit_code == 0
     found = json.loads((tmp_path / "found.json").read_text())
@@ -391,6 +393,8 @@ def test_assets() -> None:
         (FloatingPointError("the loss became nan: lower the learning rate"), 1, "the loss became"),
         (MemoryError(), 1, "Error: Out of memory. Try a smaller --token-budget"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "Error: Out of memory"),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel"), 1, "CUDA error: out of memory\n"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when"), 1, "Error: Out of memory"),
         (OSError(28, "No space left on device", "x.bin"), 1, "No space left on device: x.bin"),
         (KeyboardInterrupt(), 130, "Stopped. The same command goes on from where it was last"),
     ],

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from llabel.confidence import (
     Confidence,
@@ -23,8 +24,9 @@ from llabel.confidence import (
     write_confidence,
 )
 from llabel.errors import InputError
-from llabel.metrics import log_loss, wilson_interval
+from llabel.metrics import log_loss, wilson_interval, wilson_limits
 from llabel.settings import RunSettings
+from llabel.statistics.intervals import share_interval
 
 
 @st.composite
@@ -49,7 +51,7 @@ def drawn(temperature: float, rows: int = 20_000) -> Judged:
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_the_temperature_that_made_the_labels_is_found(temperature):
-    assert fit_temperature(*drawn(temperature)) == pytest.approx(temperature, rel=0.05)
+    assert fit_temperature(*drawn(temperature)[:2]) == pytest.approx(temperature, rel=0.05)
 
 
 @given(judged())
@@ -76,6 +78,12 @@ def test_certainty_and_impossibility_stay():
 
 def test_where_all_is_right_no_temperature_is_chosen():
     assert fit_temperature(np.array([0, 1]), np.array([[0.9, 0.1], [0.4, 0.6]])) == 1.0
+
+
+def test_a_loss_that_is_nothing_over_a_range_chooses_no_temperature():
+    proba = np.array([[0.99, 0.01]] * 30)  # the loss is exactly 0 at 0.1 as well as at 0.05
+    assert log_loss(np.zeros(30, int), scaled(proba, 0.1)) == 0.0
+    assert fit_temperature(np.zeros(30, int), proba) == 1.0
 
 
 def test_a_coin_is_never_sure():
@@ -122,6 +130,52 @@ def test_the_smallest_threshold_that_reaches_the_target_is_taken(case, target):
 def test_few_rows_prove_little(rows, attained):
     found = smallest_threshold(np.ones(rows, dtype=bool), np.full(rows, 0.9), 0.95)
     assert found == (0.9, attained)
+
+
+@pytest.mark.parametrize(("groups", "attained"), [(51, False), (52, True)])
+def test_few_groups_prove_little_however_many_their_rows(groups, attained):
+    names = [f"user {row % groups}" for row in range(10 * groups)]
+    right = np.ones(len(names), dtype=bool)
+    confidence = np.linspace(0.5, 0.9, len(names))
+    threshold, found = smallest_threshold(right, confidence, 0.95, names)
+    assert found is (threshold == 0.5) is attained
+    alone = [f"row {row}" for row in range(len(names))]
+    assert smallest_threshold(right, confidence, 0.95, alone) == (0.5, True)
+
+
+@given(judged(), st.integers(1, 8), st.floats(0.01, 0.99))
+def test_rows_of_a_group_are_worth_what_their_sizes_leave(case, count, target):
+    y, proba = case
+    right, confidence = proba.argmax(axis=1) == y, proba.max(axis=1)
+    names = np.random.default_rng(len(y)).integers(0, count, len(y))
+    bounds = {}
+    for threshold in np.unique(confidence).tolist():
+        taken = confidence >= threshold
+        sizes = np.bincount(names[taken])
+        worth = sizes.sum() ** 2 / (sizes**2).sum()
+        bounds[threshold] = float(wilson_limits(right[taken].mean(), worth, norm.ppf(0.95))[0])
+    found, attained = smallest_threshold(right, confidence, target, list(map(str, names)))
+    reached = [threshold for threshold, low in bounds.items() if low >= target]
+    assert attained == bool(reached)
+    best = min(reached) if reached else found
+    assert found == best
+    assert reached or bounds[found] == pytest.approx(max(bounds.values()), abs=1e-12)
+
+
+def test_what_is_answered_has_intervals_over_groups():
+    y, proba = drawn(3.0, 400)[:2]
+    names = [f"user {row // 20}" for row in range(400)]
+    settings = RunSettings(target_precision=0.6)
+    part = Judged(y, proba, names)
+    confidence = decide(settings, part)
+    abstention = abstention_of(settings, confidence, part, part)
+    taken = proba.max(axis=1) >= abstention["threshold"]
+    found = abstention["test"]
+    assert found["coverage_ci95"] == list(share_interval(taken, names))
+    right = (proba.argmax(axis=1) == y)[taken]
+    theirs = [name for name, one in zip(names, taken, strict=True) if one]
+    assert found["accuracy_ci95"] == list(share_interval(right, theirs))
+    assert confidence.abstain_below > decide(settings, Judged(y, proba)).abstain_below
 
 
 def test_what_is_decided_and_recorded():

@@ -152,6 +152,30 @@ def test_test_split_chooses_and_unlabelled_test_parts_are_told(tmp_path: Path) -
         load(str(folder), test_split="tset")
 
 
+def test_unlabelled_rows_of_a_split_column_are_told_what_can_be_done(tmp_path: Path) -> None:
+    rows = [(*row, "train") for row in rows_of(40)]
+    rows += [(f"new {n}", "", "test") for n in range(5)]
+    data = write_csv(tmp_path / "t.csv", rows, "text,label,part")
+    with pytest.raises(InputError, match=r"the test part has no labels.* Label these rows, or rem"):
+        load(data, split_column="part")
+    rows += [(f"valid {n}", "yes", "validation") for n in range(5)]
+    data = write_csv(tmp_path / "t.csv", rows, "text,label,part")
+    with pytest.raises(InputError, match=r"no labels.* Choose --test-split validation"):
+        load(data, split_column="part")
+    assert len(load(data, split_column="part", test_split="validation").task.test) == 5
+
+
+@pytest.mark.parametrize("word", ["NA", "NaN", "null", " "])
+def test_a_word_for_nothing_in_a_csv_file_is_no_group(tmp_path: Path, word: str) -> None:
+    rows = [(*row, f"g{n}") for n, row in enumerate(rows_of(40))]
+    data = write_csv(tmp_path / "t.csv", [*rows, ("x", "yes", word)], "text,label,who")
+    with pytest.raises(InputError, match=r"row 41 .*'who': there is no group.*Every row needs one"):
+        load(data, group="who")
+    typed = [dict(zip(("text", "label", "who"), row, strict=True)) for row in rows]
+    typed.append({"text": "x", "label": "yes", "who": "NA"})
+    assert load(write_jsonl(tmp_path / "t.jsonl", typed), group="who").task
+
+
 def test_a_json_test_part_without_some_labels_is_not_withheld(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"text": t, "label": y} for t, y in rows_of(20)]
     write_jsonl(tmp_path / "train.jsonl", rows)

@@ -147,6 +147,27 @@ def test_a_row_dropped_for_one_target_is_dropped_for_all(letters: Path, tmp_path
     assert loaded.targets["place"].task.classes == ("hill", "sea")
 
 
+def test_a_map_tells_spellings_of_texts_apart(tmp_path: Path) -> None:
+    labels = [("TRUE", "x"), ("true", "y"), ("maybe", "x")]
+    rows = [(f"row {n}", *labels[n % 3]) for n in range(60)]
+    data = write_csv(tmp_path / "t.csv", rows, "text,weather,place")
+    (tmp_path / "map.yaml").write_text("TRUE: true")
+    loaded = load(data, map_labels=str(tmp_path / "map.yaml"))
+    assert loaded.targets["weather"].task.classes == ("maybe", "true")
+
+
+def test_spellings_of_one_group_are_one_where_combinations_are_rare(tmp_path: Path) -> None:
+    rows = [(f"row {n}", "ab"[n % 2], "xy"[n // 2 % 2], f"g{n}") for n in range(80)]
+    rows += [
+        ("rare 1", "a", "z", "Anna"),
+        ("rare 2", "a", "z", "anna"),
+        ("rare 3", "a", "z", "ANNA"),
+    ]
+    rows += [(f"rare {n}", "b", "z", f"z{n}") for n in range(4, 14)]
+    data = write_csv(tmp_path / "t.csv", rows, "text,weather,place,who")
+    assert load(data, group="who").targets["place"].task.classes == ("x", "y", "z")
+
+
 def test_a_map_names_whole_numbers_with_a_point(tmp_path: Path) -> None:
     rows = [(f"t{n}", f"{n % 3}.0", "xy"[n // 3 % 2]) for n in range(60)]
     data = write_csv(tmp_path / "t.csv", rows, "text,one,two")

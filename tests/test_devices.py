@@ -15,6 +15,7 @@ from llabel.engine.answer import AnswerHead
 from llabel.engine.batching import FULL_VOCABULARY, Batch, Example, collate
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.engine.model import LoraSettings, add_lora, compile_layers
+from llabel.engine.training import seeded
 from llabel.errors import InputError
 from llabel.events import Event, StepDone
 from llabel.ladder.label_model import precision_of
@@ -50,6 +51,15 @@ def adapted(base: nn.Module, device: str = "cpu") -> Any:
             if "lora_B" in name:
                 parameter.data.copy_(0.05 * torch.randn(parameter.shape))
     return made.train()
+
+
+@pytest.mark.gpu
+def test_seeding_leaves_the_random_state_of_every_gpu():
+    before = torch.cuda.get_rng_state_all()
+    with seeded(7, torch.device("cpu")):
+        torch.rand(3, device="cuda")
+    after = torch.cuda.get_rng_state_all()
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 # Batches

@@ -1,6 +1,7 @@
 """Several draws of the rows as one comparison."""
 
 import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from statistics import mean
@@ -12,14 +13,17 @@ from rich.console import Console
 
 from comparison_runs import CHEAP, cheap, climb, copied, lasting, lines_of, named, stop, when_in
 from llabel import run
+from llabel.compare.draws import same_test_rows
 from llabel.compare_view import render_comparison
 from llabel.comparison import CompareRecord, Draw
 from llabel.config import RunConfig
 from llabel.errors import InputError
 from llabel.events import Event, Note, RungStarted
 from llabel.metrics import NOT_ASKED, wilson_interval
+from llabel.settings import CompareSettings
 from llabel.statistics.intervals import bootstrap_scores
-from llabel.statistics.paired import compare_pair
+from llabel.statistics.paired import compare_pair, rows_needed
+from llabel.verdict import decide
 from llabel.verdict.candidates import Candidate, TestRows
 from runs import write_weather
 
@@ -158,6 +162,39 @@ def test_what_fails_in_one_draw_is_no_row_of_all(
     assert {pair[side] for pair in record["pairs"] for side in ("a", "b")} == {"majority", "lookup"}  # type: ignore[literal-required]
 
 
+def test_intervals_are_over_groups_everywhere(setup: RunConfig, tmp_path: Path) -> None:
+    """Eight rows a user, all alike: run.json, card, references and table say the same of them."""
+    rows = write_weather(tmp_path / "weather.jsonl", 40).read_text().splitlines()
+    repeated = [json.loads(row) | {"who": f"u{n}"} for n, row in enumerate(rows) for _ in range(8)]
+    (tmp_path / "weather.jsonl").write_text("".join(json.dumps(row) + "\n" for row in repeated))
+    config = replace(
+        setup,
+        source=str(tmp_path / "weather.jsonl"),
+        data=replace(setup.data, group="who"),
+    )
+    out = tmp_path / "out"
+    record = climb(config, out, rungs=("majority", "bag-of-words"), draws=2)
+    for draw in record["draws"]:
+        one = read(out / draw["folder"])
+        for rung in one["rungs"]:
+            folder = out / draw["folder"] / rung["folder"]
+            alone = json.loads((folder / "run.json").read_text())
+            for part in ("validation", "test", "test_unseen"):
+                interval = alone["metrics"][part]["accuracy_ci95"]
+                assert interval == rung["metrics"][part]["accuracy_ci95"]
+            assert alone["baselines"]["majority"] == one["baselines"]["majority"]
+            assert (
+                "Wilson's at the effective number of rows, as rows that share their who"
+                in (folder / "README.md").read_text()
+            )
+        majority = named(one, "majority")["metrics"]["test"]["accuracy_ci95"]  # type: ignore[arg-type,index]
+        assert one["baselines"]["majority"]["accuracy_ci95"] == majority
+    of_all = named(record, "majority")["metrics"]
+    assert of_all
+    expected = pytest.approx(of_all["test"]["accuracy_ci95"])
+    assert record["baselines"]["majority"]["accuracy_ci95"] == expected
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
@@ -231,6 +268,45 @@ def test_draws_with_unequal_test_parts_count_alike() -> None:
     assert rows.accuracy(Candidate("encoder", 0, a)) == pytest.approx((0.9 + 0.5) / 2)
     with pytest.raises(ValueError, match="a was asked none of the 300 rows"):
         compare_pair(y, np.full(300, NOT_ASKED), b)
+
+
+def test_a_row_of_several_draws_counts_once_in_the_verdict() -> None:
+    """Three draws of the same 90 rows are 90 rows: too few unseen ones, a third of those needed."""
+    y, ids = np.ones(270, int), np.tile(np.arange(90), 3)
+    a, b = (np.tile(np.arange(90) < right, (3, 1)).astype(int) for right in (60, 58))
+    rng = np.random.default_rng(0)
+    rungs = [
+        Candidate(name, rank, blocks(rng, right), validation_accuracy=rank / 10)
+        for rank, (name, right) in enumerate((("bag-of-words", b), ("encoder", a)))
+    ]
+    asked: dict[str, Any] = {"unseen": np.arange(270) < 120, "groups": ids, "resamples": 500}
+    told, stacked = decide(y, rungs, ids=ids, **asked), decide(y, rungs, **asked)
+    assert (told.basis, stacked.basis) == ("all", "unseen")
+    assert "; 90 test rows)" in told.reason
+    one, three = TestRows(y, y > 0, ids, 500, 0, ids), TestRows(y, y > 0, ids, 500, 0)
+    pair, long = one.pair(*rungs), three.pair(*rungs)
+    assert (pair.rows, long.rows) == (90, 270)
+    assert replace(pair, rows=270) == long
+    needed, too_many = rows_needed(pair, 0.03).rows, rows_needed(long, 0.03).rows
+    assert needed
+    assert too_many == pytest.approx(3 * needed, abs=3)
+
+
+def test_a_test_part_that_is_given_is_told_to_stay(setup: RunConfig, tmp_path: Path) -> None:
+    given = write_weather(tmp_path / "test.jsonl", 20, seed=1)
+    config = replace(setup, data=replace(setup.data, test=str(given)))
+    seen: list[Event] = []
+    climb(config, tmp_path / "out", rungs=("majority",), draws=2, notify=seen.append)
+    (note,) = (event.text for event in seen if isinstance(event, Note) and "--draws" in event.text)
+    assert note == (
+        "--draws 2: all draws test the same 20 rows, as the test part is given; only training and "
+        "validation rows are drawn anew."
+    )
+    whole = run.load(config)
+    asked = CompareSettings(draws=2)
+    (note,) = same_test_rows(asked, [whole, whole])
+    assert note.endswith("nor do they learn from others. Only the seeds differ, as with --seeds 2.")
+    assert not list(same_test_rows(asked, [run.load(setup), whole]))
 
 
 @pytest.mark.filterwarnings("error")

@@ -18,6 +18,12 @@ from runs import config, write_weather
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
 
 
+@pytest.fixture
+def no_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose work would blur the shares of the frozen layers that a test is about."""
+    monkeypatch.setattr("llabel.dry_run._adapter_weights", lambda *_: 0)
+
+
 def cost_of(tmp_path: Path, model: Path, **llm: Any) -> RunEstimate:
     """Of a run over 10,000 training tokens that predicts its validation rows and a sample."""
     made = config(write_weather(tmp_path / "weather.jsonl", 60), model, **llm)
@@ -30,6 +36,7 @@ def relative_time(found: RunEstimate) -> float:
     return found.train_seconds / found.predict_seconds
 
 
+@pytest.mark.usefixtures("no_adapters")
 @pytest.mark.parametrize(("trials", "refit"), [(1, False), (1, True), (3, True)])
 def test_the_cost_counts_all_that_a_run_predicts(
     tmp_path: Path, tiny_llama: Path, trials: int, refit: bool
@@ -48,6 +55,7 @@ def test_the_cost_counts_all_that_a_run_predicts(
     assert predicted == pytest.approx(500 + trials * 3 * validation + 1000)
 
 
+@pytest.mark.usefixtures("no_adapters")
 def test_rows_in_pieces_are_predicted_whole(tmp_path: Path, tiny_llama: Path) -> None:
     made = config(
         write_weather(tmp_path / "weather.jsonl", 60), tiny_llama, epochs=1, max_seq_length=64,
@@ -66,6 +74,7 @@ def test_rows_in_pieces_are_predicted_whole(tmp_path: Path, tiny_llama: Path) ->
     assert times["chunks"] > whole > 2 * times["head"], "with a template for each piece"
 
 
+@pytest.mark.usefixtures("no_adapters")
 def test_of_many_training_rows_a_sample_is_predicted(tmp_path: Path, tiny_llama: Path) -> None:
     made = config(write_weather(tmp_path / "weather.jsonl", 60), tiny_llama, epochs=1)
     task = load(made).task
@@ -100,6 +109,7 @@ def test_what_prompts_begin_with_is_read_once(tmp_path: Path, tiny_llama: Path) 
     )
 
 
+@pytest.mark.usefixtures("no_adapters")
 @pytest.mark.parametrize(
     "engine", [pytest.param("auto", marks=needs_compiler), "plain"], ids=["packed", "plain"]
 )
@@ -114,6 +124,7 @@ def test_layers_that_are_run_again_take_time_and_spare_memory(
     assert "layers run again in the backward pass" in again.basis
 
 
+@pytest.mark.usefixtures("no_adapters")
 @pytest.mark.parametrize(
     ("changes", "share"),
     [  # of two layers: forward, backward, and the lower one forward
@@ -144,6 +155,30 @@ def test_states_that_are_kept_take_memory(tmp_path: Path, tiny_llama: Path) -> N
     )
     hidden = json.loads((tiny_llama / "config.json").read_text())["hidden_size"]
     assert thrice - once == pytest.approx(10_000 * 4 * hidden / 2**20)
+
+
+def test_rank_steps_and_trials_change_the_cost(
+    tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llabel.dry_run.measure_matmul_rate", lambda *_, **__: 1e9)
+
+    def seconds(**llm: Any) -> float:
+        return cost_of(tmp_path, tiny_llama, **{"epochs": 1, "engine": "plain"} | llm).train_seconds
+
+    linear = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)  # two layers: q o, k v, gate up down
+    width = 2 * (2 * 128 + 2 * 96 + 3 * 192)  # inputs and outputs of each
+    low, high = seconds(r=1), seconds(r=64)
+    assert high / low == pytest.approx((4 * linear + 6 * 64 * width) / (4 * linear + 6 * width))
+    queries = seconds(r=64, target_modules=("q_proj",))
+    assert queries / low == pytest.approx(
+        (4 * linear + 6 * 64 * 2 * 128) / (4 * linear + 6 * width)
+    )
+    # 43 rows to train on, in steps of 8: 6 an epoch.
+    assert seconds(r=1, max_steps=3) == pytest.approx(low / 2)
+    assert seconds(r=1, max_steps=3, batch_size=16) == pytest.approx(low)
+    assert seconds(r=1, trials=3) == pytest.approx(3 * low)
+    with pytest.raises(InputError, match="no linear layer 'query'"):
+        seconds(target_modules=("query",))
 
 
 def test_more_layers_than_the_model_has_are_refused(tmp_path: Path, tiny_llama: Path) -> None:

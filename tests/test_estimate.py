@@ -73,6 +73,34 @@ def test_estimate_of_layers_that_are_run_again_or_not_trained(changes, operation
     assert estimate(**changes) == pytest.approx((operations, beside))
 
 
+@pytest.mark.parametrize(
+    ("changes", "operations"),
+    [({}, 4 * P + 6 * 1e7), ({"recompute": True}, 6 * P + 8 * 1e7),
+     ({"adapter_speed": 0.5}, 4 * P + 2 * 6 * 1e7)],
+)  # fmt: skip
+def test_estimate_counts_the_adapters(changes, operations):
+    found, beside = estimate(adapters=10_000_000, epochs=1, **changes)
+    assert found * 2 * P == pytest.approx(operations)
+    without = estimate(epochs=1, **changes)[1]
+    assert beside - without == pytest.approx(16e7), "weights, gradients and AdamW's state"
+
+
+def test_estimate_of_a_high_rank_is_what_was_measured():
+    # SmolLM2-135M, all linear layers: 305,280 · r weights. In int8 rank 256 took 236 s or more
+    # where rank 16 took 72 (results/sweep-imdb).
+    asked = {"model": SMOLLM2, "epochs": 1, "flops_per_second": 1e11, "token_budget": 1024}
+    low, high = (estimate_run(1000, 1000, adapters=305_280 * r, **asked) for r in (16, 256))
+    expected = (4 * P + 6 * 305_280 * 256) / (4 * P + 6 * 305_280 * 16)
+    assert high.train_seconds / low.train_seconds == pytest.approx(expected)
+    assert high.predict_seconds > 1.5 * low.predict_seconds
+    assert "78.2 M in adapters" in high.basis
+    low, high = (
+        estimate_run(1, 0, adapters=305_280 * r, speed=5.0, adapter_speed=2.4, **asked)
+        for r in (16, 256)
+    )
+    assert 236 / 72 / 2 < high.train_seconds / low.train_seconds < 2 * 236 / 72
+
+
 def test_estimate_says_which_layers_it_counted():
     asked = {"model": SMOLLM2, "epochs": 1, "flops_per_second": 1e9, "token_budget": 9}
     plain = estimate_run(1, 1, **asked).basis

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -14,6 +15,7 @@ from llabel.data import load_labelled
 from llabel.errors import InputError
 from llabel.events import Event, Note
 from llabel.ladder import registry
+from llabel.metrics import wilson_interval
 from llabel.run import evaluate, fit
 from llabel.settings import DataSettings, RunSettings
 from runs import config
@@ -51,6 +53,23 @@ def test_a_split_column_says_which_rows_are_scored(tmp_path: Path) -> None:
         evaluate(run, data, part="tst")
     other = write_csv(tmp_path / "other.csv", rows_of(12))
     assert notes_of(run, other)[0]["rows"] == 12
+
+
+def test_intervals_are_over_the_groups_that_the_run_was_told(tmp_path: Path) -> None:
+    def table(name: str, start: int) -> str:
+        rows = [(f"{t} {n}", y, f"u{t}") for t, y in rows_of(12, start=start) for n in range(9)]
+        return write_csv(tmp_path / name, rows, "text,label,who")
+
+    run = majority(table("rows.csv", 0), tmp_path / "run", group="who")
+    new = table("new.csv", 50)
+    found, said = notes_of(run, new)
+    assert said == ["Intervals are over whole groups of rows, those that share their 'who'."]
+    low, high = found["metrics"]["accuracy_ci95"]
+    assert high - low > 2 * np.ptp(wilson_interval(54, 108))
+    alone = write_csv(tmp_path / "alone.csv", rows_of(12))
+    found, (note,) = notes_of(run, alone)
+    assert found["metrics"]["accuracy_ci95"] == list(wilson_interval(6, 12))
+    assert "has no column 'who', by which the run's rows were grouped" in note
 
 
 def test_rows_that_were_trained_on_are_told(tmp_path: Path) -> None:

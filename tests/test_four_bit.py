@@ -31,14 +31,15 @@ from llabel.engine.native.library import compiler
 from llabel.engine.plain import PlainReader
 from llabel.engine.updates import in_all, updates
 from llabel.errors import InputError
-from llabel.events import Note
+from llabel.events import Note, ignore
 from llabel.labels import compile_labels
 from llabel.ladder import base_form, registry
-from llabel.ladder.base_models import KeptBaseModels
+from llabel.ladder.base_models import BaseModels, KeptBaseModels
 from llabel.ladder.llm import LLMRung
 from llabel.ladder.prompted import PromptedRung
 from llabel.ladder.qlora import QLoRARung
 from llabel.settings import CompareSettings, RunSettings
+from llabel.sweep.untouched import _ask
 from runs import config, write_weather
 from test_answer import configuration
 from tiny_models import random_model
@@ -320,6 +321,16 @@ def test_kept_models_are_not_mixed_up(llm_settings: Any):
     assert kept[1] is kept[2]
 
 
+def test_a_sweep_counts_packed_numbers_each(tiny_llama: Path, tmp_path: Path):
+    data = write_weather(tmp_path / "weather.jsonl", 40)
+
+    def count(base: str) -> int:
+        made = config(data, tiny_llama, base=base)
+        return _ask(made, run.load(made).task, BaseModels(), ignore).parameters
+
+    assert count("nf4-stored") == count("auto")
+
+
 def test_it_is_said_which_memory_is_saved(llm_settings: Any):
     said: list[str] = []
 
@@ -426,7 +437,7 @@ def test_products_in_float16_are_for_prediction(llm_settings: Any, without_weigh
         (
             {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
             {"base": "nf4"},
-            r"--base nf4: .* is stored in 4-bit fp4, and cannot be rounded again. Use --base auto",
+            r"--base nf4: .* is stored in 4-bit fp4, .* Use --base auto, with --rung llm-lora in",
         ),
         (
             {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},

@@ -15,7 +15,12 @@ from llabel.metrics import (
     score,
     wilson_interval,
 )
-from llabel.statistics.intervals import bootstrap_scores, effective_wilson
+from llabel.statistics.intervals import (
+    bootstrap_scores,
+    effective_wilson,
+    score_with_groups,
+    share_interval,
+)
 from llabel.statistics.resampling import Spread, resampled, units_of
 
 SIMULATIONS = 600
@@ -122,6 +127,23 @@ def test_rows_as_groups_and_equal_seeds_change_little():
     assert plain["accuracy_ci95"] == list(wilson_interval(int((answers == y).sum()), 500))
 
 
+def test_a_share_has_the_interval_that_the_accuracy_has():
+    y, proba, answers, _ = draw(np.random.default_rng(7), 90)
+    y, proba, answers = y.repeat(5), proba[0].repeat(5, axis=0), answers[0].repeat(5)
+    names = [f"user {row // 5}" for row in range(450)]
+    found = bootstrap_scores(y, proba, answers, groups=resampled(names))["accuracy_ci95"]
+    rows = wilson_interval(int((answers == y).sum()), 450)
+    assert share_interval(answers == y, names) == tuple(found)
+    scores = score(y, proba)
+    right = proba.argmax(axis=1) == y
+    of_users = list(share_interval(right, names))
+    assert score_with_groups(y, proba, groups=names) == scores | {"accuracy_ci95": of_users}
+    assert np.ptp(found) > 1.5 * np.ptp(rows)
+    for groups in (None, ["one user"] * 450):
+        assert share_interval(answers == y, groups) == rows
+    assert score_with_groups(y, proba) == scores
+
+
 def test_groups_that_share_their_fate_widen_every_interval():
     y, proba, answers, _ = draw(np.random.default_rng(1), 300)
     y, proba, answers = y.repeat(5), proba.repeat(5, axis=1), answers.repeat(5, axis=1)
@@ -158,6 +180,13 @@ def test_all_right_or_all_wrong_still_has_a_width(right):
     assert np.ptp(found["accuracy_ci95"]) > 0.2
     assert found["accuracy_ci95"] == pytest.approx(limits, abs=0.08)
     assert found["macro_f1_ci95"] == found["accuracy_ci95"]
+
+
+def test_macro_f1_of_rows_all_right_lies_within_its_interval_though_a_class_is_missing():
+    y = np.zeros(200, dtype=int)
+    found = bootstrap_scores(y, np.tile([0.9, 0.1], (200, 1)), y)
+    assert macro_f1(y, y, 2) == found["macro_f1_ci95"][1] == 0.5
+    assert found["macro_f1_ci95"][0] == found["accuracy_ci95"][0] / 2
 
 
 def test_effective_wilson_is_wilson_for_independent_rows():

@@ -166,6 +166,21 @@ def test_spellings_can_be_joined_by_a_map(tmp_path: Path) -> None:
         load(data, normalise_labels=True, map_labels=twice)
 
 
+def test_true_in_two_spellings_can_be_joined_by_a_map(tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "t.csv", rows_of(60, ["TRUE", "true", "maybe"]))
+    with pytest.raises(InputError, match="--map-labels"):
+        load(data)
+    loaded = load(data, map_labels=write_map(tmp_path / "map.yaml", "TRUE: true"))
+    assert labels_of(loaded.task) == {"true": 40, "maybe": 20}
+    assert load(write_csv(tmp_path / "bools.csv", rows_of(60, ["TRUE", "FALSE"])),
+                map_labels=write_map(tmp_path / "b.yaml", "true: yes\nfalse: no")
+    ).task.classes == ("no", "yes")  # fmt: skip
+    mapped: Any = [{"label": "TRUE", "becomes": "yes", "rows": 3}]
+    new = write_csv(tmp_path / "new.csv", [("x", "TRUE"), ("y", "true"), ("z", "yes")])
+    split = load_labelled(new, ["text"], "label", ("true", "yes"), mapped=mapped)
+    assert split.y.tolist() == [1, 0, 1]
+
+
 def test_a_part_that_loses_all_its_rows_is_refused(tmp_path: Path) -> None:
     write_csv(tmp_path / "d" / "train.csv", rows_of(30, ["a", "b", "c"]))
     write_csv(tmp_path / "d" / "test.csv", [("text x", "c")])

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from llabel.engine.model import load_adapter, load_model
 from llabel.errors import InputError
 from llabel.ladder import registry
 from llabel.ladder.llm import LLMRung
@@ -136,6 +138,59 @@ def test_other_weights_under_the_same_name_are_refused(
         kind.load(tmp_path / "run")
     named = kind.load(tmp_path / "run", model=str(tiny_llama))
     np.testing.assert_array_equal(named.predict_proba(TASK.test.texts), expected)
+
+
+def test_an_adapter_of_another_training_is_refused(llm_settings, tmp_path):
+    """As a save over an older one leaves it when it is killed before rung.json is written."""
+    run = tmp_path / "run"
+    untrained(llm_settings()).save(run)
+    untrained(llm_settings(seed=1)).save(tmp_path / "new")
+    LLMRung.load(run)
+    shutil.copytree(tmp_path / "new" / "adapter", run / "adapter", dirs_exist_ok=True)
+    with pytest.raises(InputError, match=r"safetensors is damaged, or of another training than"):
+        LLMRung.load(run)
+    record = json.loads((run / "rung.json").read_text())
+    del record["adapter"]  # as older versions wrote it
+    (run / "rung.json").write_text(json.dumps(record))
+    LLMRung.load(run)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def rename(path):
+    tensors = load_file(path)
+    save_file({name.replace("layers.1", "layers.7"): t for name, t in tensors.items()}, path)
+
+
+def lower_rank(path):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"r": 2}))
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "message"),
+    [
+        ("model.safetensors", truncate, r"PEFT can read \(SafetensorError: .* Train the run again"),
+        (
+            "model.safetensors",
+            rename,
+            r"is none of this LlamaForCausalLM: .*layers\.1\..* 28 in all",
+        ),
+        ("config.json", lambda path: path.write_text("{"), r"PEFT can read \(JSONDecodeError"),
+        ("config.json", lambda path: path.write_text("{}"), r"holds no adapter that PEFT can read"),
+        ("config.json", lambda path: path.unlink(), r"holds no adapter_config\.json\. Train"),
+        ("config.json", lower_rank, r"tensors of other shapes than .* shape torch\.Size"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_its_model(
+    llm_settings, tiny_llama, tmp_path, name, spoil, message
+):
+    untrained(llm_settings()).save(tmp_path)
+    spoil(tmp_path / "adapter" / f"adapter_{name}")
+    base = load_model(tiny_llama, torch.device("cpu"), "float32")
+    with pytest.raises(InputError, match=message):
+        load_adapter(base, tmp_path / "adapter")
 
 
 def test_a_full_disk_is_an_error_of_the_files(llm_settings, tmp_path):

@@ -8,8 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from llabel.engine.checkpoint import CheckpointFolder
+from llabel.engine.four_bit import FourBit
 from llabel.engine.model import load_model, load_tokenizer
 from llabel.errors import InputError
 from llabel.events import Event, Note, StepDone
@@ -156,6 +158,26 @@ def test_damaged_weights_are_told(llm_settings, tiny_llama, tmp_path):
     weights.write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(InputError, match="holds no causal language model with safetensors"):
         LLMRung(llm_settings(model=str(folder))).fit(TASK)
+
+
+@pytest.mark.parametrize("four_bit", [None, FourBit()], ids=["auto", "nf4"])
+def test_weights_that_would_be_random_are_told(tiny_llama_bos, tmp_path, four_bit):
+    def load():
+        return load_model(folder, torch.device("cpu"), "float32", four_bit=four_bit)
+
+    folder = shutil.copytree(tiny_llama_bos, tmp_path / "model")
+    whole = load_file(folder / "model.safetensors")
+    headless = {name: tensor for name, tensor in whole.items() if name != "lm_head.weight"}
+    save_file(headless, folder / "model.safetensors", {"format": "pt"})
+    message = r"lacks weights of its LlamaForCausalLM \(lm_head\.weight\), which .* be random"
+    with pytest.raises(InputError, match=message):
+        load()
+    save_file(whole, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
+    message = r"down_proj\.weight is \(64, 128\), not \(64, 96\) \(6 in all\)\. Put weights and"
+    with pytest.raises(InputError, match=message):
+        load()
 
 
 # Code that a model brings along

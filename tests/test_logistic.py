@@ -1,3 +1,4 @@
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -99,6 +100,21 @@ def test_search_goes_on_until_the_best_lies_between_worse_ones(usual, trials):
     within = 0 < best < len(values) - 1
     assert within or len(values) == trials + FURTHER
     assert within == (usual == 1.0), "both ways out are shown"
+
+
+def test_what_lost_is_gone_before_the_next_value_is_tried(monkeypatch):
+    made, alive = [], []
+
+    def fit(*args, **options):
+        alive.append(sum(ref() is not None for ref in made))
+        model, trial = fit_logistic(*args, **options)
+        made.append(weakref.ref(model.weights))
+        return model, trial
+
+    monkeypatch.setattr(logistic, "fit_logistic", fit)
+    search(trials=5)
+    assert len(alive) >= 5
+    assert max(alive) == 1
 
 
 def test_what_lies_beyond_is_tried_within_the_budget():

@@ -1,3 +1,4 @@
+import json
 import tracemalloc
 from pathlib import Path
 
@@ -155,6 +156,24 @@ def test_a_saved_rung_holds_no_text(tmp_path: Path):
     )
     for path in tmp_path.iterdir():
         assert b"secret" not in path.read_bytes()
+
+
+def test_a_rung_saved_before_texts_were_composed_is_asked_as_they_were(tmp_path: Path):
+    train = [("cafe\u0301", 1), ("cafe\u0301", 1), ("b", 0), ("b", 0)]
+    asked = [("caf\u00e9",), ("Cafe\u0301",)]
+    rung = fit(make(train, [("t", 0)], [("v", 0)], fields=("text",)))
+    assert (rung.predict_proba(asked)[:, 1] > 0.8).all()
+    rung.save(tmp_path)
+    assert (LookupRung.load(tmp_path).predict_proba(asked)[:, 1] > 0.8).all()
+
+    old = LookupRung(FitSettings())
+    old.fold_ = lookup._folded_in_any_form
+    old.fit(make(train, [("t", 0)], [("v", 0)], fields=("text",))).save(tmp_path)
+    record = json.loads((tmp_path / "rung.json").read_text())
+    del record["settings"]["unicode_form"]  # which was not written then
+    (tmp_path / "rung.json").write_text(json.dumps(record))
+    known = LookupRung.load(tmp_path).predict_proba(asked)[:, 1] > 0.8
+    assert known.tolist() == [False, True]
 
 
 def test_boolq_by_passage(boolq: Path):

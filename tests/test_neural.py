@@ -1,3 +1,5 @@
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -127,6 +129,22 @@ def test_each_trial_has_its_learning_rate_and_the_best_is_kept():
     np.testing.assert_allclose(again, fitted.validation_proba, atol=1e-6)
     trainings = [name for name, _ in stages(events) if name != "validating"]
     assert trainings == [f"training, trial {n} of 3" for n in (1, 2, 3)]
+
+
+def test_what_lost_is_gone_before_the_next_trial_begins():
+    made: list[weakref.ref[nn.Module]] = []
+    alive: list[int] = []
+
+    def build() -> nn.Module:
+        gc.collect()
+        alive.append(sum(ref() is not None for ref in made))
+        network = Network()
+        made.append(weakref.ref(network))
+        return network
+
+    fitted = fit(build=build, trials=4, refit=True)
+    assert fitted.trials[1].validation_loss > fitted.trials[0].validation_loss, "one that lost"
+    assert alive == [0, 1, 1, 1, 1]
 
 
 def test_all_trials_begin_alike():

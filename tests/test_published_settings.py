@@ -15,7 +15,7 @@ from llabel import run
 from llabel.cli import main
 from llabel.config import RunConfig, defaults
 from llabel.engine.checkpoint import CheckpointFolder
-from llabel.engine.optimisers import make_optimizer
+from llabel.engine.optimisers import make_optimizer, packed_state, unpacked_state
 from llabel.engine.training import Trainer
 from llabel.errors import InputError
 from llabel.events import Event, StageStarted, StepDone
@@ -104,6 +104,25 @@ def test_a_resumed_training_in_eight_bits_ends_as_an_undisturbed_one(
     assert again.steps()[0].step == stop_at + 1
     assert same(again.weights(), whole.weights())
     assert progress.loss_sum == pytest.approx(sum(one.loss for one in whole.steps()))
+
+
+def test_state_goes_on_in_memory_that_the_optimiser_gives() -> None:
+    """On a GPU it may be paged; here it is marked in another way."""
+    pytest.importorskip("bitsandbytes")
+    parameter = torch.nn.Parameter(torch.ones(64, 128))
+    optimizer: Any = make_optimizer(
+        "paged_adamw_8bit", [parameter], lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0, fused=False
+    )
+    parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    packed, given, get = packed_state(optimizer.state[parameter]), [], optimizer.get_state_buffer
+    optimizer.get_state_buffer = lambda *args, **how: given.append(get(*args, **how)) or given[-1]
+    again = unpacked_state(packed, parameter, optimizer, on_gpu=False)
+    assert len(given) == 2
+    assert again["state1"] is given[0]
+    assert again["state2"] is given[1]
+    assert all(torch.equal(again[name], packed[name]) for name in packed if name != "step")
+    assert again["state1"].any()
 
 
 @pytest.mark.parametrize("optim", ["adamw_8bit", "paged_adamw_8bit"])

@@ -61,6 +61,21 @@ def test_the_terminal_writes_numbers_as_the_page_does(record: CompareRecord) -> 
     assert re.split(r"\s{2,}", line.strip())[-3:] == ["< 0.001", "6.1 s", "0.012"]
 
 
+def test_what_4_bits_save_stands_among_the_costs() -> None:
+    few = {"systems": [SYSTEMS[0], *SYSTEMS[-2:]], "curve": False}
+    weighed = comparison(**few)
+    assert "LLM weights" not in render_comparison(weighed), "as in older records"
+    sizes = {"llm-zero-shot": 513.0, "llm-lora": 160.0}
+    for rung in weighed["rungs"]:
+        assert rung["cost"]
+        rung["cost"]["weights_mb"] = sizes.get(rung["name"])
+    table = render_comparison(weighed).partition("Cost of every rung")[2].partition("</table>")[0]
+    at = re.findall("<th[^>]*>([^<]*)</th>", table.partition("<tbody>")[0]).index("LLM weights")
+    for name, cell in (("llm-zero-shot", "513 MiB"), ("llm-lora", "160 MiB"), ("majority", "–")):
+        (row,) = re.findall(rf'<tr><th scope="row">{name}</th>(.*?)</tr>', table)
+        assert re.findall("<td>(.*?)</td>", row)[at - 1] == cell
+
+
 def test_lists_of_rows_claim_no_more_than_was_counted(record: CompareRecord) -> None:
     told = {entry["title"]: entry["what"] for entry in examples(record)}
     assert told["llm-lora is right, no simpler rung is"].startswith("Every simpler rung is wrong")

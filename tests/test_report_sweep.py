@@ -12,9 +12,10 @@ import pytest
 
 from comparisons import SCRIPT
 from llabel.report import render_sweep
+from llabel.report.naming import TICK, apart, fit_side_by_side
 from llabel.report.svg import drawable
 from llabel.report.sweep_cells import SweepView
-from llabel.report.sweep_plots import power
+from llabel.report.sweep_plots import Curve, curves, power
 from llabel.report.sweep_scaling import scaling_answer, steps_of
 from llabel.report.sweep_wording import (
     caveats,
@@ -416,6 +417,53 @@ def test_lines_to_judge_by_are_named(html: str) -> None:
 def test_powers(value: float, text: str) -> None:
     assert power(value) == text
     assert drawable(text) == text
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["q_proj, v_proj, o_proj", "all"], ["q_proj, v_p…", "all"]),
+        (
+            ["meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-3B"],
+            ["met…a-3.2-1B", "met…a-3.2-3B"],
+        ),
+        (["same beginning, a same end"] * 2, ["same beginn…"] * 2),
+    ],
+)
+def test_names_are_cut_where_they_stay_different(names: list[str], labels: list[str]) -> None:
+    assert apart(names, TICK) == labels
+
+
+@pytest.mark.parametrize(
+    "middles", ["ab", "".join(map(chr, range(ord("a"), ord("z"))))], ids=["two", "many"]
+)
+def test_however_alike_names_are_their_labels_differ(middles: str) -> None:
+    for fill in ("-" * 9, "-" * 30):
+        names = [f"{fill}{middle}{fill}" for middle in middles] + [f"{fill}a{fill}{fill}b"]
+        labels = apart(names, TICK)
+        assert len(set(labels)) == len(names)
+        assert max(map(len, labels)) <= TICK
+
+
+def test_models_stay_different_in_the_drawings_and_stand_whole_in_the_numbers() -> None:
+    models = ["meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-3B"]
+    html = render_sweep(sweep({"model": models, "template": ["qa", "chat"]}))
+    effects = html[html.index('id="effects"') : html.index('id="training"')]
+    drawn = re.findall(r"<text[^>]*>([^<]+)</text>", effects)
+    for size in ("1B", "3B"):
+        assert any(text.endswith(size) for text in drawn)
+        assert f'<th scope="row">model meta-llama/Llama-3.2-{size}</th>' in effects
+    assert effects.count("<summary>The numbers</summary>") == 3
+    assert not fit_side_by_side(apart(models, TICK) * 4, 225)
+
+
+def test_a_narrow_logarithmic_axis_has_ticks() -> None:
+    lines = [Curve([0, 1, 2], [0.021, 0.03, 0.048], 0)]
+    svg = curves(lines, titles=("layer", "norm"), limits=None, key="k", label="of a test", log=True)
+    ticks = [float(text) for text in re.findall(r"<text[^>]*>(0\.\d+)</text>", svg)]
+    assert len(ticks) >= 2
+    assert all(0.02 < tick < 0.05 for tick in ticks)
+    assert power(2.25e-5, places=2) == "2.25·10⁻⁵"
 
 
 def test_rank_correlations_in_words() -> None:

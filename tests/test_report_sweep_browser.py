@@ -28,6 +28,12 @@ CASES: dict[str, Callable[[], SweepRecord]] = {
     "search": lambda: sweep(
         {"r": [4, 8, 16, 32, 64, 128, 256], "lora_alpha": [8, 32, 128]}, search=40, pruned=[3, 9]
     ),
+    "models": lambda: sweep(
+        {
+            "model": [f"meta-llama/Llama-3.2-{size}B" for size in (1, 3, 8, 70)],
+            "template": [f"templates/reviews-{number}.txt" for number in range(9)],
+        }
+    ),
     "two cells": lambda: sweep({"lr": [1e-4, 1e-3]}),
     "all failed": lambda: sweep({"r": [1, 16]}, failed=[0, 1]),
     "strange": lambda: sweep({"r": [1, 16], "template": [SCRIPT, LONG_WORD]}, failed=[1]),
@@ -94,6 +100,14 @@ def test_each_plot_is_drawn_once_and_legible(
 @pytest.mark.parametrize("case", ["factorial", "epochs", "search", "two cells"])
 def test_labels_of_a_plot_do_not_overlap(case: str, show: Callable[..., Any]) -> None:
     check_labels_apart(show(case))
+
+
+def test_names_of_values_do_not_overlap(show: Callable[..., Any]) -> None:
+    page = show("models")
+    effects = "section[aria-labelledby=effects]"
+    check_labels_apart(page, f"{effects} .panels svg")
+    check_labels_apart(page, f"{effects} .wide svg")
+    check_labels_apart(show("models", viewport=PHONE), f"{effects} .narrow svg")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

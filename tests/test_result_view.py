@@ -5,6 +5,7 @@ import pytest
 from rich.console import Console
 
 from llabel.card import render_card
+from llabel.metrics import wilson_interval
 from llabel.numbers import size, two_digits
 from llabel.record import RunRecord
 from llabel.result_view import render_evaluation, render_run
@@ -138,6 +139,19 @@ def test_calibration_and_abstention_are_told() -> None:
     assert "smallest threshold that shows precision 0.95 on validation." in told
     of["abstention"]["attained"] = False
     assert "no threshold shows precision 0.95 on 200 validation rows" in render_card(of)
+
+
+def test_the_kind_of_interval_is_told() -> None:
+    of = record()
+    of["config"]["group"] = "user"
+    told = "effective number of rows, as rows that share their user are not independent"
+    assert told in render_card(of)
+    assert told in " ".join(shown(of, 500))
+    for scores in filter(None, of["metrics"].values()):  # a run of an earlier version
+        right = round(scores["accuracy"] * scores["rows"])  # type: ignore[index]
+        scores["accuracy_ci95"] = list(wilson_interval(right, scores["rows"]))  # type: ignore[index]
+    assert told not in render_card(of)
+    assert "Intervals are Wilson's; they cover the sampling of test rows" in render_card(of)
 
 
 def test_an_evaluation_tells_what_was_answered_and_what_was_free() -> None:

@@ -39,6 +39,10 @@ def test_folded_texts_are_the_same_but_for_case_and_spaces() -> None:
     assert folded("a b") != folded("ab")
 
 
+def test_folded_texts_are_the_same_in_every_unicode_form() -> None:
+    assert folded("caf\u00e9") == folded("Cafe\u0301")
+
+
 def test_unseen_rows_share_no_long_text() -> None:
     def split(texts: list[tuple[str, ...]]) -> Split:
         return Split(("",) * len(texts), tuple(texts), np.zeros(len(texts), dtype=np.int64))

@@ -158,6 +158,17 @@ def test_options_without_effect_are_told(weather: Path, tmp_path: Path) -> None:
     assert "Without effect on majority, lookup: --r." in result.output
 
 
+def test_cells_have_intervals_over_groups(weather: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    rows = [json.loads(row) | {"who": f"u{n // 4}"} for n, row in enumerate(weather.open())]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = shared(tmp_path / "rows.jsonl", tiny_llama, rung="bag-of-words,majority", group="who")
+    record = go(values, tmp_path / "out")
+    assert record["chosen"]
+    (cell,) = (one for one in record["cells"] if one["name"] == record["chosen"]["cell"])
+    chosen = record["chosen"]["metrics"]["validation"]["accuracy_ci95"]
+    assert cell["metrics"]["validation"]["accuracy_ci95"] == chosen
+
+
 def test_columns_are_an_axis_whose_cells_are_judged_on_the_same_rows(
     weather: Path, tiny_llama: Path, tmp_path: Path
 ) -> None:

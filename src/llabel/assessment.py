@@ -21,7 +21,7 @@ from llabel.events import Listener, StageStarted
 from llabel.folder import write_json_lines
 from llabel.ladder.contract import FitRecord, Rung, Trial
 from llabel.ladder.targets import TargetRung
-from llabel.metrics import UNKNOWN, report, score, wilson_interval
+from llabel.metrics import UNKNOWN, report
 from llabel.predictions import prediction_lines, refuse_silent
 from llabel.record import (
     SCHEMA,
@@ -37,6 +37,7 @@ from llabel.record import (
     peak_rss_mb,
 )
 from llabel.rung_settings import PROMPTED
+from llabel.statistics.intervals import score_with_groups, share_interval
 from llabel.task import ClassIndices, Probabilities, Split, Task, Text
 
 if TYPE_CHECKING:
@@ -68,12 +69,13 @@ def assess(
     if rung.name not in PROMPTED:
         sample = _train_sample(task, config.llm.seed)
         notify(StageStarted("scoring training rows", len(sample)))
-        train_scores = score(sample.y, confidence.scaled(rung.predict_proba(sample.texts, notify)))
+        said = confidence.scaled(rung.predict_proba(sample.texts, notify))
+        train_scores = score_with_groups(sample.y, said, groups=sample.groups)
     timed = rung.whole if isinstance(rung, TargetRung) else rung  # which keeps no answers
     single = _milliseconds_alone(timed, task.validation.texts)
-    validation = Judged(task.validation.y, rung.validation_proba_)
+    validation = Judged(task.validation.y, rung.validation_proba_, task.validation.groups)
     proba = confidence.scaled(validation.proba)
-    validation_scores = score(task.validation.y, proba)
+    validation_scores = score_with_groups(validation.y, proba, groups=validation.groups)
     assert validation_scores  # no part is ever empty
     withheld = confidence.withheld(proba)
     lines = list(
@@ -92,12 +94,12 @@ def assess(
         started = time.perf_counter()
         found = answers_of(rung, task.test, config.run.decode, notify, confidence)
         rows_per_second = len(task.test) / (time.perf_counter() - started)
-        test = Judged(task.test.y, found.raw)
+        test = Judged(task.test.y, found.raw, task.test.groups)
         lines += prediction_lines(
             task, "test", found.proba, found.answers, found.written, withheld=found.withheld
         )
         tested = score_test(task, metrics, found.proba, found.answers, refit=config.llm.refit)
-        free = found.apart(task.test.y)
+        free = found.apart(task.test)
     write_predictions(out, lines, with_texts=not config.run.no_texts)
     return RunRecord(
         schema=SCHEMA,
@@ -132,8 +134,9 @@ def score_test(
 ) -> _Tested:
     """Fill the test scores into `metrics`; `refit`: the rung learned from validation rows, too."""
     unseen = unseen_rows([task.train, task.validation], task.test, task.fields)
-    metrics["test"] = score(task.test.y, proba, answers)
-    metrics["test_unseen"] = score(task.test.y[unseen], proba[unseen], answers[unseen])
+    new = take(task.test, np.flatnonzero(unseen))
+    metrics["test"] = score_with_groups(task.test.y, proba, answers, task.test.groups)
+    metrics["test_unseen"] = score_with_groups(new.y, proba[unseen], answers[unseen], new.groups)
     found = report(task.test.y, answers, task.classes)
     return _Tested(baselines(task, unseen, refit=refit), list(found))
 
@@ -163,19 +166,20 @@ class Found:
     withheld: npt.NDArray[np.bool_]
     written: list[str] | None = None
 
-    def apart(self, y: ClassIndices) -> FreeAnswers | None:
-        """Knowledge and form of free answers, held against (n,) true class indices."""
+    def apart(self, split: Split) -> FreeAnswers | None:
+        """Knowledge and form of free answers, held against the true classes of their rows."""
         if self.written is None:
             return None
+        y = split.y
         unknown = int((self.answers == UNKNOWN).sum())
         right = int((self.answers == y).sum())
-        constrained = score(y, self.proba)
+        constrained = score_with_groups(y, self.proba, groups=split.groups)
         assert constrained  # no part is ever empty
         return FreeAnswers(
             rows=len(y),
             unknown=unknown,
             unknown_share=unknown / len(y),
-            unknown_ci95=list(wilson_interval(unknown, len(y))),
+            unknown_ci95=list(share_interval(self.answers == UNKNOWN, split.groups)),
             accuracy=right / len(y),
             accuracy_of_labels=right / (len(y) - unknown) if unknown < len(y) else None,
             constrained=constrained,
@@ -207,25 +211,29 @@ def baselines(task: Task, unseen: npt.NDArray[np.bool_], *, refit: bool) -> dict
 
     Both know the rows that a rung learns from: train, and with `refit` validation.
     """
+    return {
+        name: Baseline(
+            accuracy=float(right.mean()),
+            accuracy_ci95=list(share_interval(right, task.test.groups)),
+            accuracy_unseen=float(right[unseen].mean()) if unseen.any() else None,
+            column=column,
+        )
+        for name, (right, column) in baselines_right(task, refit=refit).items()
+    }
+
+
+def baselines_right(
+    task: Task, *, refit: bool
+) -> dict[str, tuple[npt.NDArray[np.bool_], str | None]]:
+    """(n_test,) which rows each of `baselines` gets right, and the column that it looks up."""
     known = np.concatenate([task.train.y, task.validation.y]) if refit else task.train.y
     majority = np.full(len(task.test), np.bincount(known).argmax())
-    found = {"majority": _baseline(task, majority, unseen, column=None)}
+    found: dict[str, tuple[npt.NDArray[np.bool_], str | None]]
+    found = {"majority": (majority == task.test.y, None)}
     column = best_lookup_column(task)
     if column is not None:
-        found["lookup"] = _baseline(task, look_up(task, column, validation=refit), unseen, column)
+        found["lookup"] = look_up(task, column, validation=refit) == task.test.y, column
     return found
-
-
-def _baseline(
-    task: Task, answers: ClassIndices, unseen: npt.NDArray[np.bool_], column: str | None
-) -> Baseline:
-    right = answers == task.test.y
-    return Baseline(
-        accuracy=float(right.mean()),
-        accuracy_ci95=list(wilson_interval(int(right.sum()), len(right))),
-        accuracy_unseen=float(right[unseen].mean()) if unseen.any() else None,
-        column=column,
-    )
 
 
 def _train_sample(task: Task, seed: int) -> Split:

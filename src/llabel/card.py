@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from math import isclose
 from typing import Any, cast
 
 from llabel.confidence import Abstention, Answered, Calibration
-from llabel.metrics import ReportRow, Scores
+from llabel.metrics import ReportRow, Scores, wilson_interval
 from llabel.record import Baseline, FreeAnswers, JointRecord, RunRecord, target_records
 from llabel.rung_settings import ADAPTED
 
@@ -80,8 +81,7 @@ def _results(record: RunRecord | None, targets: Mapping[str, RunRecord]) -> Iter
         "| rows | n | accuracy (95 % interval) | macro-F1 | log loss | ECE |\n"
         "|---|---|---|---|---|---|\n" + "\n".join(rows)
     )
-    said = "Intervals are Wilson's; they cover the sampling of test rows, not that of seeds."
-    yield " ".join([said, *told(record)])
+    yield " ".join([intervals_told(record), *told(record)])
     yield from _classes(record)
 
 
@@ -144,6 +144,33 @@ def scored_parts(record: RunRecord) -> Iterator[tuple[str, Scores]]:
         yield "test, unseen texts", metrics["test_unseen"]
 
 
+def over_groups(record: RunRecord) -> str | None:
+    """The column whose groups the intervals are over, or None.
+
+    Those of runs made by earlier versions, and of parts that are of one group, are over rows.
+    """
+    group = record["config"].get("group")
+    return group if any(not _of_rows(scores) for _, scores in scored_parts(record)) else None
+
+
+def _of_rows(scores: Scores) -> bool:
+    rows = scores["rows"]
+    of_rows = wilson_interval(round(scores["accuracy"] * rows), rows)
+    return all(map(isclose, scores["accuracy_ci95"], of_rows))
+
+
+def intervals_told(record: RunRecord) -> str:
+    """Which intervals the scores have."""
+    group = over_groups(record)
+    if group is None:
+        return "Intervals are Wilson's; they cover the sampling of test rows, not that of seeds."
+    return (
+        "Intervals of accuracy are Wilson's at the effective number of rows, as rows that share "
+        f"their {group} are not independent; they cover the sampling of such groups, not that of "
+        "seeds. Those by class are over rows."
+    )
+
+
 def baseline_name(name: str, baseline: Baseline) -> str:
     """What tables call a reference without a model."""
     return f"look-up of {baseline['column']} (test)" if baseline["column"] else f"{name} (test)"
@@ -156,7 +183,7 @@ def told(record: RunRecord) -> Iterator[str]:
     if calibration := record.get("calibration"):
         yield calibrated(calibration)
     if abstention := record.get("abstention"):
-        yield abstained(abstention)
+        yield abstained(abstention, over_groups(record))
 
 
 def free_answers(record: RunRecord) -> str:
@@ -198,8 +225,8 @@ def calibrated(calibration: Calibration) -> str:
     )
 
 
-def abstained(abstention: Abstention) -> str:
-    """What is answered, and how well."""
+def abstained(abstention: Abstention, group: str | None = None) -> str:
+    """What is answered, and how well; `group`: the column whose groups the intervals are over."""
     target = abstention["target_precision"]
     part = "validation" if abstention["test"] is None else "test"
     said = (
@@ -211,6 +238,8 @@ def abstained(abstention: Abstention) -> str:
             f" The target was missed: no threshold shows precision {target:g} on "
             f"{abstention['validation']['rows']:,} validation rows; this one comes nearest."
         )
+        if group is not None:
+            said += f" Rows that share their {group} count as one there."
     elif target is not None:
         said += f" It is the smallest threshold that shows precision {target:g} on validation."
     return said

@@ -1,6 +1,6 @@
 """A model's own chat template → our template: cut where the texts and the answer stand."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -94,12 +94,17 @@ def load_chat_template(
         tuple(fields),
         rest[len(last) :],
         end=end,
-        gap=after.lstrip()[len(end) :] if end else "",
+        gap=_text_before(specials_of(tokenizer), after.lstrip()[len(end) :]) if end else "",
     )
     if targets is None:
         return found
     tails = tuple(f"{found.joint}{heading_of(target)}:" for target in targets)
     return replace(found, joint=" ", tails=tails)
+
+
+def _text_before(specials: Iterable[str], text: str) -> str:
+    """What stands before the first special token: Phi-3's ends whole conversations, not turns."""
+    return text[: min((at for token in specials if (at := text.find(token)) >= 0), default=None)]
 
 
 _INSTEAD = "Use --template alpaca, or a template file."

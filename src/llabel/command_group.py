@@ -19,6 +19,8 @@ _FILES = {
     *("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST"),
     *("ENAMETOOLONG", "ELOOP"),
 }
+# By PyTorch's CPU allocator; by CUDA outside PyTorch's own; by cuBLAS and cuDNN.
+_SAID_WITHOUT_MEMORY = ("allocate memory", "error: out of memory", "_STATUS_ALLOC_FAILED")
 _OUT_OF_MEMORY = (
     "Out of memory. Try a smaller --token-budget or --max-seq-length, --gradient-checkpointing, "
     "--precision bfloat16 (GPU) or int8 (CPU), or a smaller model; with the same --out, add "
@@ -98,7 +100,8 @@ def _end(message: str, code: int) -> NoReturn:
 def _is_out_of_memory(error: Exception) -> bool:
     """Of the GPU, of Python, or of PyTorch's CPU allocator; torch need not be imported for it."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"OutOfMemoryError", "MemoryError"}) or "allocate memory" in str(error)
+    said = any(words in str(error) for words in _SAID_WITHOUT_MEMORY)
+    return bool(names & {"OutOfMemoryError", "MemoryError"}) or said
 
 
 def _first_line(error: Exception) -> str:

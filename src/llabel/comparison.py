@@ -54,6 +54,8 @@ class ComparedCost(TypedDict):
         disk_mb: size of the files that are needed to predict, a base model included, MiB.
         peak_rss_mb: largest resident memory of the rung's process, MiB.
         peak_gpu_mb: largest GPU memory, MiB; None on the CPU.
+        weights_mb: memory of a language model's weights, as in run.json: what 4 bits save; None for
+            other rungs. Comparisons recorded before it was kept lack it.
     """
 
     train_seconds: float
@@ -65,6 +67,7 @@ class ComparedCost(TypedDict):
     disk_mb: float | None
     peak_rss_mb: float
     peak_gpu_mb: float | None
+    weights_mb: NotRequired[float | None]
 
 
 class TrialRecord(TypedDict):

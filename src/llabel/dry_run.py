@@ -22,14 +22,14 @@ from llabel.config import RunConfig
 from llabel.engine.batching import shared_tokens
 from llabel.engine.linear import int_mm_is_fast
 from llabel.engine.lower_states import LIMIT
-from llabel.engine.model import adapted_layers
+from llabel.engine.model import adapted_layers, add_lora
 from llabel.engine.native.kernels import has_avx2
 from llabel.engine.prefix import pays
 from llabel.engine.projection import own_int_products
 from llabel.errors import InputError
 from llabel.ladder.base_form import form_in_use, four_bit_of
 from llabel.ladder.llm import LLMRung
-from llabel.ladder.lora import keeps_lower_states
+from llabel.ladder.lora import keeps_lower_states, lora_settings
 from llabel.run import load
 from llabel.settings import LLMSettings
 from llabel.task import Task, Text
@@ -72,6 +72,21 @@ def _weight_bytes(precision: str, form: str, engine: str, weights: int) -> float
     if own_int_products(weights, possible=has_avx2()):
         return alone + 2  # one for each direction
     return alone if int_mm_is_fast() else alone + _WEIGHT_BYTES["float32"]
+
+
+def _adapter_weights(config: Any, settings: LLMSettings) -> int:
+    """Of all adapters that a run would train; they are made without memory to be counted.
+
+    Raises:
+        InputError: as `add_lora`.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        tuned = add_lora(model, lora_settings(settings))
+    return sum(weight.numel() for weight in tuned.parameters() if weight.requires_grad)
 
 
 def find_row(config: RunConfig, row: str | None) -> tuple[Task, str, Text, int | list[int]]:
@@ -131,7 +146,7 @@ def run_cost(rung: LLMRung, task: Task) -> Cost:
     the training rows.
 
     Raises:
-        InputError: more layers are to be adapted than the model has.
+        InputError: layers are to be adapted that the model does not have.
     """
     from transformers import AutoConfig
 
@@ -144,11 +159,14 @@ def run_cost(rung: LLMRung, task: Task) -> Cost:
     engine = _engine(settings, config, str(rung.device), form)
     speeds = _SPEED if int_mm_is_fast() else _SPEED_WITHOUT_AVX512 if has_avx2() else {}
     speed = speeds.get((engine, rung.precision), 1.0)
+    # Adapters are in float32 where the frozen layers are in int8.
+    adapter_speed = speeds.get((engine, "float32"), 1.0) if rung.precision == "int8" else speed
     measured = "float32" if rung.precision == "int8" else rung.precision
     rate = measure_matmul_rate(
         size.hidden, size.intermediate, device=str(rung.device), dtype=measured
     )
     adapted = adapted_layers(settings.adapt_layers, size.layers)
+    adapters = _adapter_weights(config, settings)
     keeps = adapted < size.layers and keeps_lower_states(settings, len(task.train))
     limit = LIMIT if keeps and engine == "packed" else 0
     trained, predicted = _read(rung, task, engine, whole=limit > 0)
@@ -166,6 +184,8 @@ def run_cost(rung: LLMRung, task: Task) -> Cost:
             flops_per_second=rate,
             token_budget=settings.token_budget,
             speed=speed,
+            adapters=adapters,
+            adapter_speed=adapter_speed,
             bytes_per_weight=_weight_bytes(rung.precision, form, engine, size.linear_parameters),
             adapted=adapted,
             recompute=settings.gradient_checkpointing,

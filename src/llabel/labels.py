@@ -69,6 +69,11 @@ class LabelTrie:
         """Tokens of the longest label, its end token included."""
         return 1 + max(map(len, self.tokens))
 
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Each distribution's first class and the one after its last: one a target."""
+        return [(t.first, t.stop) for t in self.targets] or [(0, len(self.words))]
+
 
 def label_words(classes: Sequence[Label], given: Mapping[str, str] | None = None) -> list[str]:
     """The text the LLM answers for each class: as given, else "true"/"false" for bool, else str.

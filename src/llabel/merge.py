@@ -19,6 +19,7 @@ from llabel.errors import InputError
 from llabel.events import Listener, StageStarted, ignore
 from llabel.folder import alone_with, read_record, write_text
 from llabel.ladder import registry
+from llabel.ladder.llm_folder import ADAPTER_FILE
 from llabel.rung_settings import ADAPTED
 from llabel.task import Label, Probabilities, TargetLabel, Text
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from llabel.ladder.llm import LLMRung
 
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
-_ADAPTER_FILE = "adapter/adapter_model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +107,7 @@ def _merge(
         gc.collect()
         notify(StageStarted("asking the merged model", len(texts)))
         after = read_merged(rung, place).predict_proba(texts, notify)
-        trie = rung.trie_
-        spans = [(t.first, t.stop) for t in trie.targets] or [(0, len(trie.words))]
-        found = _compared(before, after, spans)
+        found = _compared(before, after, rung.trie_.spans)
         write_text(place / "README.md", _card(rung, folder, dtype, found))
         if found.within(max_flips):
             if out.exists():
@@ -150,9 +148,9 @@ def _refuse_others(folder: Path) -> None:
             f"{folder} holds the rung {name}, which has no adapter to merge. Give a run of "
             f"{' or '.join(ADAPTED)}."
         )
-    if not (folder / _ADAPTER_FILE).is_file():
+    if not (folder / ADAPTER_FILE).is_file():
         raise InputError(
-            f"{folder} has no {_ADAPTER_FILE}: it was removed, or never written. Train the run "
+            f"{folder} has no {ADAPTER_FILE}: it was removed, or never written. Train the run "
             "again with --overwrite."
         )
 

@@ -16,6 +16,7 @@ ECE_BINS = 15
 SUM_TOLERANCE = 1e-4  # a float32 softmax sums to 1 within 1e-6; half precision is worse
 
 Interval: TypeAlias = tuple[float, float]
+Limits: TypeAlias = npt.NDArray[np.float64]
 RowKind: TypeAlias = Literal[
     "class",
     "unknown",
@@ -33,7 +34,8 @@ class Scores(TypedDict):
     Attributes:
         rows: number of rows, at least 1.
         accuracy: share of right answers, 0..1.
-        accuracy_ci95: [lower, upper] of the 95 % Wilson score interval of the accuracy.
+        accuracy_ci95: [lower, upper] of the 95 % Wilson score interval of the accuracy; where rows
+            have groups, at the effective number of rows (`statistics.intervals.score_with_groups`).
         macro_f1: unweighted mean of F1 over all classes of the task, 0..1.
         log_loss: mean negative natural logarithm of the true class's probability, 0..34.54.
         ece: expected calibration error, 0..1.
@@ -111,7 +113,7 @@ def score(
 
 
 def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> Interval:
-    """Bound a proportion by the score interval (Wilson 1927, JASA 22, p. 209).
+    """Bound a proportion by `wilson_limits`.
 
     Args:
         correct: successes, 0..n.
@@ -124,12 +126,30 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> Interval:
     Raises:
         ValueError: n is below 1 or `correct` lies outside 0..n.
     """
-    from scipy.stats import binomtest
+    from scipy.special import ndtri
 
     if n < 1 or not 0 <= correct <= n:
         raise ValueError(f"need 0 <= correct <= n and n >= 1, got correct={correct}, n={n}")
-    interval = binomtest(correct, n).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+    low, high = wilson_limits(correct / n, n, ndtri(0.5 + 0.5 * confidence))
+    return float(low), float(high)
+
+
+def wilson_limits(share: npt.ArrayLike, n: npt.ArrayLike, z: float) -> tuple[Limits, Limits]:
+    """Limits of the score interval (Wilson 1927, JASA 22, p. 209), of many proportions at once.
+
+    Args:
+        share: (...) proportions, 0..1.
+        n: (...) trials of each, above 0; an effective number may have a fraction.
+        z: quantile of the standard normal distribution, or of Student's t where n is estimated.
+
+    Returns:
+        (...) lower and upper limits, in 0..1; exactly 0 and 1 at proportions of 0 and 1.
+    """
+    p, n = np.asarray(share, dtype=np.float64), np.asarray(n, dtype=np.float64)
+    width = 2 * (n + z**2)
+    centre = (2 * n * p + z**2) / width
+    half = z / width * np.sqrt(4 * n * p * (1 - p) + z**2)
+    return np.where(p == 0, 0.0, centre - half), np.where(p == 1, 1.0, centre + half)
 
 
 def macro_f1(y: ClassIndices, predicted: ClassIndices, n_classes: int) -> float:

@@ -261,7 +261,8 @@ def _without_none(kind: Any) -> Any:
     return kind
 
 
-def _click_type(full: Any, extras: Iterable[Any]) -> click.ParamType[Any]:
+def _click_type(full: Any, extras: Iterable[Any]) -> "click.ParamType[Any]":
+    # A text above, since it is generic from click 8.4 on only.
     kind = _without_none(full)
     if get_origin(kind) is Literal:
         return click.Choice([*get_args(kind), *(["none"] if kind is not full else [])])

@@ -169,7 +169,7 @@ class FreeAnswers(TypedDict):
     Attributes:
         rows: test rows.
         unknown: answers that are no label, which count as wrong; `unknown_share` of the rows, with
-            its 95 % Wilson interval `unknown_ci95`.
+            its 95 % interval `unknown_ci95`.
         accuracy: of all free answers, as in `metrics`.
         accuracy_of_labels: of those that are labels; None where none is.
         constrained: the same rows answered with the most probable label.

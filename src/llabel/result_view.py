@@ -10,7 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from llabel.assets import AssetStatus
-from llabel.card import answered_told, baseline_name, knowledge, scored_parts, told
+from llabel.card import (
+    answered_told,
+    baseline_name,
+    intervals_told,
+    knowledge,
+    over_groups,
+    scored_parts,
+    told,
+)
 from llabel.confidence import Answered
 from llabel.config import option
 from llabel.data.cells import printable
@@ -59,7 +67,8 @@ def _scored(record: RunRecord, title: str) -> list[RenderableType]:
     report: list[RenderableType] = []
     if record["report"]:
         report = [_report(record["report"]), Text()]
-    return [table, Text(), *report, *map(Text, told(record))]
+    intervals = [intervals_told(record)] if over_groups(record) else []
+    return [table, Text(), *report, *map(Text, [*intervals, *told(record)])]
 
 
 def render_evaluation(

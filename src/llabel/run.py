@@ -17,12 +17,13 @@ from llabel.events import Listener, Note, StageStarted, ignore
 from llabel.folder import TrainingLog, claimed, read_record, write_json, write_text
 from llabel.ladder import registry
 from llabel.ladder.contract import Rung
-from llabel.metrics import report, score
+from llabel.metrics import report
 from llabel.names import label_columns
 from llabel.paths import at_home
 from llabel.predictions import confidence_of, confidences_of, refuse_silent
 from llabel.record import Data, JointRecord, RunRecord, target_records
 from llabel.rung_settings import ADAPTED
+from llabel.statistics.intervals import score_with_groups
 from llabel.target_runs import (
     assess_each,
     decide_each,
@@ -113,7 +114,8 @@ def _finish(
         each = decide_each(rung, config, loaded, out)
         save(rung, out, with_texts=with_texts)
         return assess_each(rung, config, loaded, out, command, notify, each)
-    validation = Judged(loaded.task.validation.y, rung.validation_proba_)
+    held = loaded.task.validation
+    validation = Judged(held.y, rung.validation_proba_, held.groups)
     confidence = decide(config.run, validation)
     write_confidence(out, confidence)
     save(rung, out, with_texts=with_texts)
@@ -228,6 +230,7 @@ def evaluate(
         column,
         tuple(known["classes"]),
         part=part,
+        group=config.get("group"),
         split_column=config.get("split_column"),
         normalise_labels=config["normalise_labels"],
         drop_unlabelled=drop_unlabelled,
@@ -240,6 +243,7 @@ def evaluate(
     _refuse_replaced(folder, rung, known)
     notify(StageStarted("evaluating", len(split)))
     found = answers_of(rung, split, decode, notify, confidence)
+    judged = Judged(split.y, found.raw, split.groups)
     abstains = confidence.abstain_below is not None
     return {
         "run": folder.name,
@@ -249,10 +253,10 @@ def evaluate(
             "notes": notes,
         },
         "rows": len(split),
-        "metrics": score(split.y, found.proba, found.answers),
+        "metrics": score_with_groups(split.y, found.proba, found.answers, split.groups),
         "report": report(split.y, found.answers, rung.classes_),
-        "free_answers": found.apart(split.y),
-        "answered": answered_rows(confidence, Judged(split.y, found.raw)) if abstains else None,
+        "free_answers": found.apart(split),
+        "answered": answered_rows(confidence, judged) if abstains else None,
     }
 
 

@@ -8,7 +8,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from llabel.config import option
+from llabel.data.cells import printable
 from llabel.numbers import duration
+from llabel.rung_settings import UNTOUCHED
 from llabel.sweep_record import Cell, Chosen, SweepRecord, Test
 
 SHOWN = 30  # rows of the table; the page has all
@@ -19,7 +22,8 @@ def render_sweep(record: SweepRecord, out: Path) -> RenderableType:
     lines = [Text()]
     for cell in record["cells"]:
         if cell["status"] == "failed":
-            lines.append(Text(f"{cell['name']} failed: {cell['reason']}", style="red"))
+            reason = printable(cell["reason"])
+            lines.append(Text(f"{cell['name']} failed: {reason}", style="red"))
     if (chosen := record["chosen"]) is not None:
         lines += _choice(chosen, record, out)
     page = (out / "report.html").resolve()
@@ -34,7 +38,10 @@ def _table(record: SweepRecord) -> Table:
         f"learned from {rows['train']:,} rows; " if "train_rows" not in _varied(record) else ""
     )
     table = Table(
-        title=Text(f"{record['title']}: {learned}scores on {rows['validation']:,} validation rows"),
+        title=Text(
+            f"{printable(record['title'])}: {learned}"
+            f"scores on {rows['validation']:,} validation rows"
+        ),
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -66,9 +73,10 @@ def _loss(cell: Cell) -> tuple[bool, float]:
 
 
 def _add(table: Table, cell: Cell, names: list[str], chosen: Chosen | None) -> None:
-    settings = [_shown(cell["settings"].get(name)) for name in names]
     best = chosen is not None and cell["name"] in chosen["cells"]
-    settings[0] = ("→ " if best else "") + settings[0]
+    shown = [_shown(cell["settings"].get(name)) for name in names]
+    shown[0] = ("→ " if best else "") + shown[0]
+    settings = [Text(printable(value)) for value in shown]  # a column's name may look like markup
     scores, cost = cell["metrics"]["validation"], cell["cost"]
     weights, known = cell["weights"], cell["perplexity"]
     scaled = cell["scaling_lr"]
@@ -107,10 +115,22 @@ def _choice(chosen: Chosen, record: SweepRecord, out: Path) -> list[Text]:
     if (test := record["test"]) is not None:
         lines.append(_tested(test))
     cell = next(cell for cell in record["cells"] if cell["name"] == chosen["recommended"])
-    if not cell["control"]:
+    if cell["control"]:
+        lines.append(Text(_untouched(cell, record), overflow="fold"))
+    else:
         place = out / cell["folder"] / "rung"
         lines.append(Text(f"Use it: llabel predict {place} DATA -o FILE", overflow="fold"))
     return lines
+
+
+def _untouched(cell: Cell, record: SweepRecord) -> str:
+    """How to use a model that no training made better; where there were several, which."""
+    own = {name: cell["settings"].get(name) for name in _varied(record) if name in UNTOUCHED}
+    told = "".join(f" {option(n)} {printable(_shown(v))}" for n, v in own.items() if v is not None)
+    return (
+        "That is the untouched model: no training is measurably better "
+        f"(llabel fit DATA --rung llm-zero-shot{told} … --out FOLDER)."
+    )
 
 
 def _tested(test: Test) -> Text:

@@ -21,9 +21,10 @@ from llabel.events import Event, Listener, Note, StageStarted
 from llabel.folder import read_json_lines, write_json_lines
 from llabel.ladder.contract import Rung
 from llabel.ladder.targets import each_target, target_folder
-from llabel.metrics import report, score
+from llabel.metrics import report
 from llabel.record import JointRecord, RunRecord, joint_record, target_records
 from llabel.rung_settings import ADAPTED
+from llabel.statistics.intervals import score_with_groups
 from llabel.task import Split
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ def decide_each(
     """Each target's temperature and threshold, chosen on validation and written into `out`."""
     found = {}
     for name, target in each_target(cast("LLMRung", rung)).items():
-        y = loaded.targets[name].task.validation.y
-        found[name] = decide(config.run, Judged(y, target.validation_proba_))
+        held = loaded.targets[name].task.validation
+        found[name] = decide(config.run, Judged(held.y, target.validation_proba_, held.groups))
         place = target_folder(out, name)
         if found[name] != Confidence():
             place.mkdir(parents=True, exist_ok=True)
@@ -147,6 +148,7 @@ def labelled_parts(
             labels[name],
             known["data"]["classes"],
             part=part,
+            group=config.get("group"),
             split_column=config.get("split_column"),
             normalise_labels=config["normalise_labels"],
             drop_unlabelled=drop_unlabelled,
@@ -183,14 +185,14 @@ def evaluate_each(
         split, confidence = parts[name], confidences[name]
         notify(StageStarted(f"{name}: evaluating", len(split)))
         answered = answers_of(cast(Rung, target), split, decode, notify, confidence)
-        judged = Judged(split.y, answered.raw)
+        judged = Judged(split.y, answered.raw, split.groups)
         abstains = confidence.abstain_below is not None
         found[name] = {
             "rows": len(split),
             "fingerprint": fingerprint(target.fields_, target.classes_, {"evaluated": split}),
-            "metrics": score(split.y, answered.proba, answered.answers),
+            "metrics": score_with_groups(split.y, answered.proba, answered.answers, split.groups),
             "report": report(split.y, answered.answers, target.classes_),
-            "free_answers": answered.apart(split.y),
+            "free_answers": answered.apart(split),
             "answered": answered_rows(confidence, judged) if abstains else None,
         }
     return found

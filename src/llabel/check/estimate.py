@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 EFFICIENCY = 0.5  # of the matrix-product rate: float32 eager LoRA training, two AVX-512 cores
+ADAPTER_BYTES = 16  # a weight in float32, its gradient, and the two means that AdamW keeps of it
 RUNTIME_MB = 600  # Python with torch and transformers imported, before any weight is loaded
 MEASURED_FLOPS = 2e9  # of one timed product: large enough to fill the cores, small enough to wait
 
@@ -55,27 +56,31 @@ def estimate_run(
     token_budget: int,
     efficiency: float = EFFICIENCY,
     speed: float = 1.0,
+    adapters: int = 0,
+    adapter_speed: float | None = None,
     bytes_per_weight: float = 4.0,
     adapted: int | None = None,
     recompute: bool = False,
     lower_limit: int = 0,
     how: str = "float32",
 ) -> RunEstimate:
-    """Estimate LoRA training and prediction from the work in the linear layers.
+    """Estimate LoRA training and prediction from the work in the linear layers and the adapters.
 
     A forward pass costs 2 · P floating-point operations a token for P linear parameters (Kaplan et
     al. 2020, section 2.1); frozen layers need the same again for the gradient toward the input and
-    nothing for their weights. Attention scores, the adapter, the label logits and the optimizer are
-    left out: a few per cent for a small r and rows of some hundred tokens. So
+    nothing for their weights. The A weights of the adapters, r · (in + out) a layer, need both, so
+    6 · A. Attention scores, the label logits and the optimizer are left out: a few per cent for
+    rows of some hundred tokens. So, at the same speed,
 
-        train_seconds   = epochs · train tokens · 4 · P / (rate · efficiency · speed)
-        predict_seconds = predict tokens · 2 · P / (rate · efficiency · speed)
+        train_seconds   = epochs · train tokens · (4 · P + 6 · A) / (rate · efficiency · speed)
+        predict_seconds = predict tokens · (2 · P + 2 · A) / (rate · efficiency · speed)
 
     With adapters in the last layers alone, the layers below are run forward only, and not again for
     tokens whose states at the lowest adapter are kept. With checkpointing the adapted layers are
     run forward once more (6 in place of 4: measured 1.5 to 1.6 times as long in either engine).
 
-    Memory is the weights (linear ones at `bytes_per_weight`, the others in float32), what a
+    Memory is the weights (linear ones at `bytes_per_weight`, the others in float32; those of the
+    adapters with gradients and AdamW's state), what a
     Llama-like layer keeps for the backward pass, (7 · hidden + 4 · intermediate) float32 numbers a
     token (counted with PyTorch's saved-tensor hooks over three shapes, within 2 %), and the
     runtime. Layers below the lowest adapter keep nothing; with checkpointing an adapted layer keeps
@@ -91,13 +96,18 @@ def estimate_run(
         token_budget: most tokens in a micro-batch.
         efficiency: share of that rate that eager steps in the measured precision reach.
         speed: how many times as fast as those the run's steps are.
+        adapters: weights of all adapters, which are trained.
+        adapter_speed: how many times as fast their products are, which int8 makes no faster than
+            float32; None is as `speed`.
         bytes_per_weight: of the frozen linear layers: 4 float32, 2 bfloat16, 1 int8, 0.5 4-bit.
         adapted: how many of the last layers have adapters; None is all.
         recompute: whether these are run again in the backward pass (gradient checkpointing).
         lower_limit: most bytes of the lower layers' states that are kept between passes.
         how: what makes that speed, for people: precision, and whether compiled.
     """
-    seconds_per_token = 2 * model.linear_parameters / (flops_per_second * efficiency * speed)
+    seconds = 2 / (flops_per_second * efficiency)  # a weight and token that pass each other
+    frozen = seconds * model.linear_parameters / speed  # a token, forward or back
+    added = seconds * adapters / (adapter_speed or speed)
     weights = model.linear_parameters * bytes_per_weight + model.other_parameters * 4
     upper = model.layers if adapted is None else adapted
     share = upper / model.layers
@@ -108,19 +118,21 @@ def estimate_run(
     read = total_train_tokens * epochs
     # A kept token is read by the lower layers in the first pass alone.
     read_below = read - lower_kept * max(0, epochs - 1)
-    through = share * (3 if recompute else 2) * read + (1 - share) * read_below
+    passes = 3 if recompute else 2
+    through = share * passes * read + (1 - share) * read_below
     layer = 4 * (7 * model.hidden + 4 * model.intermediate)  # bytes a token
     kept = token_budget * (upper * state + layer if recompute else upper * layer)
-    beside = weights + kept + lower_kept * state
+    beside = weights + kept + lower_kept * state + adapters * ADAPTER_BYTES
     times = "" if speed == 1 else f" at {speed:.1f} × that"
     only = "" if upper == model.layers else f", {upper} of {model.layers} layers adapted"
     again = ", layers run again in the backward pass" if recompute else ""
     return RunEstimate(
-        train_seconds=seconds_per_token * through,
-        predict_seconds=seconds_per_token * total_predict_tokens,
+        train_seconds=frozen * through + added * (passes + 1) * read,
+        predict_seconds=(frozen + added) * total_predict_tokens,
         peak_memory_mb=RUNTIME_MB + beside / 2**20,
         basis=(
             f"{model.linear_parameters / 1e6:.0f} M weights in linear layers, "
+            f"{adapters / 1e6:.1f} M in adapters, "
             f"epochs: {epochs:g}, {flops_per_second / 1e9:.0f} GFLOP/s measured here, of which a "
             f"step reaches {efficiency:.0%}, {how}{times}, {token_budget} tokens at a time"
             f"{only}{again}; right within a factor of two"

@@ -17,8 +17,10 @@ from llabel.errors import InputError
 from llabel.options import PANELS, settings_options
 
 COSTLY = (
-    *("adapt_layers", "loss", "epochs", "refit"),
-    *("token_budget", "gradient_checkpointing", "precision", "engine", "compile", "device", "seed"),
+    *("r", "lora_dropout", "target_modules", "adapt_layers"),
+    *("loss", "epochs", "max_steps", "batch_size", "trials", "refit", "seed"),
+    *("precision", "base", "engine", "compile", "device"),
+    *("token_budget", "gradient_checkpointing"),
 )
 ROW = "Which row, counted from 1 (by default the first); as validation:3 of several parts of DATA."
 

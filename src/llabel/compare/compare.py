@@ -7,7 +7,7 @@ from pathlib import Path
 from llabel import run
 from llabel.compare.answers import Outcome
 from llabel.compare.derived import derive_calibrated, raw_run
-from llabel.compare.draws import DRAWS, DrawnRuns, planned_draws
+from llabel.compare.draws import DRAWS, DrawnRuns, planned_draws, same_test_rows
 from llabel.compare.joint import Joint, each_target
 from llabel.compare.plan import CURVE, RUNGS, PlannedRun, curve_runs, ladder_runs
 from llabel.compare.processes import RunFailedError, fit_apart
@@ -109,6 +109,8 @@ def _compare(config: RunConfig, out: Path, job: "_Job") -> CompareRecord:
         if not draws:
             return job.compare(config, out).record
         loaded = [job.load(one) for one, _ in draws]  # what is wrong with rows is told first
+        for text in same_test_rows(asked, loaded):
+            job.notify(Note(text))
         drawn = []
         for number, (one, folder) in enumerate(draws, 1):
             done = job.compare(one, folder, loaded[number - 1], f"draw {number}, ")

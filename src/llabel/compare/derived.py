@@ -19,9 +19,9 @@ from llabel.events import Listener
 from llabel.folder import claimed, finished_run, read_record, write_json, write_text
 from llabel.ladder.calibration import prior_corrected
 from llabel.ladder.rung_folder import RECORD, read_json, write_record
-from llabel.metrics import score
 from llabel.predictions import prediction_lines
 from llabel.record import Metrics, RunRecord
+from llabel.statistics.intervals import score_with_groups
 
 CALIBRATED = "-calibrated"
 
@@ -67,7 +67,9 @@ def derive_calibrated(
             return finished
         stored = read_answers([raw.folder], task, tested=not planned.config.run.untested)
         validation = prior_corrected(stored["validation"].proba[0], prior)
-        validation_scores = score(task.validation.y, validation)
+        validation_scores = score_with_groups(
+            task.validation.y, validation, groups=task.validation.groups
+        )
         assert validation_scores  # no part is ever empty
         metrics = Metrics(train=None, validation=validation_scores, test=None, test_unseen=None)
         lines = list(prediction_lines(task, "validation", validation, validation.argmax(axis=1)))

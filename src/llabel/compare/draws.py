@@ -14,15 +14,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from llabel.assessment import baselines
+from llabel.assessment import baselines, baselines_right
 from llabel.compare.answers import FinishedRung, Outcome, PartAnswers, read_answers
 from llabel.comparison import Draw
 from llabel.config import RunConfig
 from llabel.data import LoadedTask, unseen_rows
 from llabel.errors import InputError
-from llabel.metrics import NOT_ASKED, wilson_interval
+from llabel.metrics import NOT_ASKED, Interval, wilson_interval
 from llabel.record import Baseline
 from llabel.settings import CompareSettings
+from llabel.statistics.intervals import share_interval
 from llabel.task import Split, Task
 
 DRAWS = "draws"  # subfolder of DIR
@@ -71,6 +72,22 @@ def planned_draws(
         )
 
 
+def same_test_rows(asked: CompareSettings, loaded: Sequence[LoadedTask]) -> Iterator[str]:
+    """What the user should know where no draw tests other rows, as the test part is given."""
+    tasks = [one.task for one in loaded]
+    if len({task.test.ids for task in tasks}) > 1:
+        return
+    others = (
+        "only training and validation rows are drawn anew"
+        if len({task.train.ids for task in tasks}) > 1
+        else f"nor do they learn from others. Only the seeds differ, as with --seeds {asked.draws}"
+    )
+    yield (
+        f"--draws {asked.draws}: all draws test the same {len(tasks[0].test):,} rows, as the test "
+        f"part is given; {others}."
+    )
+
+
 def told(drawn: Sequence[DrawnRuns], out: Path) -> list[Draw]:
     """What the record says of each draw."""
     return [
@@ -87,18 +104,10 @@ def told(drawn: Sequence[DrawnRuns], out: Path) -> list[Draw]:
 def all_rows(drawn: Sequence[DrawnRuns]) -> Task:
     """The rows of all draws: validation and test one after the other, training of the first.
 
-    Where there are no groups, a row is its own: the same row in two draws is one group.
-
-    Raises:
-        InputError: the draws have different classes.
+    Where there are no groups, a row is its own: the same row in two draws is one group. The classes
+    are those of the whole table, and so the same in all draws.
     """
     tasks = [one.loaded.task for one in drawn]
-    if other := next((task for task in tasks if task.classes != tasks[0].classes), None):
-        lacking = set(tasks[0].classes).symmetric_difference(other.classes)
-        raise InputError(
-            f"The draws differ in their classes: {', '.join(map(str, lacking))} is not in all of "
-            "them. Merge or drop rare labels with --map-labels."
-        )
     return replace(
         tasks[0],
         validation=_joined([task.validation for task in tasks]),
@@ -136,7 +145,24 @@ def mean_baselines(drawn: Sequence[DrawnRuns]) -> dict[str, Baseline]:
     ]
     names = [name for name in each[0] if all(name in found for found in each)]
     rows = len({row for one in drawn for row in one.loaded.task.test.ids})  # drawn again: one row
-    return {name: _mean([found[name] for found in each], rows) for name in names}
+    found = {name: _mean([found[name] for found in each], rows) for name in names}
+    if all(one.loaded.task.test.groups for one in drawn):
+        for name, interval in _intervals_over_groups(drawn, names):
+            found[name]["accuracy_ci95"] = list(interval)
+    return found
+
+
+def _intervals_over_groups(
+    drawn: Sequence[DrawnRuns], names: Sequence[str]
+) -> Iterator[tuple[str, Interval]]:
+    """Of the baselines' mean accuracy, each draw a training that was asked its own rows."""
+    each = [baselines_right(one.loaded.task, refit=one.config.llm.refit) for one in drawn]
+    groups = _joined([one.loaded.task.test for one in drawn]).groups
+    sizes = [len(one.loaded.task.test) for one in drawn]
+    asked = np.repeat(np.eye(len(drawn), dtype=bool), sizes, axis=1)  # (draws, n)
+    for name in names:
+        right = np.concatenate([found[name][0] for found in each])
+        yield name, share_interval(asked & right, groups, asked=asked)
 
 
 def _mean(found: Sequence[Baseline], rows: int) -> Baseline:

@@ -35,7 +35,7 @@ from llabel.data import LoadedTask, unseen_rows
 from llabel.record import Baseline, environment
 from llabel.settings import CompareSettings
 from llabel.statistics.paired import Pair, compare_pair, holm
-from llabel.statistics.resampling import resampled
+from llabel.statistics.resampling import numbered, resampled
 from llabel.task import Split, Task
 from llabel.verdict import Candidate, decide
 
@@ -73,11 +73,7 @@ def assemble(
 def assemble_draws(
     config: RunConfig, asked: CompareSettings, drawn: Sequence[DrawnRuns], out: Path, command: str
 ) -> CompareRecord:
-    """The same of several draws of the rows, put together.
-
-    Raises:
-        InputError: the draws have different classes.
-    """
+    """The same of several draws of the rows, put together."""
     task = all_rows(drawn)
     first = drawn[0].loaded
     facts = replace(first, task=replace(first.task, test=task.test))
@@ -292,6 +288,7 @@ def _verdict(
         [_candidate(rung, rank) for rank, rung in enumerate(done.values())],
         unseen=unseen,
         groups=resampled(task.test.groups),
+        ids=numbered(task.test.ids),
         margin=margin,
         failed=failed,
     )

@@ -151,6 +151,7 @@ def _cost(record: RunRecord) -> ComparedCost:
         disk_mb=cost.get("disk_mb"),
         peak_rss_mb=cost["peak_rss_mb"],
         peak_gpu_mb=cost["peak_gpu_mb"],
+        weights_mb=cost.get("weights_mb"),
     )
 
 

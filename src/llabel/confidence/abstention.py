@@ -4,12 +4,16 @@ Selective classification as in Geifman & El-Yaniv 2017 (arXiv:1705.08500): the s
 answered, the others are left to somebody else.
 """
 
+from collections.abc import Sequence
+from itertools import compress
 from typing import Any, Literal, TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from llabel.metrics import wilson_interval
+from llabel.metrics import wilson_limits
+from llabel.statistics.intervals import share_interval
+from llabel.statistics.resampling import numbered
 
 ABSTAIN = "abstain"  # what stands in place of a label
 CURVE_POINTS = 50
@@ -40,7 +44,7 @@ class Answered(TypedDict):
     Attributes:
         rows: of the part.
         answered: of these.
-        coverage: their share; `coverage_ci95` its 95 % Wilson interval.
+        coverage: their share; `coverage_ci95` its 95 % interval (`statistics.share_interval`).
         accuracy: of the answered rows, with `accuracy_ci95`; both None where none is answered.
     """
 
@@ -77,24 +81,28 @@ class Abstention(TypedDict):
     curve: list[CoveragePoint]
 
 
-def answered(right: _Mask, confidence: _Values, threshold: float) -> Answered:
+def answered(
+    right: _Mask, confidence: _Values, threshold: float, groups: Sequence[str] | None = None
+) -> Answered:
     """How the rows fare of which only the surest are answered.
 
     Args:
         right: (n,) whether the most probable class is the true one; n at least 1.
         confidence: (n,) top probabilities.
         threshold: rows with at least so much are answered.
+        groups: (n,) the group of each row, or None.
     """
     taken = confidence >= threshold
     n, count = len(right), int(taken.sum())
     good = int(right[taken].sum())
+    theirs = None if groups is None else list(compress(groups, taken.tolist()))
     return Answered(
         rows=n,
         answered=count,
         coverage=count / n,
-        coverage_ci95=list(wilson_interval(count, n)),
+        coverage_ci95=list(share_interval(taken, groups)),
         accuracy=good / count if count else None,
-        accuracy_ci95=list(wilson_interval(good, count)) if count else None,
+        accuracy_ci95=list(share_interval(right[taken], theirs)) if count else None,
     )
 
 
@@ -129,7 +137,9 @@ def coverage_curve(
     ]
 
 
-def smallest_threshold(right: _Mask, confidence: _Values, target: float) -> tuple[float, bool]:
+def smallest_threshold(
+    right: _Mask, confidence: _Values, target: float, groups: Sequence[str] | None = None
+) -> tuple[float, bool]:
     """The threshold that answers most rows with the precision that is asked for.
 
     Precision is the share of right rows among those answered. It counts as reached where the lower
@@ -137,16 +147,26 @@ def smallest_threshold(right: _Mask, confidence: _Values, target: float) -> tupl
     good by chance, and few answered rows prove little (52 rows without a mistake are the fewest
     that show 0.95). The bound is not corrected for the number of thresholds tried.
 
+    With groups, the rows count as if those of one group were all right or all wrong together: n of
+    them are worth (Σ m)² / Σ m² independent ones, over the groups' m answered rows, as many as
+    there are groups where these are alike. That is the least they can be worth (design effect
+    1 + (m - 1) ρ with ρ = 1: Kish 1965, Survey Sampling, chapter 5). How like they are cannot be
+    told from the few mistakes above a threshold that was chosen for having few.
+
     Args:
         right, confidence: as for `answered`, of validation rows.
         target: between 0 and 1.
+        groups: (n,) the group of each row, or None.
 
     Returns:
         The threshold, and whether it reaches the target; where none does, the one whose bound is
         highest, which may be well below.
     """
+    from scipy.special import ndtri
+
     thresholds, counts, good = _by_threshold(right, confidence)
-    bounds = _lower_bounds(good, counts)
+    worth = counts if groups is None else _least_worth(confidence, groups, counts)
+    bounds, _ = wilson_limits(good / counts, worth, ndtri(0.5 + 0.5 * ONE_SIDED))
     reached = np.flatnonzero(bounds >= target)
     at = int(reached[-1]) if len(reached) else int(bounds.argmax())
     return float(thresholds[at]), bool(len(reached))
@@ -160,12 +180,13 @@ def _by_threshold(right: _Mask, confidence: _Values) -> tuple[_Values, Any, Any]
     return sure[ends], ends + 1, good[ends]
 
 
-def _lower_bounds(good: Any, counts: Any) -> _Values:
-    """Lower ends of `wilson_interval` for many counts at once (Wilson 1927)."""
-    from scipy.stats import norm
-
-    z2 = norm.ppf((1 + ONE_SIDED) / 2) ** 2
-    share = good / counts
-    spread = np.sqrt(z2 * (share * (1 - share) / counts + z2 / (4 * counts**2)))
-    bounds: _Values = (share + z2 / (2 * counts) - spread) / (1 + z2 / counts)
-    return bounds
+def _least_worth(confidence: _Values, groups: Sequence[str], counts: Any) -> _Values:
+    """(m,) how many independent rows the surest `counts` rows are worth at least."""
+    order = np.argsort(-confidence, kind="stable")
+    _, of_row, sizes = np.unique(numbered(groups)[order], return_inverse=True, return_counts=True)
+    place = np.empty(len(order), dtype=np.int64)  # of each row among those of its group
+    firsts = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    place[np.argsort(of_row, kind="stable")] = np.arange(len(order)) - firsts
+    squares = np.cumsum(2 * place + 1)  # m² is the sum of the first m odd numbers
+    worth: _Values = counts**2 / squares[counts - 1]
+    return worth

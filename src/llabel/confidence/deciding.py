@@ -1,5 +1,6 @@
 """Temperature and threshold from validation, and what is recorded of both."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,10 +22,17 @@ from llabel.task import ClassIndices, Label, Probabilities
 
 
 class Judged(NamedTuple):
-    """Rows of a part: (n,) true class indices, (n, n_classes) the rung's own probabilities."""
+    """Rows of a part.
+
+    Attributes:
+        y: (n,) true class indices.
+        proba: (n, n_classes) the rung's own probabilities.
+        groups: (n,) the group of each row, or None.
+    """
 
     y: ClassIndices
     proba: Probabilities
+    groups: Sequence[str] | None = None
 
 
 def refuse_label(settings: RunSettings, classes: tuple[Label, ...]) -> None:
@@ -44,13 +52,14 @@ def refuse_label(settings: RunSettings, classes: tuple[Label, ...]) -> None:
 
 def decide(settings: RunSettings, validation: Judged) -> Confidence:
     """What the settings ask for, chosen on validation rows (at least one)."""
-    y, raw = validation
+    y, raw, groups = validation
     temperature = fit_temperature(y, raw) if settings.calibrate else 1.0
     target = settings.target_precision
     if target is None:
         return Confidence(temperature, settings.abstain_below)
     proba = Confidence(temperature).scaled(raw)
-    threshold, attained = smallest_threshold(proba.argmax(axis=1) == y, proba.max(axis=1), target)
+    right = np.asarray(proba.argmax(axis=1) == y)
+    threshold, attained = smallest_threshold(right, proba.max(axis=1), target, groups)
     return Confidence(temperature, threshold, missed_target=None if attained else target)
 
 
@@ -94,7 +103,7 @@ def answered_rows(confidence: Confidence, part: Judged) -> Answered:
     assert confidence.abstain_below is not None
     proba = confidence.scaled(part.proba)
     right = np.asarray(proba.argmax(axis=1) == part.y)
-    return answered(right, proba.max(axis=1), confidence.abstain_below)
+    return answered(right, proba.max(axis=1), confidence.abstain_below, part.groups)
 
 
 def _before_after(confidence: Confidence, part: Judged) -> BeforeAfter:

@@ -59,6 +59,11 @@ def fit_temperature(y: ClassIndices, proba: Probabilities) -> float:
     """
     from scipy.optimize import minimize_scalar
 
+    # With every row right the loss falls all the way down and may be 0 long before the end, where
+    # Brent's method stops at any temperature.
+    if (proba[np.arange(len(y)), y] >= proba.max(axis=1)).all():
+        return 1.0
+
     def loss(log_temperature: float) -> float:
         return log_loss(y, scaled(proba, math.exp(log_temperature)))
 

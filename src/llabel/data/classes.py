@@ -83,7 +83,8 @@ def read_labels(
     TRUE/FALSE) is boolean, and one of whole numbers as they are usually written (``7``, ``-1``, or
     ``7.0``, but not ``007``) is of integers. Whole floats of other formats (1.0) become integers.
     ``NA``, ``NaN``, ``null`` and the like are missing labels there, not classes, unless another
-    part, in a format with types, has that text as a label.
+    part, in a format with types, has that text as a label. Where the parts with types hold strings
+    only, labels of CSV and TSV parts are strings as well, whatever they look like.
 
     Args:
         column: its name, for messages.
@@ -100,7 +101,8 @@ def read_labels(
     values = [label_values(column, part, known, normalise=normalise) for part in parts]
     refuse_missing(column, parts, values)
     untyped = [index for index, part in enumerate(parts) if not part.typed]
-    if untyped:
+    typed = {type(v) for index in range(len(parts)) if index not in untyped for v in values[index]}
+    if untyped and typed != {str}:
         strings = {value for index in untyped for value in values[index]}
         convert = _conversion(parts[untyped[0]].places[0][0], column, strings)
         for index in untyped:
@@ -111,7 +113,7 @@ def read_labels(
 
 def label_words(cells: LabelCells) -> set[str]:
     """How the labels of a part are written, without what stands for a missing one."""
-    return {str(cell) for cell in cells.values if not _is_missing(cell, cells.typed)}
+    return {str(cell) for cell in cells.values if not is_missing(cell, cells.typed)}
 
 
 def is_withheld(cells: LabelCells, known: Iterable[Any], *, normalise: bool = False) -> bool:
@@ -122,7 +124,7 @@ def is_withheld(cells: LabelCells, known: Iterable[Any], *, normalise: bool = Fa
     names = frozenset(map(str, known))
     words = _words(names, normalise)
     found = {
-        None if _is_missing(cell, cells.typed, words, normalise) else str(cell)
+        None if is_missing(cell, cells.typed, words, normalise) else str(cell)
         for cell in cells.values
     }
     return found <= {None} or (found <= {None, "-1", "-1.0"} and not names & {"-1", "-1.0"})
@@ -255,7 +257,7 @@ def label_values(
     """
     words = _words(known, normalise)
     values = [
-        None if _is_missing(cell, part.typed, words, normalise) else _plain(column, cell, *at)
+        None if is_missing(cell, part.typed, words, normalise) else _plain(column, cell, *at)
         for cell, at in zip(part.values, part.places, strict=True)
     ]
     if not normalise:
@@ -267,9 +269,17 @@ def _words(known: frozenset[str], normalise: bool) -> frozenset[str]:
     return frozenset(map(normal_form, known)) if normalise else known
 
 
-def _is_missing(
+def is_missing(
     cell: Any, typed: bool, known: frozenset[str] = frozenset(), normalise: bool = False
 ) -> bool:
+    """Whether a cell says nothing: it is empty, null or NaN, or a word for that in CSV and TSV.
+
+    Args:
+        cell: as read.
+        typed: see `LabelCells`.
+        known: words that say something, though they look like a missing value.
+        normalise: whether these are in `normal_form`.
+    """
     if isinstance(cell, str):
         if typed or cell.strip() not in _NOTHING:
             return not cell.strip()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llabel.data.cells import Row, cell_text, listed, shown
-from llabel.data.classes import LabelCells, Place, label_values
+from llabel.data.classes import LabelCells, Place, is_missing, label_values
 from llabel.data.open_quotes import noting_joined
 from llabel.data.sources import ROLES, Part, part_name
 from llabel.errors import InputError
@@ -99,7 +99,7 @@ def read_part(part: Part, role: str, columns: Columns, notes: list[str]) -> Tabl
         if columns.label is not None:
             table.labels.append(row.values[columns.label])
         if columns.group is not None:
-            table.groups.append(_group(row, columns.group))
+            table.groups.append(_group(row, columns.group, part.typed))
         if columns.split is not None:
             table.roles.append(_role(row, columns.split))
     return table
@@ -169,13 +169,16 @@ def _text(row: Row, column: str) -> str:
     )
 
 
-def _group(row: Row, column: str) -> str:
+def _group(row: Row, column: str, typed: bool) -> str:
     value = _text(row, column)
-    if not value.strip():
+    if is_missing(value, typed):
+        word = (
+            f" (but {shown(value)}, which means that a value is missing)" if value.strip() else ""
+        )
         raise InputError(
-            f"{row.file}: {row.where}, column {shown(column)}: there is no group. Every row needs "
-            "one, or rows that belong together could stand on both sides: fill it in (a row on its "
-            "own gets a value of its own)."
+            f"{row.file}: {row.where}, column {shown(column)}: there is no group{word}. Every row "
+            "needs one, or rows that belong together could stand on both sides: fill it in (a row "
+            "on its own gets a value of its own)."
         )
     return value
 

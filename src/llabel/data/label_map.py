@@ -1,8 +1,9 @@
 """A label map: which labels become which, and which are dropped with their rows."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypedDict
 
 from llabel.data.cells import listed, shown
@@ -125,23 +126,36 @@ def map_labels(
     """
     entries = _normalised(label_map) if normalise else dict(label_map.entries)
     counts = Counter(label for part in values for label in part)
-    known = {written(label): label for label in counts}
+    key = key_of_labels(counts)
+    known = {key(label): label for label in counts}
     numbers = are_whole(counts)
     if numbers:  # 2.0 is 2 there, as in the table
-        entries = {old: new and written(new, whole=True) for old, new in entries.items()}
-    by_name = {written(old, whole=numbers): (old, new) for old, new in entries.items()}
+        entries = {old: new and key(new) for old, new in entries.items()}
+    by_name = {key(old): (old, new) for old, new in entries.items()}
     if len(by_name) < len(entries):
-        names = [name for name in entries if by_name[written(name, whole=numbers)][0] != name]
+        names = [name for name in entries if by_name[key(name)][0] != name]
         raise InputError(f"{label_map.option}: {listed(names)} stands there in two spellings.")
     _refuse_unknown(column, label_map, by_name, known)
-    _refuse_chains(label_map, by_name)
+    _refuse_chains(label_map, by_name, key)
     becomes = {
-        known[key]: None if new is None else _label(new, known, numbers)
-        for key, (_, new) in by_name.items()
+        known[name]: None if new is None else _label(new, known, key, numbers)
+        for name, (_, new) in by_name.items()
     }
     _refuse_remains(column, label_map, becomes, counts, values[0])
     mapped = [MappedLabel(label=old, becomes=new, rows=counts[old]) for old, new in becomes.items()]
     return [[becomes.get(label, label) for label in part] for part in values], mapped
+
+
+def key_of_labels(labels: Iterable[Label]) -> Callable[[Label], str]:
+    """By what a map's lines and the labels (of one type) of a column are compared.
+
+    Texts by themselves, so that a map can join ``TRUE`` and ``true``; else by how they are
+    `written`.
+    """
+    labels = list(labels)
+    if all(isinstance(label, str) for label in labels):
+        return str
+    return partial(written, whole=are_whole(labels))
 
 
 def map_known(
@@ -154,7 +168,8 @@ def map_known(
 ) -> list[Any]:
     """Do to new rows what a map did to those that a model was trained on.
 
-    Labels are compared by how they are written; those that the map does not name stay.
+    Labels are compared by how they are written where none is the same; those that the map does not
+    name stay.
 
     Args:
         column: name of the label column, for messages.
@@ -169,13 +184,16 @@ def map_known(
     Raises:
         InputError: a row without a label.
     """
+    exact = {label: label for label in classes} | {e["label"]: e["becomes"] for e in mapped}
     becomes = {written(entry["label"]): entry["becomes"] for entry in mapped}
     names = frozenset(map(str, (*classes, *(entry["label"] for entry in mapped))))
     found = label_values(column, cells, names, normalise=normalise)
     refuse_missing(column, [cells], [found])
     whole = not cells.typed and are_whole(entry["label"] for entry in mapped)
     return [
-        becomes.get(written(value, whole=whole), cell)
+        exact[value]
+        if isinstance(value, str) and value in exact
+        else becomes.get(written(value, whole=whole), cell)
         for value, cell in zip(found, cells.values, strict=True)
     ]
 
@@ -229,12 +247,16 @@ def _refuse_unknown(
         )
 
 
-def _refuse_chains(label_map: LabelMap, by_name: Mapping[str, tuple[str, str | None]]) -> None:
-    for key, (name, new) in by_name.items():
-        if new is None or written(new) == key:
+def _refuse_chains(
+    label_map: LabelMap,
+    by_name: Mapping[str, tuple[str, str | None]],
+    key: Callable[[Label], str],
+) -> None:
+    for old, (name, new) in by_name.items():
+        if new is None or key(new) == old:
             continue
-        further = by_name.get(written(new))
-        if further is None or (further[1] is not None and written(further[1]) == written(new)):
+        further = by_name.get(key(new))
+        if further is None or (further[1] is not None and key(further[1]) == key(new)):
             continue
         end = "drops" if further[1] is None else f"changes into {shown(further[1])}"
         raise InputError(
@@ -244,10 +266,12 @@ def _refuse_chains(label_map: LabelMap, by_name: Mapping[str, tuple[str, str | N
         )
 
 
-def _label(new: str, known: Mapping[str, Label], numbers: bool) -> Label:
+def _label(
+    new: str, known: Mapping[str, Label], key: Callable[[Label], str], numbers: bool
+) -> Label:
     """A new label in the type of the others, where it can have it."""
-    if written(new) in known:
-        return known[written(new)]
+    if key(new) in known:
+        return known[key(new)]
     try:
         return int(new) if numbers and str(int(new)) == new.strip() else new
     except ValueError:

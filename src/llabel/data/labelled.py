@@ -8,7 +8,8 @@ from llabel.data.classes import is_withheld, match_known
 from llabel.data.columns import Columns, Table, read_part, refuse_empty, with_labels
 from llabel.data.label_map import MappedLabel, map_known
 from llabel.data.load import checked_columns, lacks_labels, without_dropped
-from llabel.data.sources import ROLES, Source, open_source, part_name, require_part
+from llabel.data.rows import with_groups_joined
+from llabel.data.sources import ROLES, Part, Source, open_source, part_name, require_part
 from llabel.errors import InputError
 from llabel.task import Label, Split
 
@@ -20,6 +21,7 @@ def load_labelled(
     classes: Sequence[Label],
     *,
     part: str | None = None,
+    group: str | None = None,
     split_column: str | None = None,
     normalise_labels: bool = False,
     drop_unlabelled: bool = False,
@@ -35,6 +37,7 @@ def load_labelled(
             they are written (``"1"`` and 1, ``"True"`` and true).
         classes: the model's classes.
         part: which of the data's parts; by default test, else validation, else all rows.
+        group: column of the rows' groups, where the data have it.
         split_column: says which part a row is in, where a single table has this column.
         normalise_labels, drop_unlabelled: as for `load_task`; give what the model was trained with.
         mapped: what a map did to the labels that the model was trained with; done here, too.
@@ -44,7 +47,7 @@ def load_labelled(
         InputError: as for `load_task`, and for labels that are not among `classes`.
     """
     notes = [] if notes is None else notes
-    columns = Columns(checked_columns(text, label), label)
+    columns = Columns(checked_columns(text, label), label, group)
     source = open_source(data)
     table, origin, others = _chosen(source, columns, part, split_column, notes)
     known = (*classes, *(entry["label"] for entry in mapped))
@@ -74,7 +77,7 @@ def load_labelled(
             )
         table = kept
     y = match_known(label, classes, table.label_cells, normalise=normalise_labels)
-    return table.split(y)
+    return with_groups_joined({table.part: table.split(y)})[table.part]
 
 
 def _chosen(
@@ -91,7 +94,8 @@ def _chosen(
     if split_column and len(source.parts) == 1:
         (only,) = source.parts.values()
         if matching(split_column, only.columns(())):
-            whole = read_part(only, only.name, replace(columns, split=split_column), notes)
+            columns = replace(_grouped(columns, only, notes), split=split_column)
+            whole = read_part(only, only.name, columns, notes)
             return _by_column(only.origin, whole, split_column, part, notes)
     name = next(role for role in reversed(ROLES) if role in source.parts)
     if part is not None:
@@ -100,10 +104,25 @@ def _chosen(
     others = [other for other in source.parts if other != name]
     table = Table(chosen.name, chosen.typed)
     if not lacks_labels(chosen, columns.label, source.parts):
-        table = read_part(chosen, chosen.name, columns, notes)
+        table = read_part(chosen, chosen.name, _grouped(columns, chosen, notes), notes)
     if others:
         notes.append(f"Scored is the {name} part, {len(table.ids):,} rows.")
     return table, chosen.origin, others
+
+
+def _grouped(columns: Columns, part: Part, notes: list[str]) -> Columns:
+    """The columns to read: without that of the groups where the part has none."""
+    group = columns.group
+    if group is None:
+        return columns
+    if matching(group, part.columns([group])) is None:
+        notes.append(
+            f"{part.origin} has no column {shown(group)}, by which the run's rows were grouped: "
+            "intervals take its rows for independent."
+        )
+        return replace(columns, group=None)
+    notes.append(f"Intervals are over whole groups of rows, those that share their {shown(group)}.")
+    return columns
 
 
 def _by_column(

@@ -134,12 +134,7 @@ def load_task(
     Raises:
         InputError: for whatever cannot be used, before any model is loaded.
     """
-    check_size("--validation-size", validation_size)
-    check_size("--test-size", test_size)
-    if not 0 <= seed < 2**32:
-        raise InputError(f"--seed {seed}: a whole number from 0 to {2**32 - 1} is needed.")
-    if test is not None and test_split is not None:
-        raise InputError("--test and --test-split both name the test part. Choose one of them.")
+    check_cuts(validation_size, test_size, seed, test, test_split)
     label_map = None if map_labels is None else read_label_map(map_labels)
     columns = Columns(checked_columns(text, label), label, group, split_column)
     source = with_files(open_source(data), validation, test)
@@ -222,6 +217,22 @@ def checked_columns(text: Sequence[str], label: str) -> tuple[str, ...]:
     return tuple(text)
 
 
+def check_cuts(
+    validation_size: float, test_size: float, seed: int, test: str | None, test_split: str | None
+) -> None:
+    """Refuse sizes, a seed or a test part that no rows can be cut by.
+
+    Raises:
+        InputError: with the option's name.
+    """
+    check_size("--validation-size", validation_size)
+    check_size("--test-size", test_size)
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed {seed}: a whole number from 0 to {2**32 - 1} is needed.")
+    if test is not None and test_split is not None:
+        raise InputError("--test and --test-split both name the test part. Choose one of them.")
+
+
 def read_tables(
     source: Source,
     columns: Columns,
@@ -238,7 +249,7 @@ def read_tables(
         parts = {role: source.parts[name] for role, name in roles.items()}
         for role, part in parts.items():
             if role != "train" and lacks_labels(part, columns.label, source.parts):
-                raise _withheld(part.origin, role, columns.label, source.parts)
+                raise _withheld(part.origin, role, columns, roles)
             note_separator(part, columns, notes)
         tables = {role: read_part(part, role, columns, notes) for role, part in parts.items()}
     else:
@@ -247,7 +258,7 @@ def read_tables(
     typed = {word for one in tables.values() if one.typed for word in label_words(one.label_cells)}
     for role, table in tables.items():
         if role != "train" and is_withheld(table.label_cells, learned, normalise=normalise):
-            raise _withheld(table.places[0][0], role, columns.label, source.parts)
+            raise _withheld(table.places[0][0], role, columns, tables)
         refuse_empty(table, columns.fields)
         if drop_unlabelled and columns.label is not None:
             tables[role] = with_labels(table, columns.label, notes, typed, normalise=normalise)
@@ -343,14 +354,17 @@ def lacks_labels(part: Part, label: str | None, parts: Mapping[str, Part]) -> bo
     return known and matching(label, part.columns([label])) is None
 
 
-def _withheld(origin: str, role: str, label: str | None, parts: Collection[str]) -> InputError:
-    if role == "test" and {"validation", "test"} <= set(parts):
+def _withheld(origin: str, role: str, columns: Columns, roles: Collection[str]) -> InputError:
+    """What to say of a part without labels; `roles` are those that have a part."""
+    if role == "test" and "validation" in roles:
         remedy = "Choose --test-split validation."
+    elif columns.split is not None:  # no file can be named beside it
+        remedy = "Label these rows, or remove them."
     else:
         remedy = f"Give a labelled file: --{role} FILE."
     return InputError(
-        f"{origin}: the {role} part has no labels (column {shown(label)} is missing, or empty or "
-        f"-1 in every row), as is usual for public benchmarks. {remedy}"
+        f"{origin}: the {role} part has no labels (column {shown(columns.label)} is missing, "
+        f"or empty or -1 in every row), as is usual for public benchmarks. {remedy}"
     )
 
 

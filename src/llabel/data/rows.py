@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from llabel.data.cells import composed
 from llabel.data.classes import lookalike_form
 from llabel.task import Label, Split
 
@@ -79,8 +80,8 @@ def with_groups_joined(splits: Mapping[str, Split]) -> dict[str, Split]:
 
 
 def folded(text: str) -> str:
-    """Collapse white space and fold case: what still counts as the same text."""
-    return " ".join(text.split()).casefold()
+    """Put into Unicode NFC, collapse white space, fold case: what still counts as the same text."""
+    return " ".join(composed(text).split()).casefold()
 
 
 def long_fields(seen: Sequence[Split], fields: Sequence[str]) -> tuple[str, ...]:

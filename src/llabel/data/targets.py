@@ -10,18 +10,18 @@ import numpy.typing as npt
 from llabel.data.cells import listed, shown
 from llabel.data.classes import (
     MissingLabelError,
-    are_whole,
+    lookalike_form,
     meant,
     normal_form,
     read_labels,
-    written,
 )
 from llabel.data.columns import Columns, Table
 from llabel.data.cutting import cut_missing, draw, note_missed
-from llabel.data.label_map import LabelMap, MappedLabel, read_label_map
+from llabel.data.label_map import LabelMap, MappedLabel, key_of_labels, read_label_map
 from llabel.data.load import (
     CUT_PARTS,
     LoadedTask,
+    check_cuts,
     checked_columns,
     final_labels,
     labelled,
@@ -30,7 +30,7 @@ from llabel.data.load import (
 from llabel.data.notes import note_empty_texts, note_lacking_classes, note_shared_groups
 from llabel.data.rows import fingerprint
 from llabel.data.sources import Source, open_source, with_files
-from llabel.data.splitting import Sampling, check_size
+from llabel.data.splitting import Sampling
 from llabel.errors import InputError
 from llabel.task import ClassIndices, Label, Split, TargetLabel, Task
 
@@ -75,12 +75,7 @@ def load_targets(
         InputError: as `load_task`; a row that lacks the label of a target; a target that loses
             a class by the cut.
     """
-    check_size("--validation-size", validation_size)
-    check_size("--test-size", test_size)
-    if not 0 <= seed < 2**32:
-        raise InputError(f"--seed {seed}: a whole number from 0 to {2**32 - 1} is needed.")
-    if test is not None and test_split is not None:
-        raise InputError("--test and --test-split both name the test part. Choose one of them.")
+    check_cuts(validation_size, test_size, seed, test, test_split)
     if twice := [name for name in labels if labels.count(name) > 1]:
         raise InputError(f"--label {','.join(labels)}: {twice[0]} is named twice. Name each once.")
     if "id" in labels:
@@ -219,13 +214,14 @@ def _maps(
     for name, own in tables.items():
         cells = [table.label_cells for table in own.values()]
         found = read_labels(name, cells, normalise=normalise)
-        known = {written(label): None for part in found for label in part}
-        whole = are_whole(label for part in found for label in part)
+        there = {label for part in found for label in part}
+        key = key_of_labels(there)
+        known = {key(label): None for label in there}
         labels |= known
         mine = {
             old: new
             for old, new in label_map.entries.items()
-            if (normal_form(old) if normalise else written(old, whole=whole)) in known
+            if (normal_form(old) if normalise else key(old)) in known
         }
         left = {old: new for old, new in left.items() if old not in mine}
         maps[name] = LabelMap(label_map.file, mine) if mine else None
@@ -353,9 +349,9 @@ def _merged(
 
 
 def _counts(codes: ClassIndices, groups: Sequence[str] | None, size: int) -> npt.NDArray[np.int64]:
-    """(size,) rows, or groups, of each code."""
+    """(size,) rows, or groups, of each code; spellings of one group count once, as in a cut."""
     if groups is not None:
-        pairs = set(zip(codes.tolist(), groups, strict=True))
+        pairs = set(zip(codes.tolist(), map(lookalike_form, groups), strict=True))
         codes = np.array([code for code, _ in pairs], dtype=np.int64)
     return np.bincount(codes, minlength=size)
 

@@ -1,4 +1,8 @@
-"""What the layers below the lowest adapter make of a row: the same in every epoch."""
+"""What the layers below the lowest adapter make of a row: the same in every epoch.
+
+A row has the states of the micro-batch in which it first stood. A training that was interrupted
+makes them anew, as the rows then come: in int8 the same to the bit, in float32 up to rounding.
+"""
 
 from torch import Tensor
 

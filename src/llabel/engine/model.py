@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PRECISIONS = ("float32", "bfloat16", "int8")
+_TRAIN_AGAIN = "Train the run again with --overwrite."
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def load_model(
 
     Raises:
         InputError: unknown precision, int8 on a GPU or for a model without linear layers, or a
-            folder that is no causal LM.
+            folder that is no causal LM, or lacks some of its weights, or has them in other shapes.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -127,12 +128,14 @@ def load_model(
     if rope is not None:
         place["config"] = scaled_config(folder, rope)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report, and told better than there
             **place,
         )
     except (OSError, ValueError, SafetensorError) as error:
@@ -140,6 +143,8 @@ def load_model(
             f"{folder} holds no causal language model with safetensors weights that transformers "
             f"can load: {str(error).splitlines()[0]}"
         ) from error
+    model: PreTrainedModel = loaded[0]
+    _refuse_other_tensors(model, loaded[1], folder)
     if four_bit is not None:
         if not four_bit_layers(model):
             raise InputError(
@@ -158,6 +163,45 @@ def load_model(
                 "Use --precision float32."
             )
     return model.eval()
+
+
+def _refuse_other_tensors(model: "PreTrainedModel", report: dict[str, Any], folder: Path) -> None:
+    """Whatever the files lack, or have in another shape, transformers has made up at random.
+
+    A head that shares the embeddings' weights is not missing, and buffers are computed.
+
+    Args:
+        model: as it was loaded.
+        report: transformers' `missing_keys`, and `mismatched_keys` with both shapes.
+        folder: named in the message.
+
+    Raises:
+        InputError: there is such a weight.
+    """
+    if missing := sorted(report["missing_keys"] & {name for name, _ in model.named_parameters()}):
+        raise InputError(
+            f"{folder} lacks weights of its {type(model).__name__} ({_some(missing)}), which would "
+            "be random. Give the folder of a whole causal language model; if its head shares the "
+            "weights of the embeddings, its config.json must say so (tie_word_embeddings: true)."
+        )
+    other = {name: (tuple(found), tuple(asked)) for name, found, asked in report["mismatched_keys"]}
+    for name, layer in four_bit_layers(model).items():  # which transformers does not look at
+        linear: Any = layer
+        found, asked = linear.weight.quant_state.shape, (linear.out_features, linear.in_features)
+        if tuple(found) != asked:
+            other[f"{name}.weight"] = tuple(found), asked
+    if other:
+        name, (found, asked) = min(other.items())
+        raise InputError(
+            f"{folder}: its weights have not the shapes that its config.json says: {name} is "
+            f"{found}, not {asked} ({len(other)} in all). Put weights and config.json of one model "
+            "there."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first three."""
+    return ", ".join(names[:3]) + (f" … {len(names)} in all" if len(names) > 3 else "")
 
 
 def _turn_conv1d(module: torch.nn.Module) -> None:
@@ -276,14 +320,51 @@ def remove_lora(model: "PreTrainedModel") -> "PreTrainedModel":
 
 
 def load_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
-    """Wrap `model` with the adapter saved at `folder` (PEFT's own format, safetensors)."""
-    from peft import PeftModel
+    """Wrap `model` with the adapter saved at `folder` (PEFT's own format, safetensors).
 
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise InputError(f"{folder} holds no adapter_model.safetensors.")
-    # Else PEFT reads it through the GPU wherever there is one.
-    place: dict[str, Any] = {"torch_device": str(model.device)}
-    return PeftModel.from_pretrained(model, str(folder), is_trainable=False, **place)
+    Raises:
+        InputError: there is none, it cannot be read, or it is not one for this model.
+    """
+    from peft import PeftConfig, PeftModelForCausalLM
+    from safetensors import SafetensorError
+
+    for name in (
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ):  # else PEFT asks the Hub for them
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} holds no {name}. {_TRAIN_AGAIN}")
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        config.inference_mode = True
+        # What `PeftModel.from_pretrained` does, which does not tell the tensors that fit nothing.
+        tuned = PeftModelForCausalLM(model, config)
+        found = tuned.load_adapter(
+            str(folder),
+            "default",
+            # Else PEFT reads it through the GPU wherever there is one.
+            torch_device=str(model.device),
+            key_mapping=getattr(model, "_checkpoint_conversion_mapping", None),
+        )
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{folder} holds no adapter that PEFT can read "
+            f"({type(error).__name__}: {str(error).partition(chr(10))[0]}): it is damaged, or of "
+            f"another model. {_TRAIN_AGAIN}"
+        ) from error
+    except RuntimeError as error:
+        if "size mismatch" not in str(error):  # out of memory, for example
+            raise
+        raise InputError(
+            f"The adapter in {folder} has tensors of other shapes than the model's layers: it is "
+            f"another model's. Give it its own, or train it again. {str(error).splitlines()[-1]}"
+        ) from error
+    if strange := sorted([*found.missing_keys, *found.unexpected_keys]):
+        raise InputError(
+            f"The adapter in {folder} is none of this {type(model).__name__}: {_some(strange)} "
+            "stand in one of the two alone. Give it its own model, or train it again."
+        )
+    return tuned
 
 
 def _targets(model: "PreTrainedModel", settings: LoraSettings) -> str | list[str]:

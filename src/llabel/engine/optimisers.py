@@ -1,4 +1,9 @@
-"""AdamW, also with its state in 8 bits (Dettmers et al. 2022, arXiv 2110.02861)."""
+"""AdamW, also with its state in 8 bits (Dettmers et al. 2022, arXiv 2110.02861).
+
+On a GPU the paged form keeps the state of parameters of 100,000 numbers and more in memory that
+moves between the GPU and the machine. bitsandbytes has no way to give it back: that of every
+training stays, two bytes a number, until the process ends.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -79,15 +84,29 @@ def packed_state(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def unpacked_state(
-    state: Mapping[str, Tensor], device: torch.device, *, on_gpu: bool
+    state: Mapping[str, Tensor],
+    parameter: nn.Parameter,
+    optimizer: torch.optim.Optimizer,
+    *,
+    on_gpu: bool,
 ) -> dict[str, Any]:
-    """The reverse of `packed_state`; PyTorch counts steps on the CPU unless it is fused."""
+    """The reverse of `packed_state`.
+
+    Args:
+        state: of one parameter.
+        parameter: it, where it lives now.
+        optimizer: whose state it becomes.
+        on_gpu: PyTorch counts steps on the CPU unless it is fused.
+    """
     found: dict[str, Any] = {}
+    bits8: Any = optimizer
     for key, value in state.items():
-        if key != "step":
-            found[key] = value.to(device)
+        if key in {"state1", "state2"}:  # in the memory that a fresh one would have: perhaps paged
+            found[key] = bits8.get_state_buffer(parameter, dtype=value.dtype).copy_(value)
+        elif key != "step":
+            found[key] = value.to(parameter.device)
         elif value.dtype.is_floating_point:
-            found[key] = value.to(device if on_gpu else "cpu")
+            found[key] = value.to(parameter.device if on_gpu else "cpu")
         else:  # bitsandbytes counts in plain numbers
             found[key] = int(value)
     return found

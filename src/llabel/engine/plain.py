@@ -208,7 +208,8 @@ class PlainReader:
         # position, but within what is read that way at all.
         fits = self._window - 2 * len(tree.tokens) - 3, self._context - self._depth
         long = int(max(3, min(_PROBE, *fits)))
-        prompts = Example((1, 2)), Example(tuple(1 + n % 5 for n in range(long)))
+        # The longer one first: packed behind it, the shorter one has its first token far away.
+        prompts = Example(tuple(1 + n % 5 for n in range(long))), Example((1, 2))
         batch = collate(prompts).to(self.device)
         training = self.model.training
         self.model.eval()

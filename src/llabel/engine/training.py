@@ -22,6 +22,7 @@ from llabel.engine.checkpoint import CheckpointFolder, Snapshot
 from llabel.engine.optimisers import STATE, make_optimizer, packed_state, unpacked_state
 from llabel.engine.prefix import pays
 from llabel.events import EpochDone, Listener, Note, StageStarted, StepDone, ignore
+from llabel.settings import steps_per_epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,6 @@ class TrainingSettings:
     max_steps: int | None = None
     warmup_steps: int | None = None
     optim: str = "adamw"
-
-    def steps_per_epoch(self, rows: int) -> int:
-        """Steps of one pass over so many rows; the last may be of fewer than the others."""
-        return math.ceil(rows / self.batch_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +109,9 @@ class Trainer:
     """Trains the parameters of `module` that require gradients.
 
     On CUDA, going on is as exact as PyTorch's kernels are: flash attention's backward pass adds up
-    long rows in whatever order they come.
+    long rows in whatever order they come. Where `loss` keeps what it made of a row (see
+    `llabel.engine.lower_states`), it makes it anew, beside other rows, which in float32 may round
+    otherwise.
 
     Args:
         module: put into training mode by `run`.
@@ -145,8 +144,8 @@ class Trainer:
             FloatingPointError: the loss became infinite or NaN before any epoch was validated.
         """
         settings = self.settings
-        steps_per_epoch = settings.steps_per_epoch(len(examples))
-        steps = settings.max_steps or max(1, round(steps_per_epoch * settings.epochs))
+        per_epoch = steps_per_epoch(len(examples), settings.batch_size)
+        steps = settings.max_steps or max(1, round(per_epoch * settings.epochs))
         parameters = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
         optimizer = make_optimizer(
             settings.optim,
@@ -159,10 +158,10 @@ class Trainer:
         rate_at = _schedule(optimizer, settings, steps)
         torch.manual_seed(settings.seed)
         progress, best = self._resume(parameters, optimizer)
-        rows_in_all = round(len(examples) * steps / steps_per_epoch)
+        rows_in_all = round(len(examples) * steps / per_epoch)
         self.notify(StageStarted(self.stage, rows_in_all, progress.rows, progress.step))
         while progress.step < steps and not progress.stopped:
-            epoch, at = divmod(progress.step, steps_per_epoch)
+            epoch, at = divmod(progress.step, per_epoch)
             rows = row_order(len(examples), settings.seed, epoch)
             rows = rows[at * settings.batch_size : (at + 1) * settings.batch_size]
             started = time.perf_counter()
@@ -190,12 +189,12 @@ class Trainer:
             )
             self.notify(
                 StepDone(
-                    self.stage, progress.step, steps, progress.step / steps_per_epoch, loss, rate,
+                    self.stage, progress.step, steps, progress.step / per_epoch, loss, rate,
                     len(rows), tokens, seconds,
                 )
             )  # fmt: skip
             out_of_time = self._out_of_time(progress) and progress.step < steps
-            ended = out_of_time or progress.step == steps or progress.step % steps_per_epoch == 0
+            ended = out_of_time or progress.step == steps or progress.step % per_epoch == 0
             if ended:
                 progress, best = self._end_of_epoch(progress, epoch + 1, parameters, best)
             if progress.reason != "diverged":
@@ -332,8 +331,9 @@ class Trainer:
                 if f"optimizer.{key}.{name}" in tensors
             }
             if state:  # else it never had a gradient, or all is done
-                on_gpu = self.settings.fused
-                optimizer.state[parameter] = unpacked_state(state, parameter.device, on_gpu=on_gpu)
+                optimizer.state[parameter] = unpacked_state(
+                    state, parameter, optimizer, on_gpu=self.settings.fused
+                )
         torch.set_rng_state(tensors["rng.cpu"])
         if "rng.cuda" in tensors and self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
@@ -366,8 +366,13 @@ def _schedule(
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch within a block, and leave the caller's random state as it was."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    """Seed torch within a block, and leave the caller's random state as it was.
+
+    That of the CPU and of all CUDA devices, which are all seeded; before CUDA is in use there is
+    nothing to leave.
+    """
+    in_use = device.type == "cuda" or torch.cuda.is_initialized()
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if in_use else []):
         torch.manual_seed(seed)
         yield
 

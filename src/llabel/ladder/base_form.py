@@ -177,5 +177,6 @@ def _refuse_other_forms(settings: LLMSettings, kept: dict[str, Any] | None) -> N
     if kind != "nf4" and settings.base != "auto":
         raise InputError(
             f"--base {settings.base}: {settings.model} is stored in 4-bit {kind}, and cannot be "
-            "rounded again. Use --base auto, or the model in full precision."
+            "rounded again. Use --base auto, with --rung llm-lora in place of llm-qlora (which is "
+            "--base nf4), or the model in full precision."
         )

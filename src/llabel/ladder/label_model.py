@@ -83,14 +83,9 @@ class LabelModel:
                 out[rows] = log_probs.double().exp().cpu().numpy()
                 notify(RowsDone(int(np.isin(rows, firsts).sum())))
             out = np.add.reduceat(out, firsts) / counts[:, None]
-            for first, stop in self._spans():
+            for first, stop in self.prompting.trie.spans:
                 out[:, first:stop] /= out[:, first:stop].sum(axis=1, keepdims=True)
             yield out
-
-    def _spans(self) -> list[tuple[int, int]]:
-        """From which class up to which each distribution goes: one a target."""
-        trie = self.prompting.trie
-        return [(t.first, t.stop) for t in trie.targets] or [(0, len(trie.words))]
 
     def predict_proba(self, texts: Sequence[Text], notify: Listener = ignore) -> Probabilities:
         """(n,) texts → (n, n_classes) probabilities in class order; rows sum to 1."""

@@ -40,6 +40,7 @@ from llabel.ladder.llm_folder import (
     ADAPTER,
     RungRecord,
     read_rung,
+    refuse_other_adapter,
     refuse_other_weights,
     save_rung,
 )
@@ -47,7 +48,7 @@ from llabel.ladder.lora import keeps_lower_states, lora_settings
 from llabel.ladder.prompting import Prompting, build_prompting, lasting_name
 from llabel.ladder.tuning import Tuning
 from llabel.rung_settings import ADAPTED
-from llabel.settings import LLMSettings
+from llabel.settings import LLMSettings, steps_per_epoch
 from llabel.task import Label, Probabilities, Split, Task, Text
 from llabel.tensor_files import writing
 
@@ -149,7 +150,7 @@ class LLMRung:
             both = np.concatenate([task.train.y, task.validation.y])
             rows = weigh(train + validation, both, self.settings.class_weight)
             # Of more rows, as many passes.
-            passes = self.choice_.best_step / self.settings.steps_per_epoch(len(train))
+            passes = self.choice_.best_step / steps_per_epoch(len(train), self.settings.batch_size)
             refit = tuning.refit(rows, rate, passes)
             self.progress_ = tuning.progress
         self._keep_lower(False)
@@ -331,10 +332,11 @@ class LLMRung:
         `auto`.
 
         Raises:
-            InputError: the folder holds no finished rung of this kind, or the base model's weights
-                are others by now.
+            InputError: the folder holds no finished rung of this kind, its adapter is damaged or
+                of another training, or the base model's weights are others by now.
         """
         record = read_rung(folder, *ADAPTED)
+        refuse_other_adapter(record, folder)
         rung = cls(to_predict(record.settings, changes))
         rung.fields_, rung.classes_ = record.fields, record.classes
         model = resolve_model(rung.settings.model)

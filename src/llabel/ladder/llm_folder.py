@@ -1,7 +1,7 @@
 """What an LLM rung leaves on disk: `rung.json`, and PEFT's `adapter/` where one was trained."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from llabel.ladder.rung_folder import (
     replace_folder,
     write_record,
 )
+from llabel.paths import sha256_of
 from llabel.settings import LLMSettings
 from llabel.task import Label, TargetLabel
 from llabel.template import Template
 
 ADAPTER = "adapter"
+ADAPTER_FILE = f"{ADAPTER}/adapter_model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class RungRecord:
         shots: examples that stand before every row; None where there are some, but they were not
             to be written.
         weights: digest of the base model's (see `weights_digest`); None in old folders.
+        adapter: SHA-256 of the adapter's weights, hexadecimal; None without one and in old folders.
     """
 
     rung: str
@@ -48,12 +51,17 @@ class RungRecord:
     prior: tuple[float, ...] | None = None
     shots: tuple[Shot, ...] | None = ()
     weights: str | None = None
+    adapter: str | None = None
 
 
 def save_rung(
     folder: Path, record: RungRecord, save_adapter: Callable[[Path], None] | None = None
 ) -> None:
-    """Write `adapter/`, if there is one, and `rung.json`, each whole or not at all."""
+    """Write `adapter/`, if there is one, and `rung.json`, each whole or not at all.
+
+    `rung.json` comes last and tells the adapter's digest, so that an adapter is never taken for
+    that of another training.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if save_adapter is not None:
 
@@ -62,6 +70,7 @@ def save_rung(
             (new / "README.md").unlink(missing_ok=True)  # PEFT's; the run folder has its own card
 
         replace_folder(folder / ADAPTER, save)
+        record = replace(record, adapter=sha256_of(folder / ADAPTER_FILE))
     write_record(folder, {"schema": SCHEMA} | asdict(record))
 
 
@@ -99,6 +108,7 @@ def read_rung(folder: Path, *allowed: str) -> RungRecord:
             prior=None if prior is None else tuple(prior),
             shots=None if shots is None else tuple(map(_shot, shots)),
             weights=values.get("weights"),
+            adapter=values.get("adapter"),
         )
 
 
@@ -118,6 +128,24 @@ def refuse_other_weights(record: RungRecord, model: Path, folder: Path) -> None:
             f"The weights of {record.settings.model} are no longer those that {folder} was made "
             "with, and over others its answers would mean nothing. Put the old ones back, or make "
             "the run again with --overwrite."
+        )
+
+
+def refuse_other_adapter(record: RungRecord, folder: Path) -> None:
+    """An adapter means nothing to the classes of another training.
+
+    Args:
+        record: what `folder` holds.
+        folder: where the adapter is, if at all.
+
+    Raises:
+        InputError: it is another by now, or damaged.
+    """
+    path = folder / ADAPTER_FILE
+    if record.adapter is not None and path.is_file() and sha256_of(path) != record.adapter:
+        raise InputError(
+            f"{path} is damaged, or of another training than {folder / RECORD}. Train the run "
+            "again with --overwrite."
         )
 
 

@@ -213,10 +213,11 @@ def search_c(
         spent: seconds that making the training features took; told in the first trial.
         notify: told of each trial.
     """
-    made: list[tuple[Logistic, Probabilities]] = []
+    made: list[tuple[Logistic, Probabilities]] = []  # the best so far, and the latest
     features, y = train
 
     def attempt(number: int, C: float, limit: float | None) -> Trial:
+        del made[1:]  # one that lost
         notify(StageStarted(f"training with C = {C:.3g}", len(y)))
         model, trial = fit_logistic(
             features, y, n_classes, C, class_weight=class_weight, limit=limit

@@ -1,7 +1,7 @@
 """Looking a text up among the training texts: how much of a score memory alone can reach."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -26,12 +26,17 @@ KEY_BYTES = 16
 _CELLS = 1 << 21  # counts of rows by classes that are written out at a time; most of them are zero
 
 
-def key_of(text: str) -> bytes:
+def key_of(text: str, fold: Callable[[str], str] = folded) -> bytes:
     """What texts have in common that are the same, `folded`: a digest, not the text itself."""
-    text = folded(text)
+    text = fold(text)
     if not text:
         return NO_KEY
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+
+
+def _folded_in_any_form(text: str) -> str:
+    """What `folded` was before it put texts into Unicode NFC: saved digests are of that."""
+    return " ".join(text.split()).casefold()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,7 @@ class LookupRung:
 
     def __init__(self, settings: FitSettings) -> None:
         self.settings = settings
+        self.fold_: Callable[[str], str] = folded
 
     def prepare(
         self, fields: Sequence[str], classes: Sequence[Label], notify: Listener = ignore
@@ -140,7 +146,7 @@ class LookupRung:
 
     def _keys(self, texts: Sequence[Text], field: str) -> list[bytes]:
         position = self.fields_.index(field)
-        return [key_of(row[position]) for row in texts]
+        return [key_of(row[position], self.fold_) for row in texts]
 
     def predict_proba(self, texts: Sequence[Text], notify: Listener = ignore) -> Probabilities:
         """(n,) texts → (n, n_classes); where n rows share the value, (count + share) / (n + 1).
@@ -180,7 +186,10 @@ class LookupRung:
                 rung=self.name,
                 fields=self.fields_,
                 classes=self.classes_,
-                settings={"fields": list(self.memories_)},
+                settings={
+                    "fields": list(self.memories_),
+                    "unicode_form": "NFC" if self.fold_ is folded else None,
+                },
                 arrays=arrays,
             ),
         )
@@ -197,6 +206,8 @@ class LookupRung:
         saved = read_rung(folder, cls.name)
         rung = cls(FitSettings(device=device)).prepare(saved.fields, saved.classes)
         rung.shares_ = saved.arrays["shares"]
+        if saved.settings.get("unicode_form") is None:
+            rung.fold_ = _folded_in_any_form
         rung.memories_ = {}
         for number, field in enumerate(saved.settings["fields"]):
             keys, *parts = (

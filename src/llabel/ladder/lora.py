@@ -6,7 +6,7 @@ from llabel.engine.batching import Example
 from llabel.engine.model import LoraSettings
 from llabel.engine.training import Progress, TrainingSettings
 from llabel.ladder.contract import Trial
-from llabel.settings import LLMSettings
+from llabel.settings import LLMSettings, steps_per_epoch
 from llabel.task import Split
 
 
@@ -23,7 +23,7 @@ class TrainingJob:
 def trial_of(job: TrainingJob, progress: Progress) -> Trial:
     """What is recorded of a training; the epoch in which `max_steps` ended it counts as a part."""
     rate, validated = job.settings.learning_rate, job.validation is not None
-    per_epoch = job.settings.steps_per_epoch(len(job.examples))
+    per_epoch = steps_per_epoch(len(job.examples), job.settings.batch_size)
     return Trial(
         settings={"learning_rate": rate},
         validation_loss=progress.best_loss if validated else None,

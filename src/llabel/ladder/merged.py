@@ -17,8 +17,10 @@ from llabel.tensor_files import writing
 def write_merged(rung: LLMRung, folder: Path, out: Path, dtype: torch.dtype) -> None:
     """Write W + scaling · B A in the place of each W, with tokenizer and config, into `out`.
 
-    The sums are made in float32, on the CPU, and rounded once. W is what the adapter was trained
-    over: NF4 numbers after QLoRA, else those of the model's files, not their rounding to int8.
+    The sums are made in float32, on the CPU, and rounded once. W is NF4 numbers after QLoRA, else
+    those of the model's files, not their rounding to int8. The NF4 numbers are rounded from the
+    files' in float32, as on the CPU: those of a training in bfloat16 were rounded from bfloat16,
+    and are others in a few places unless the files are in bfloat16, too.
 
     Args:
         rung: loaded from `folder`.

@@ -199,19 +199,27 @@ def fit_network(
     rates = around(recipe.learning_rate, settings.trials)
     passes = recipe.passes(len(train.examples))
     session = _Session(build, recipe, passes, settings, device, notify)
-    trained: dict[int, _Trained] = {}  # the latest, and the best so far
+    trained: dict[int, _Trained] = {}  # the best so far, and the latest until the next one begins
+    best_yet: set[int] = set()
 
     def run(number: int, rate: float, limit: float | None) -> Trial:
+        drop_losers()  # each holds a whole network
         folder = checkpoints and (checkpoints.beside(f"trial-{number}") if number else checkpoints)
         name = stage(number, len(rates))
         trained[number] = session.train(train, validation, rate, recipe.epochs, limit, folder, name)
         return _trial(rate, trained[number].progress, passes)
 
     def keep(number: int) -> None:
-        for other in set(trained) - {number}:
+        best_yet.clear()
+        best_yet.add(number)
+        drop_losers()
+
+    def drop_losers() -> None:
+        for other in set(trained) - best_yet:
             del trained[other]
 
     trials, chosen = best_of(rates, run, keep, budget=settings.budget)
+    drop_losers()
     best, rate = trained[trials[chosen].number], trials[chosen].settings["learning_rate"]
     proba = best.proba
     if proba is None:  # it was trained by an earlier process

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from llabel import numbers
+from llabel.report.naming import LABEL, apart
 from llabel.report.placing import place_labels, spread
 from llabel.report.svg import (
     ACCENT,
@@ -36,7 +37,6 @@ _TICKS: dict[str, dict[float, str]] = {
     "s": {0.01: "0.01 s", 0.1: "0.1 s", 1: "1 s", 10: "10 s", 60: "1 min", 600: "10 min"}
     | {3600: "1 h", 36_000: "10 h", 360_000: "100 h"},
 }
-_LABEL = 28  # characters in a line of a label
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 
 
@@ -265,17 +265,27 @@ def line_style(place: int) -> dict[str, Any]:
     }
 
 
-def name_ends(axes: "Axes", lines: Sequence[Line], colours: dict[str, object]) -> None:
-    """Names to the right of the axes, moved apart, each tied to its line's end."""
+def name_ends(
+    axes: "Axes", lines: Sequence[Line], colours: dict[str, object], most: int = LABEL
+) -> None:
+    """Names to the right of the axes, moved apart, each tied to its line's end.
+
+    Args:
+        axes: that the lines are drawn in.
+        lines: their names are cut to `most` characters, and stay different.
+        colours: of the ties, by name.
+        most: see `lines`.
+    """
     figure = axes.get_figure(root=True)
     assert figure
     lay_out(figure)
     ends = [axes.transData.transform((line.x[-1], line.y[-1]))[1] for line in lines]
     box = axes.get_window_extent()
     places = spread(ends, FONT_SIZE * 1.35, box.y0 + 4, box.y1 - 4)
-    for line, place in zip(lines, places, strict=True):
+    names = apart([line.name for line in lines], most)
+    for name, line, place in zip(names, lines, places, strict=True):
         axes.annotate(
-            short(line.name),
+            name,
             (line.x[-1], line.y[-1]),
             xytext=(1.04, (place - box.y0) / box.height),
             textcoords="axes fraction",
@@ -329,14 +339,8 @@ def score_ticks(axes: "Axes", least: float = 0.0) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def short(name: str, most: int = _LABEL) -> str:
-    """The beginning of a label that would leave no room for the drawing."""
-    name = drawable(name)
-    return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
 def _wrapped(name: str) -> str:
     """In lines that fit, since a cut would take the score or the tags at the end."""
     name = drawable(name)
-    lines = [name] if len(name) <= _LABEL else name.split(" ", 1)
-    return "\n".join(part for line in lines for part in wrap(line, _LABEL))
+    lines = [name] if len(name) <= LABEL else name.split(" ", 1)
+    return "\n".join(part for line in lines for part in wrap(line, LABEL))

@@ -52,6 +52,7 @@ def render_sweep(record: SweepRecord) -> str:
     steps = steps_of(view)
     called = {step.key: step.name for step in steps}
     shares = _shares(effects)
+    interaction = figures.interaction_of(view)
     return render(
         "sweep.html.j2",
         {
@@ -86,7 +87,8 @@ def render_sweep(record: SweepRecord) -> str:
             "shares": shares,
             "share_figure": figures.share_figure(shares) if shares else None,
             "level_figures": figures.level_figures(effects.get("levels") or []),
-            "interaction": figures.interaction_figure(view),
+            "interaction": interaction,
+            "interaction_figure": figures.interaction_figure(interaction) if interaction else None,
             "weight_figures": figures.weight_figures(view, groups),
             "layer_figure": figures.layer_figure(view, step_ramp),
             "moved": _moved(view),

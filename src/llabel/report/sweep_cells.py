@@ -268,31 +268,27 @@ class SweepView:
         pair = {"r", "lora_alpha"}
         down, across = ("r", "lora_alpha") if pair <= set(names) else names[:2]
         others = [name for name in names if name not in (down, across)]
+        order = (*others, down, across)
+        cells: dict[tuple[str, ...], list[CellView]] = {}
+        for cell in self.cells:
+            key = tuple(setting_key(cell.row["settings"].get(name)) for name in order)
+            cells.setdefault(key, []).append(cell)
+
+        def at(*values: Any) -> Setting | None:
+            found = cells.get(tuple(map(setting_key, values)))
+            return self._setting(found) if found else None
+
         maps = []
         for chosen in product(*(self.values(name) for name in others)):
             fixed = dict(zip(others, chosen, strict=True))
             rows = tuple(
-                (
-                    value,
-                    tuple(self._at(fixed | {down: value, across: v}) for v in self.values(across)),
-                )
+                (value, tuple(at(*chosen, value, v) for v in self.values(across)))
                 for value in self.values(down)
             )
             if any(setting for _, row in rows for setting in row):
                 name = self.label(fixed, others) if others else ""
                 maps.append(Heat(name, shown(down), shown(across), self.values(across), rows))
         return tuple(maps)
-
-    def _at(self, wanted: Mapping[str, Any]) -> Setting | None:
-        found = [
-            cell
-            for cell in self.cells
-            if all(
-                setting_key(cell.row["settings"].get(n)) == setting_key(v)
-                for n, v in wanted.items()
-            )
-        ]
-        return self._setting(found) if found else None
 
 
 def usual_top(values: Sequence[float]) -> float:

@@ -1,6 +1,7 @@
 """The drawings on the page of a sweep, worked out from its cells."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from math import isfinite
 from typing import Any
@@ -29,6 +30,28 @@ _CURVE = (340, 250)
 _POINTS = 80  # of a loss curve; more can't be seen
 _PANELS = 6  # at most so many small multiples of one kind
 _LOSS = "validation log loss"
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """Mean losses by the values of two axes.
+
+    Attributes:
+        down, across: the axes.
+        columns: values across.
+        lines: one for each value down; `x` are places among the columns.
+    """
+
+    down: str
+    across: str
+    columns: tuple[str, ...]
+    lines: tuple[Line, ...]
+
+    @property
+    def rows(self) -> list[tuple[str, list[float | None]]]:
+        """Each line's name and its loss in every column; None where there is none."""
+        found = [(line.name, dict(zip(line.x, line.y, strict=True))) for line in self.lines]
+        return [(name, [at.get(place) for place in range(len(self.columns))]) for name, at in found]
 
 
 def scaling_figures(view: SweepView, groups: Groups, steps: Sequence[Step]) -> list[Figure]:
@@ -186,7 +209,7 @@ def level_figures(levels: Sequence[dict[str, Any]]) -> list[Figure]:
     return figures
 
 
-def interaction_figure(view: SweepView) -> Figure | None:
+def interaction_of(view: SweepView) -> Interaction | None:
     """Mean losses by alpha, a line for each r (or of two other axes)."""
     names = [name for name in view.varied if name != "seed"]
     if view.record["search"] or len(names) < 2:
@@ -212,14 +235,21 @@ def interaction_figure(view: SweepView) -> Figure | None:
             lines.append(Line(f"{shown(down)} {numbers.plain(value)}", x, y))
     if len(lines) < 2 or len(columns) < 2 or len(lines) > 12:
         return None
+    ticks = tuple(numbers.plain(value) for value in columns)
+    return Interaction(shown(down), shown(across), ticks, tuple(lines))
+
+
+def interaction_figure(found: Interaction) -> Figure:
+    """The lines of two axes together."""
     told = "; ".join(
         f"{line.name} from {numbers.score(line.y[0])} to {numbers.score(line.y[-1])}"
-        for line in lines
+        for line in found.lines
     )
-    label = f"Mean validation log loss by {shown(across)}, a line for each {shown(down)}. {told}."
-    ticks = [numbers.plain(value) for value in columns]
-    draw = partial(sweep_plots.interaction, lines, ticks, title=shown(across), label=label)
-    return _both(f"{shown(down)} and {shown(across)} together", draw, "interaction", _WIDE)
+    label = f"Mean validation log loss by {found.across}, a line for each {found.down}. {told}."
+    draw = partial(
+        sweep_plots.interaction, found.lines, found.columns, title=found.across, label=label
+    )
+    return _both(f"{found.down} and {found.across} together", draw, "interaction", _WIDE)
 
 
 def perplexity_ratio(cell: CellView) -> float | None:

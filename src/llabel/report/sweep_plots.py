@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from llabel import numbers
+from llabel.report.naming import LABEL, TICK, apart, fit_side_by_side, width
 from llabel.report.placing import place_labels, spread
-from llabel.report.plots import PANEL, Line, Range, line_style, name_ends, short
+from llabel.report.plots import PANEL, Line, Range, line_style, name_ends
 from llabel.report.svg import (
     ACCENT,
     FONT_SIZE,
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 
 MARKERS = "osD^vP"
 SIGNS = "●■◆▲▼✚"  # the same for a key in the text
-_TICK = 12  # characters of a tick's label
+_BESIDE = 55  # units that the vertical axis and its title take
+_NARROW_LABEL = 16  # characters of a name in a small drawing
+_UPRIGHT = 15  # units that a tick's label takes when it is turned
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -179,31 +182,33 @@ def estimates(rows: Sequence[Estimate], *, title: str, key: str, label: str, siz
     """
     with drawing(*size) as figure:
         axes = figure.subplots()
-        for place, row in enumerate(rows):
-            if row.low is not None and row.high is not None:
-                axes.plot([row.low, row.high], [place, place], color=MUTED, linewidth=2.4)
-            axes.plot([max(0.0, row.value)], [place], "o", color=ACCENT, markersize=7)
-        axes.set_yticks(range(len(rows)), [short(row.name) for row in rows])
-        axes.tick_params(axis="y", labelcolor=INK, labelsize=FONT_SIZE)
-        axes.set(xlim=(-0.02, 1.02), ylim=(len(rows) - 0.5, -0.5), xlabel=title)
+        _one_below_the_other(axes, rows, least=0.0)
+        axes.set(xlim=(-0.02, 1.02), xlabel=title)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
-        axes.grid(True, axis="x")
-        axes.grid(False, axis="y")
-        axes.spines["left"].set_visible(False)
         return inline_svg(figure, key=key, label=label)
 
 
 def levels(rows: Sequence[Estimate], *, title: str, limits: Range, key: str, label: str) -> Markup:
     """Mean losses at the values of one axis, with their intervals.
 
+    Values whose names do not fit side by side stand one below the other.
+
     Args:
         rows: in the axis's order, at least one.
         title: name of the axis.
-        limits: vertical ones, the same for all axes.
+        limits: of the losses, the same for all axes.
         key, label: see `inline_svg`.
     """
     from matplotlib.ticker import MaxNLocator
 
+    names = apart([row.name for row in rows], TICK)
+    if not fit_side_by_side(names, PANEL[0] - _BESIDE):
+        with drawing(PANEL[0], max(PANEL[1], 50 + 20 * len(rows))) as figure:
+            axes = figure.subplots()
+            _one_below_the_other(axes, rows, most=_NARROW_LABEL)
+            axes.set(xlim=limits, xlabel="log loss")
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=2))
+            return inline_svg(figure, key=key, label=label)
     with drawing(*PANEL) as figure:
         axes = figure.subplots()
         places = range(len(rows))
@@ -212,7 +217,7 @@ def levels(rows: Sequence[Estimate], *, title: str, limits: Range, key: str, lab
             if row.low is not None and row.high is not None:
                 axes.plot([place, place], [row.low, row.high], color=ACCENT, linewidth=2)
         axes.plot(places, [row.value for row in rows], "o", color=ACCENT, markersize=6)
-        axes.set_xticks(places, [short(row.name, _TICK) for row in rows])
+        axes.set_xticks(places, names)
         axes.set(xlim=(-0.4, len(rows) - 0.6), ylim=limits, xlabel=title, ylabel="log loss")
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
         return inline_svg(figure, key=key, label=label)
@@ -237,11 +242,41 @@ def interaction(
         styles = {line.name: line_style(place) for place, line in enumerate(lines)}
         for line in lines:
             axes.plot(line.x, line.y, linewidth=1.6, markersize=5, **styles[line.name])
-        axes.set_xticks(range(len(ticks)), [short(tick, _TICK) for tick in ticks])
+        most = LABEL if size[0] > 2 * PANEL[0] else _NARROW_LABEL
+        beside = _BESIDE + max(width(name) for name in apart([line.name for line in lines], most))
+        _name_ticks(axes, ticks, size[0] - beside)
         axes.set(xlim=(-0.2, len(ticks) - 0.8), xlabel=title, ylabel="validation log loss")
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
-        name_ends(axes, lines, {name: style["color"] for name, style in styles.items()})
+        name_ends(axes, lines, {name: style["color"] for name, style in styles.items()}, most)
         return inline_svg(figure, key=key, label=label)
+
+
+def _one_below_the_other(
+    axes: "Axes", rows: Sequence[Estimate], *, least: float | None = None, most: int = LABEL
+) -> None:
+    """Dots and intervals from top to bottom, named on the left; no dot stands below `least`."""
+    for place, row in enumerate(rows):
+        if row.low is not None and row.high is not None:
+            axes.plot([row.low, row.high], [place, place], color=MUTED, linewidth=2.4)
+        value = row.value if least is None else max(least, row.value)
+        axes.plot([value], [place], "o", color=ACCENT, markersize=7)
+    axes.set_yticks(range(len(rows)), apart([row.name for row in rows], most))
+    axes.tick_params(axis="y", labelcolor=INK, labelsize=FONT_SIZE)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(True, axis="x")
+    axes.grid(False, axis="y")
+    axes.spines["left"].set_visible(False)
+
+
+def _name_ticks(axes: "Axes", names: Sequence[str], room: float) -> None:
+    """Names of the places across: turned where they don't fit, and then not more than fit."""
+    labels = apart(names, TICK)
+    if fit_side_by_side(labels, room):
+        axes.set_xticks(range(len(labels)), labels)
+        return
+    each = ceil(len(labels) * _UPRIGHT / room)
+    axes.set_xticks(range(0, len(labels), each), labels[::each])
+    axes.tick_params(axis="x", labelrotation=90)
 
 
 def _draw_dots(axes: "Axes", dots: Sequence[Dot], high: float, edge: float) -> None:
@@ -268,7 +303,10 @@ def _draw_dots(axes: "Axes", dots: Sequence[Dot], high: float, edge: float) -> N
 def _name_references(axes: "Axes", references: Sequence[tuple[str, float]]) -> None:
     """Names to the right of the axes, moved apart."""
     low, high = axes.get_ylim()
-    names = ["\n".join(map(short, _lines(name))) for name, _ in references]
+    whole = [_lines(name) for name, _ in references]
+    parts = list(dict.fromkeys(part for lines in whole for part in lines))
+    cut = dict(zip(parts, apart(parts), strict=True))
+    names = ["\n".join(cut[part] for part in lines) for lines in whole]
     lines = 2.2 + max((name.count("\n") for name in names), default=1)
     gap = lines * FONT_SIZE / axes.get_window_extent().height * (high - low)
     places = spread([min(height, high) for _, height in references], gap, low, high)
@@ -315,8 +353,11 @@ def _name_dots(axes: "Axes", dots: Sequence[Dot], edge: float) -> None:
 
 
 def _log_ticks(axes: "Axes", which: str) -> None:
-    """Powers of ten; where there are few, also their doubles and fivefolds."""
-    from matplotlib.ticker import FixedLocator, NullLocator
+    """Powers of ten; where there are few, also their doubles and fivefolds, or what lies between.
+
+    An axis of less than a factor of five may hold none of those, or one, which tells no scale.
+    """
+    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -325,19 +366,28 @@ def _log_ticks(axes: "Axes", which: str) -> None:
     ticks = [m * 10.0**p for p in powers for m in steps if low <= m * 10.0**p <= high]
     if len(ticks) > 7:
         ticks = ticks[:: ceil(len(ticks) / 7)]
+    places = 0
+    if len(ticks) < 2:
+        ticks = [at for at in MaxNLocator(nbins=5).tick_values(low, high) if low <= at <= high]
+        places = 2
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(lambda value, _: power(value))
+    axis.set_major_formatter(lambda value, _: power(value, places))
 
 
-def power(value: float) -> str:
-    """A number on a logarithmic axis, or beside one: 0, 0.05, 20, 10⁻⁵, −2·10⁻⁵."""
+def power(value: float, places: int = 0) -> str:
+    """A number on a logarithmic axis, or beside one: 0, 0.05, 20, 10⁻⁵, −2·10⁻⁵.
+
+    Args:
+        value: any number.
+        places: decimals before a power of ten.
+    """
     if value == 0:  # a search may have it at the end of a linear axis
         return "0"
     sign, value = numbers.MINUS if value < 0 else "", abs(value)
     if 0.000999 < value < 9_999.5:
         return sign + (f"{value:.3g}" if value < 1000 else f"{value:.0f}")
     exponent = floor(log10(value) + 1e-9)
-    head = round(value / 10.0**exponent)
+    head = round(value / 10.0**exponent, places)
     tail = f"10{str(exponent).translate(_SUPERSCRIPT)}"
-    return sign + (tail if head == 1 else f"{head}·{tail}")
+    return sign + (tail if head == 1 else f"{head:g}·{tail}")

@@ -15,7 +15,7 @@ from llabel.settings.kinds import (
     RungName,
     TrackerName,
 )
-from llabel.settings.llm import LLMSettings
+from llabel.settings.llm import LLMSettings, steps_per_epoch
 from llabel.settings.many import CompareSettings, SweepSettings
 from llabel.settings.rope import RopeScaling, parse_rope
 from llabel.settings.run import RunSettings, SimplerSettings
@@ -37,4 +37,5 @@ __all__ = [
     "SweepSettings",
     "TrackerName",
     "parse_rope",
+    "steps_per_epoch",
 ]

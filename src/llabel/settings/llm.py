@@ -9,6 +9,11 @@ from annotated_types import Ge, Gt, Interval
 from llabel.settings.kinds import ClassWeight, Duration, Help, Long
 
 
+def steps_per_epoch(rows: int, batch_size: int) -> int:
+    """Optimiser steps of one pass over so many training rows; the last may be of fewer rows."""
+    return math.ceil(rows / batch_size)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LLMSettings:
     """A fine-tuned language model, from the prompt to the optimiser."""
@@ -193,12 +198,8 @@ class LLMSettings:
         int, Interval(ge=0, lt=2**31), Help("Splits, row order, adapter initialisation, dropout.")
     ] = 0
 
-    def steps_per_epoch(self, rows: int) -> int:
-        """Optimiser steps of one pass over so many training rows; the last may be of fewer rows."""
-        return math.ceil(rows / self.batch_size)
-
     def passes(self, rows: int) -> float:
         """Over so many training rows in one training, at most; the last one may be a part."""
         if self.max_steps is None:
             return self.epochs
-        return self.max_steps / self.steps_per_epoch(rows)
+        return self.max_steps / steps_per_epoch(rows, self.batch_size)

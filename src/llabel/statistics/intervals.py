@@ -1,6 +1,6 @@
 """Intervals of one system's scores, over rows or groups and over trainings."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -13,11 +13,22 @@ from llabel.metrics import (
     NOT_ASKED,
     UNKNOWN,
     Interval,
+    Scores,
     confidence_bins,
+    score,
     wilson_interval,
+    wilson_limits,
 )
-from llabel.statistics.resampling import Floats, Part, Spread, row_weights, spread, units_of
-from llabel.task import ClassIndices
+from llabel.statistics.resampling import (
+    Floats,
+    Part,
+    Spread,
+    resampled,
+    row_weights,
+    spread,
+    units_of,
+)
+from llabel.task import ClassIndices, Probabilities
 
 RESAMPLES = 2_000
 
@@ -140,10 +151,66 @@ def bootstrap_scores(
         accuracy_ci = effective_wilson(float(once.accuracy.mean()), accuracy, units.count)
     return ScoreIntervals(
         accuracy_ci95=list(accuracy_ci),
-        macro_f1_ci95=_raised(once.macro_f1, macro_f1, fallback=accuracy_ci),
+        macro_f1_ci95=_raised(once, macro_f1, accuracy_ci),
         log_loss_ci95=_percentile(once.log_loss, loss),
         ece_ci95=_bias_aware(once.ece, ece),
     )
+
+
+def score_with_groups(
+    y: ClassIndices,
+    proba: Probabilities,
+    predicted: ClassIndices | None = None,
+    groups: Sequence[str] | None = None,
+) -> Scores | None:
+    """`llabel.metrics.score`, its interval of the accuracy over groups: `share_interval`.
+
+    Args:
+        y, proba, predicted: as for `score`.
+        groups: (n,) the group of each row, or None.
+    """
+    found = score(y, proba, predicted)
+    if found and groups is not None:
+        answers = proba.argmax(axis=1) if predicted is None else predicted
+        found["accuracy_ci95"] = list(share_interval(answers == y, groups))
+    return found
+
+
+def share_interval(
+    right: npt.NDArray[np.bool_],
+    groups: Sequence[str] | None = None,
+    *,
+    asked: npt.NDArray[np.bool_] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Bound a share of rows, such as an accuracy, at 95 %, as `bootstrap_scores` does.
+
+    Args:
+        right: (n,) or (n_trainings, n) which rows count, n at least 1.
+        groups: (n,) the group of each row, or None. Where all are of one, rows are resampled.
+        asked: (n_trainings, n) which rows each training was asked; None for all.
+        resamples: bootstrap draws.
+        seed: of the bootstrap.
+    """
+    right = np.atleast_2d(right)
+    found = resampled(groups)
+    if found is None and len(right) == 1:
+        return wilson_interval(int(right.sum()), right.shape[1])
+    counted = np.ones_like(right) if asked is None else asked
+    units = units_of(right.shape[1], found)
+
+    def shares(weights: Floats) -> Floats:
+        total = counted @ weights.T  # (n_trainings, draws)
+        total[total == 0] = np.nan
+        shared: Floats = right @ weights.T / total
+        return shared
+
+    rng = np.random.default_rng(seed)
+    draws = np.concatenate([shares(w) for w in row_weights(units, resamples, rng)], axis=1)
+    points = shares(np.ones((1, right.shape[1])))[:, 0]
+    error = spread([Part(points, draws)], units.count, rng)
+    return effective_wilson(float(points.mean()), error, units.count)
 
 
 def effective_wilson(p: float, error: Spread, units: int, confidence: float = 0.95) -> Interval:
@@ -161,10 +228,8 @@ def effective_wilson(p: float, error: Spread, units: int, confidence: float = 0.
     from scipy.stats import t
 
     effective = p * (1 - p) / error.variance if error.variance > 0 else float(units)
-    q2 = float(t.ppf((1 + confidence) / 2, error.df)) ** 2
-    centre = (p + q2 / (2 * effective)) / (1 + q2 / effective)
-    half = np.sqrt(q2 * (p * (1 - p) / effective + q2 / (4 * effective**2))) / (1 + q2 / effective)
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    low, high = wilson_limits(p, effective, float(t.ppf((1 + confidence) / 2, error.df)))
+    return float(low), float(high)
 
 
 def _columns(y: ClassIndices, proba: Floats, answers: npt.NDArray[np.int64]) -> _Columns:
@@ -224,14 +289,17 @@ def _percentile(points: Floats, error: Spread) -> list[float]:
     return np.clip(limits, 0, np.inf).tolist()
 
 
-def _raised(points: Floats, error: Spread, fallback: Interval) -> list[float]:
+def _raised(once: _Draws, error: Spread, accuracy_ci: Interval) -> list[float]:
     """Percentiles less the bias, wide enough for no more of it and for as much in the score.
 
-    `fallback` where every resample says the same (all right, all wrong).
+    Where every resample says the same (all right, all wrong) it is the interval of the accuracy,
+    in proportion: classes without a row are 0 in the macro mean, however right all answers are.
     """
+    estimate, bias = float(once.macro_f1.mean()), min(error.bias, 0.0)
     if np.ptp(error.deviations) == 0:
-        return list(fallback)
-    estimate, bias = float(points.mean()), min(error.bias, 0.0)
+        accuracy = float(once.accuracy.mean())
+        scale = estimate / accuracy if accuracy > 0 else 1.0
+        return [scale * limit for limit in accuracy_ci]
     low, high = np.quantile(error.deviations, [0.025, 0.975])
     return np.clip([estimate + low - bias, estimate + high - 2 * bias], 0, 1).tolist()
 

@@ -31,7 +31,7 @@ class Pair:
         confidence: coverage of the interval, 0..1.
         p_value: two-sided, of "no difference".
         test: the test's name.
-        rows: number of test rows.
+        rows: number of test rows; one that several draws test counts once.
         groups: number of groups resampled as wholes, or None.
         seeds: trainings of a and of b.
         row_variance: the difference's variance that shrinks as rows are added.
@@ -76,6 +76,7 @@ def compare_pair(
     b: npt.NDArray[np.int64],
     *,
     groups: npt.ArrayLike | None = None,
+    rows: int | None = None,
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -99,6 +100,7 @@ def compare_pair(
         a: (n_seeds_a, n) or (n,) answered class indices, -1 for unknown (wrong), -2 for not asked.
         b: (n_seeds_b, n) or (n,) the same of the other system.
         groups: (n,) the group of each row, or None.
+        rows: how many different rows the n are; None for n.
         confidence: coverage of the interval, between 0 and 1.
         resamples: bootstrap draws; the least p value is 2 / (resamples + 1).
         seed: of the bootstrap.
@@ -120,7 +122,7 @@ def compare_pair(
             confidence=confidence,
             p_value=mcnemar_exact(only_a, only_b),
             test="exact McNemar",
-            rows=n,
+            rows=n if rows is None else rows,
             groups=None,
             seeds=seeds,
             row_variance=_discordance_variance(only_a, only_b, n),
@@ -140,7 +142,7 @@ def compare_pair(
         confidence=confidence,
         p_value=min(1.0, 2 * (beyond + 1) / (resamples + 1)),
         test="paired bootstrap",
-        rows=n,
+        rows=n if rows is None else rows,
         groups=None if groups is None else units.count,
         seeds=seeds,
         row_variance=error.row_variance,

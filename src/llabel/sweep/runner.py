@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from llabel import run
 from llabel.config import RunConfig
-from llabel.data import LoadedTask, unseen_rows
+from llabel.data import LoadedTask, take, unseen_rows
 from llabel.engine.checkpoint import CheckpointFolder
 from llabel.errors import DivergedError, InputError
 from llabel.events import Listener, StageStarted
@@ -20,6 +22,7 @@ from llabel.ladder.contract import Rung
 from llabel.ladder.llm import LLMRung
 from llabel.metrics import score
 from llabel.rung_settings import ADAPTED
+from llabel.statistics.intervals import score_with_groups
 from llabel.sweep.arrays import write_proba
 from llabel.sweep.cells import is_control
 from llabel.sweep.folder import (
@@ -99,19 +102,20 @@ class Runner:
 
     def _results(self, order: Order, place: Path, notify: Listener) -> dict[str, Any]:
         config, task = order.config, self._task(order)
-        values, y = outcome(order, "done"), task.validation.y
+        values, held = outcome(order, "done"), task.validation
         before: Untouched | None = None
         if config.run.rung in ADAPTED:
             asked = self._prepared(order, notify)  # before the model is read, too
             before = read_untouched(self.folder, config, task, self.models, notify)
         if before and is_control(config):
             write_proba(place / VALIDATION, before.proba)
+            scores = score_with_groups(held.y, before.proba, groups=held.groups)
             values |= of_control(before) | of_machine(asked)
-            return values | {"validation": score(y, before.proba)}
+            return values | {"validation": scores}
         rung = self._fitted(order, place, notify)
         write_proba(place / VALIDATION, rung.validation_proba_)
-        values |= of_training(rung.record_) | of_machine(rung)
-        values |= {"validation": score(y, rung.validation_proba_)}
+        scores = score_with_groups(held.y, rung.validation_proba_, groups=held.groups)
+        values |= of_training(rung.record_) | of_machine(rung) | {"validation": scores}
         if before:
             values |= moved(cast(LLMRung, rung), before, some_texts(task.validation), notify)
         run.save(rung, place / RUNG, with_texts=not config.run.no_texts)
@@ -188,9 +192,11 @@ class Runner:
         notify(StageStarted("scoring test rows", len(task.test)))
         proba = rung.predict_proba(task.test.texts, notify)
         unseen = unseen_rows([task.train, task.validation], task.test, task.fields)
-        scores = score(task.test.y, proba)
+        new = take(task.test, np.flatnonzero(unseen))
+        scores = score_with_groups(task.test.y, proba, groups=task.test.groups)
         assert scores
-        metrics = TestMetrics(test=scores, test_unseen=score(task.test.y[unseen], proba[unseen]))
+        of_new = score_with_groups(new.y, proba[unseen], groups=new.groups)
+        metrics = TestMetrics(test=scores, test_unseen=of_new)
         before = [*then["earlier"], then["cell"]] if then else []
         earlier = [name for name in before if name != order.name]
         found = {"cell": order.name, "metrics": metrics, "earlier": earlier}

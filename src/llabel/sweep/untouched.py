@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llabel.config import RunConfig
+from llabel.engine.four_bit import parameter_count
 from llabel.engine.updates import updates
 from llabel.events import Listener, StageStarted
 from llabel.folder import write_json
@@ -79,5 +80,5 @@ def _ask(config: RunConfig, task: Task, models: BaseModels, notify: Listener) ->
     notify(StageStarted("reading prompts, untouched model", len(texts)))
     known = perplexity(rung.reader_, texts, notify)
     layers = [LayerUpdate(layer=u.layer, norm=0.0, relative=0.0) for u in updates(rung.model_)]
-    parameters = sum(p.numel() for p in rung.model_.parameters()) - rung.trainable_parameters_
+    parameters = parameter_count(rung.model_) - rung.trainable_parameters_
     return Untouched(proba, known.value, known.tokens, layers, parameters)

@@ -1,6 +1,7 @@
 """What a verdict is made from: rungs that ran, and the test rows they are compared on."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +48,8 @@ class TestRows:
         groups: (n,) the group of each row, or None.
         resamples: bootstrap draws.
         seed: of the bootstrap.
+        ids: (n,) which row each is, where several draws test one several times; None where all are
+            different.
     """
 
     __test__ = False  # pytest: not a test class
@@ -56,11 +59,12 @@ class TestRows:
     groups: npt.NDArray[np.generic] | None
     resamples: int
     seed: int
+    ids: npt.NDArray[np.generic] | None = None
 
-    @property
+    @cached_property
     def count(self) -> int:
-        """Number of rows kept."""
-        return int(self.keep.sum())
+        """Number of different rows kept."""
+        return int(self.keep.sum() if self.ids is None else len(np.unique(self.ids[self.keep])))
 
     @property
     def unseen_only(self) -> bool:
@@ -80,6 +84,7 @@ class TestRows:
             np.atleast_2d(a.answers)[:, self.keep],
             np.atleast_2d(b.answers)[:, self.keep],
             groups=None if self.groups is None else self.groups[self.keep],
+            rows=self.count,
             confidence=confidence,
             resamples=self.resamples,
             seed=self.seed,

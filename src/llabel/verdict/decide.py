@@ -61,6 +61,7 @@ def decide(
     *,
     unseen: npt.NDArray[np.bool_] | None = None,
     groups: npt.ArrayLike | None = None,
+    ids: npt.ArrayLike | None = None,
     margin: float = MARGIN,
     failed: Mapping[str, bool] | None = None,
     resamples: int = RESAMPLES,
@@ -111,6 +112,8 @@ def decide(
         candidates: rungs that ran to their end, controls among them.
         unseen: (n,) True where no text of the row stands in training; None if not known.
         groups: (n,) the group of each row, or None.
+        ids: (n,) which row each is, where several draws test one several times: it counts once
+            among the rows that decide or are needed. None where all are different.
         margin: how much less accuracy is as good, 0..1.
         failed: name -> is it an LLM, of rungs that failed: nothing is claimed of them.
         resamples: bootstrap draws.
@@ -127,6 +130,7 @@ def decide(
         groups=None if groups is None else numbered(groups),
         resamples=resamples,
         seed=seed,
+        ids=None if ids is None else numbered(ids),
     )
     rows = _deciding_rows(every, unseen)
     rungs = [c for c in candidates if not c.is_control]
@@ -192,12 +196,12 @@ def _check(
 def _deciding_rows(every: TestRows, unseen: npt.NDArray[np.bool_] | None) -> TestRows:
     if unseen is None:
         return every
-    keep = np.asarray(unseen, dtype=bool)
-    if keep.sum() < ENOUGH_UNSEEN:
+    kept = replace(every, keep=np.asarray(unseen, dtype=bool))
+    if kept.count < ENOUGH_UNSEEN:
         return every
-    if every.groups is not None and len(np.unique(every.groups[keep])) < 2:
+    if kept.groups is not None and len(np.unique(kept.groups[kept.keep])) < 2:
         return every
-    return replace(every, keep=keep)
+    return kept
 
 
 def _only_controls(
