@@ -300,6 +300,10 @@ def test_the_last_epoch_stands_beside_the_best() -> None:
     record["config"]["patience"] = 1
     assert "--patience none" in " ".join(caveats(view))
     assert "best epoch" not in " ".join(caveats(SweepView(sweep({"r": [1, 16]}))))
+    for cell in record["cells"][-3:]:  # as beside max_steps, and of rungs that read no epochs
+        cell["settings"]["epochs"] = None
+    assert "0.5000 and 0.7000 (epochs 3), " in epochs_answer(SweepView(record))
+    assert "(others)" in epochs_answer(SweepView(record))
     one = sweep({"r": [1, 16]} | {"epochs": [3]})
     assert "(epochs" not in epochs_answer(SweepView(one))
 

@@ -189,13 +189,14 @@ def _of_epochs(view: SweepView) -> list[CellView]:
 
 
 def _best_and_last(cells: Sequence[CellView]) -> str:
-    """Mean losses, by how many epochs were asked for."""
+    """Mean losses, by how many epochs were asked for; None is where something else decided."""
     groups: dict[Any, list[list[float]]] = {}
     for cell in cells:
         groups.setdefault(cell.row["settings"]["epochs"], []).append(cell.row["epoch_losses"])
     told = []
-    for epochs, runs in sorted(groups.items()):
+    for epochs, runs in sorted(groups.items(), key=lambda group: (group[0] is None, group)):
         best, last = sum(map(min, runs)) / len(runs), sum(run[-1] for run in runs) / len(runs)
-        named = f" (epochs {epochs})" if len(groups) > 1 else ""
+        asked = "others" if epochs is None else f"epochs {epochs}"
+        named = f" ({asked})" if len(groups) > 1 else ""
         told.append(f"{numbers.score(best)} and {numbers.score(last)}{named}")
     return ", ".join(told)
