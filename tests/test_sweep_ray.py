@@ -48,7 +48,8 @@ def test_a_cluster_comes_to_the_same_results(
     monkeypatch.setattr("llabel.sweep.sweep.ProcessWorker", Here)
     alone = go(values, tmp_path / "alone")
     assert lasting(found) == lasting(alone)
-    assert go(values, out, ray="default", jobs=2) == found | {"environment": found["environment"]}
+    again = go(values, out, ray="default", jobs=2)  # in which bitsandbytes is loaded by now
+    assert again | {"environment": found["environment"]} == found
 
 
 def test_a_cluster_ends_cheap_cells_as_this_process_does(
