@@ -121,7 +121,7 @@ def _unread(axes: Axes) -> Iterator[str]:
             more = ", ".join(rung for rung in READS if rung in readers)
             yield (
                 f"{option(name)} varies, and is without effect on {rungs}. Leave it out, or add a "
-                f"--rung that it tells on: {more}."
+                f"--rung that reads it: {more}."
             )
     steps = axes.shared.get("max_steps")
     if steps is not None and {"epochs"} & (axes.lists.keys() | axes.ranges.keys()):
