@@ -2,11 +2,11 @@
 
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,8 @@ from llabel.task import ClassIndices, Probabilities, Split, Task, Text
 
 if TYPE_CHECKING:
     from llabel.ladder.llm import LLMRung
+
+BaselineRight: TypeAlias = tuple[npt.NDArray[np.bool_], str | None]
 
 TRAIN_SAMPLE = 300  # training rows that are scored: enough for an interval of ± 0.06
 SINGLE_TEXTS = 20  # texts answered one by one, whose median time is told
@@ -211,6 +213,13 @@ def baselines(task: Task, unseen: npt.NDArray[np.bool_], *, refit: bool) -> dict
 
     Both know the rows that a rung learns from: train, and with `refit` validation.
     """
+    return scored_baselines(baselines_right(task, refit=refit), task, unseen)
+
+
+def scored_baselines(
+    found: Mapping[str, BaselineRight], task: Task, unseen: npt.NDArray[np.bool_]
+) -> dict[str, Baseline]:
+    """The scores of `baselines_right` on all test rows and on the (n_test,) `unseen` ones."""
     return {
         name: Baseline(
             accuracy=float(right.mean()),
@@ -218,18 +227,15 @@ def baselines(task: Task, unseen: npt.NDArray[np.bool_], *, refit: bool) -> dict
             accuracy_unseen=float(right[unseen].mean()) if unseen.any() else None,
             column=column,
         )
-        for name, (right, column) in baselines_right(task, refit=refit).items()
+        for name, (right, column) in found.items()
     }
 
 
-def baselines_right(
-    task: Task, *, refit: bool
-) -> dict[str, tuple[npt.NDArray[np.bool_], str | None]]:
+def baselines_right(task: Task, *, refit: bool) -> dict[str, BaselineRight]:
     """(n_test,) which rows each of `baselines` gets right, and the column that it looks up."""
     known = np.concatenate([task.train.y, task.validation.y]) if refit else task.train.y
     majority = np.full(len(task.test), np.bincount(known).argmax())
-    found: dict[str, tuple[npt.NDArray[np.bool_], str | None]]
-    found = {"majority": (majority == task.test.y, None)}
+    found: dict[str, BaselineRight] = {"majority": (majority == task.test.y, None)}
     column = best_lookup_column(task)
     if column is not None:
         found["lookup"] = look_up(task, column, validation=refit) == task.test.y, column

@@ -22,7 +22,7 @@ from llabel.config import RunConfig
 from llabel.engine.batching import shared_tokens
 from llabel.engine.linear import int_mm_is_fast
 from llabel.engine.lower_states import LIMIT
-from llabel.engine.model import adapted_layers, add_lora
+from llabel.engine.model import adapted_layers, add_lora, outline
 from llabel.engine.native.kernels import has_avx2
 from llabel.engine.prefix import pays
 from llabel.engine.projection import own_int_products
@@ -81,11 +81,9 @@ def _adapter_weights(config: Any, settings: LLMSettings) -> int:
         InputError: as `add_lora`.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        tuned = add_lora(model, lora_settings(settings))
+        tuned = add_lora(outline(config), lora_settings(settings))
     return sum(weight.numel() for weight in tuned.parameters() if weight.requires_grad)
 
 

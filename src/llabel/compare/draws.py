@@ -7,14 +7,14 @@ one comparison whose trainings were asked different rows (see
 resampling.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from llabel.assessment import baselines, baselines_right
+from llabel.assessment import BaselineRight, baselines_right, scored_baselines
 from llabel.compare.answers import FinishedRung, Outcome, PartAnswers, read_answers
 from llabel.comparison import Draw
 from llabel.config import RunConfig
@@ -139,24 +139,24 @@ def all_answers(drawn: Sequence[DrawnRuns]) -> dict[str, FinishedRung]:
 
 def mean_baselines(drawn: Sequence[DrawnRuns]) -> dict[str, Baseline]:
     """Majority class and look-up of each draw, their means; a look-up only where all have one."""
+    right = [baselines_right(one.loaded.task, refit=one.config.llm.refit) for one in drawn]
     each = [
-        baselines(one.loaded.task, _unseen(one.loaded.task), refit=one.config.llm.refit)
-        for one in drawn
+        scored_baselines(found, one.loaded.task, _unseen(one.loaded.task))
+        for found, one in zip(right, drawn, strict=True)
     ]
     names = [name for name in each[0] if all(name in found for found in each)]
     rows = len({row for one in drawn for row in one.loaded.task.test.ids})  # drawn again: one row
     found = {name: _mean([found[name] for found in each], rows) for name in names}
     if all(one.loaded.task.test.groups for one in drawn):
-        for name, interval in _intervals_over_groups(drawn, names):
+        for name, interval in _intervals_over_groups(drawn, right, names):
             found[name]["accuracy_ci95"] = list(interval)
     return found
 
 
 def _intervals_over_groups(
-    drawn: Sequence[DrawnRuns], names: Sequence[str]
+    drawn: Sequence[DrawnRuns], each: Sequence[Mapping[str, BaselineRight]], names: Sequence[str]
 ) -> Iterator[tuple[str, Interval]]:
     """Of the baselines' mean accuracy, each draw a training that was asked its own rows."""
-    each = [baselines_right(one.loaded.task, refit=one.config.llm.refit) for one in drawn]
     groups = _joined([one.loaded.task.test for one in drawn]).groups
     sizes = [len(one.loaded.task.test) for one in drawn]
     asked = np.repeat(np.eye(len(drawn), dtype=bool), sizes, axis=1)  # (draws, n)

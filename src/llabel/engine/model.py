@@ -259,20 +259,28 @@ def adapted_layers(layers: int | None, total: int) -> int:
     return total if layers is None else layers
 
 
+def outline(config: Any) -> "PreTrainedModel":
+    """The causal LM of a config on the meta device: modules, names and shapes, no memory."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return model
+
+
 def check_adapters(folder: Path, settings: LoraSettings) -> None:
     """Refuse adapters that the model at `folder` has no place for, before its weights are read.
 
     Raises:
         InputError: as `adapted_layers`; as `add_lora` of target modules; or no causal LM.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     if settings.layers is None and settings.target_modules == "all-linear":
         return  # every model has that
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):  # no weights, only what they would be called
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = outline(config)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{folder} holds no causal language model that transformers can load: "

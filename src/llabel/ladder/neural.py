@@ -200,7 +200,6 @@ def fit_network(
     passes = recipe.passes(len(train.examples))
     session = _Session(build, recipe, passes, settings, device, notify)
     trained: dict[int, _Trained] = {}  # the best so far, and the latest until the next one begins
-    best_yet: set[int] = set()
 
     def run(number: int, rate: float, limit: float | None) -> Trial:
         drop_losers()  # each holds a whole network
@@ -210,12 +209,11 @@ def fit_network(
         return _trial(rate, trained[number].progress, passes)
 
     def keep(number: int) -> None:
-        best_yet.clear()
-        best_yet.add(number)
-        drop_losers()
+        for other in set(trained) - {number}:
+            del trained[other]
 
     def drop_losers() -> None:
-        for other in set(trained) - best_yet:
+        for other in list(trained)[1:]:
             del trained[other]
 
     trials, chosen = best_of(rates, run, keep, budget=settings.budget)
